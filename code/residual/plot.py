@@ -1,0 +1,373 @@
+"""One visual language for every figure of the notes.
+
+Ink is black: on the page it becomes the colour of the text around it, so that one drawing serves light and
+dark mode. Colours are mid-tones, at a contrast of at least 3:1 on white and on the dark page. Colour maps
+ramp the opacity of a hue, so that zero is the page itself. Series are named at their ends, not in a legend.
+
+The functions draw and return nothing, so that a cell that ends in one of them shows its figure alone:
+
+    heatmap(pattern, rows=words, columns=words, xlabel="from", ylabel="to")
+
+For more than one panel, or to add something, make the axes first and pass one of them:
+
+    left, right = panels(1, 2)
+    heatmap(pattern, ax=left)
+"""
+
+from __future__ import annotations
+
+import html
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator
+
+INK = "black"
+BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY = "#2f7fd6", "#d8652a", "#2a9a72", "#9467e0", "#a8821f", "#808792"
+COLOURS = (BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY)
+
+WIDTH = 5.2
+"""Inches. At a phone's 340 px, 10 pt text is then still 9 px tall."""
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "mathtext.fontset": "dejavusans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "figure.max_open_warning": 0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "residual",
+}
+
+
+def style() -> None:
+    """Set matplotlib's defaults to this module's. Every function here does it first."""
+    matplotlib.rcParams.update(_STYLE)
+
+
+def panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = WIDTH,
+    height: float = 3.0,
+    **options: Any,
+) -> Any:
+    """A new figure of ``width`` × ``height`` inches; its axes, one or an array, as from ``plt.subplots``."""
+    style()
+    _, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    return axes
+
+
+def ramp(values: Any, limit: float, colours: tuple[str, str] = (BLUE, ORANGE)) -> np.ndarray:
+    """RGBA of numbers: opacity is ``|value| / limit``, hue the first colour above zero, the second below.
+
+    ``values [...] → [... 4]``. NaN is fully transparent, as zero is.
+    """
+    x = np.nan_to_num(np.asarray(values, dtype=float) / limit).clip(-1, 1)
+    positive, negative = (np.array(to_rgb(colour)) for colour in colours)
+    hue = np.where((x >= 0)[..., None], positive, negative)
+    return np.concatenate([hue, np.abs(x)[..., None]], axis=-1)
+
+
+def heatmap(
+    matrix: Any,
+    *,
+    ax: Axes | None = None,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    limit: float | None = None,
+    colours: tuple[str, str] = (BLUE, ORANGE),
+    values: str = "",
+    bar: str | None = "",
+    block: int | tuple[int, int] | None = None,
+    height: float | None = None,
+) -> None:
+    """A matrix ``[row column]`` as coloured cells; zero is the page's own colour.
+
+    Args:
+        rows, columns: names of the rows and columns; without them, sparse indices.
+        limit: the magnitude drawn in full colour (default: the largest in the matrix).
+        values: a format such as ``".2f"``; each cell then shows its number (and there is no colour bar).
+        bar: the label of the colour bar; None for no bar.
+        block: draw a hairline after every so many rows and columns (one number, or one for each).
+        height: of the figure in inches, where no ``ax`` is given.
+    """
+    matrix = to_numpy(matrix).astype(float)
+    if matrix.ndim != 2:
+        raise ValueError(f"heatmap draws a matrix; this has shape {matrix.shape}")
+    n_rows, n_columns = matrix.shape
+    ax = ax if ax is not None else panels(height=height or 0.8 + (WIDTH - 1.2) * min(1.2, n_rows / n_columns))
+    if limit is None:
+        limit = float(np.nanmax(np.abs(matrix))) or 1.0
+    ax.imshow(ramp(matrix, limit, colours), interpolation="none", aspect="equal")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    for axis, names, n in ((ax.xaxis, columns, n_columns), (ax.yaxis, rows, n_rows)):
+        if names is not None:
+            axis.set_ticks(range(n), list(names))
+        else:
+            axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    if columns is not None and max(len(name) for name in columns) > 2:
+        ax.tick_params(axis="x", rotation=90)
+    if block is not None:
+        down, across = (block, block) if isinstance(block, int) else block
+        hairline: dict[str, Any] = {"color": INK, "alpha": 0.35, "linewidth": 0.7}
+        for y in range(0, n_rows + 1, down):
+            ax.plot([-0.5, n_columns - 0.5], [y - 0.5, y - 0.5], **hairline, clip_on=False)
+        for x in range(0, n_columns + 1, across):
+            ax.plot([x - 0.5, x - 0.5], [-0.5, n_rows - 0.5], **hairline, clip_on=False)
+        ax.set_xlim(-0.5, n_columns - 0.5)
+        ax.set_ylim(n_rows - 0.5, -0.5)
+    for row, column in np.ndindex(*matrix.shape) if values else ():
+        number = matrix[row, column]
+        if not np.isnan(number):
+            ax.text(column, row, _signed(number, values), ha="center", va="center", fontsize=9)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if bar is not None and not values:
+        _colour_bar(ax, float(np.nanmin(matrix)), limit, colours, bar)
+
+
+def attention(
+    pattern: Any,
+    *,
+    tokens: Sequence[str] | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int = 2,
+    limit: float = 1.0,
+    colour: str = BLUE,
+) -> None:
+    """Attention patterns ``[head query key]`` as small multiples on one scale, full colour at ``limit``.
+
+    The destination is down the side and the source along the bottom: a row says where that token looks.
+    """
+    pattern = to_numpy(pattern).astype(float)
+    if pattern.ndim != 3:
+        raise ValueError(f"attention draws [head query key]; this has shape {pattern.shape}")
+    n_heads = len(pattern)
+    columns = min(columns, n_heads)
+    rows = -(-n_heads // columns)
+    side = WIDTH / columns
+    axes = np.atleast_1d(
+        panels(rows, columns, height=rows * (side + 0.05) + (0.6 if tokens else 0.2))
+    ).reshape(rows, columns)
+    for index, ax in enumerate(axes.flat):
+        if index >= n_heads:
+            ax.set_visible(False)
+            continue
+        at_left, at_bottom = index % columns == 0, index + columns >= n_heads
+        heatmap(
+            pattern[index],
+            ax=ax,
+            rows=(tokens if at_left else [""] * len(tokens)) if tokens else None,
+            columns=(tokens if at_bottom else [""] * len(tokens)) if tokens else None,
+            title=titles[index] if titles else f"head {index}",
+            limit=limit,
+            colours=(colour, colour),
+            bar=None,
+        )
+        if not tokens:
+            ax.set(xticks=[], yticks=[])
+
+
+def lines(
+    x: Any,
+    series: Mapping[str, Any],
+    *,
+    ax: Axes | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    log: str = "",
+    colours: Sequence[str] | Mapping[str, str] | None = None,
+    marker: str = "",
+    height: float = 3.0,
+) -> None:
+    """Curves over a common ``x``, each named at its right end.
+
+    Args:
+        series: name → values, as long as ``x`` (NaN where there is none).
+        log: axes on a logarithmic scale: ``"x"``, ``"y"`` or ``"xy"``.
+        colours: one for each series, in order or by name.
+    """
+    ax = ax if ax is not None else panels(height=height)
+    x = to_numpy(x)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if "x" in log:
+        ax.set_xscale("log")
+    if "y" in log:
+        ax.set_yscale("log")
+    ends = []
+    for index, (name, y) in enumerate(series.items()):
+        if isinstance(colours, Mapping):
+            colour = colours[name]
+        else:
+            colour = (colours or COLOURS)[index % len(colours or COLOURS)]
+        y = to_numpy(y).astype(float)
+        ax.plot(x, y, color=colour, marker=marker)
+        last = np.flatnonzero(np.isfinite(y))[-1]
+        ends.append((name, colour, float(x[last]), float(y[last])))
+    ax.margins(x=0.02)
+    if len(ends) > 1 or ends[0][0]:
+        _name_at_the_ends(ax, ends)
+
+
+def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> None:
+    """Names in ink right of the curves, moved apart where they would touch, each tied to its curve."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles the layout, which the distances below need
+    to_axes = ax.transData + ax.transAxes.inverted()
+    apart = 13 / 72 * figure.dpi / ax.bbox.height  # one line of text, as a share of the axes' height
+    placed = sorted(
+        (float(to_axes.transform((x, y))[1]), float(to_axes.transform((x, y))[0]), name, colour)
+        for name, colour, x, y in ends
+    )
+    heights: list[float] = []
+    for at, *_ in placed:
+        heights.append(max(at, heights[-1] + apart) if heights else at)
+    down = max(0.0, heights[-1] - max(1.0, placed[-1][0])) / 2  # share the shift between both directions
+    for at, (true, x, name, colour) in zip(heights, placed, strict=True):
+        ax.annotate(
+            name,
+            xy=(x, true),
+            xycoords="axes fraction",
+            xytext=(1.05, at - down),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 1.2,
+                "shrinkA": 2,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _colour_bar(ax: Axes, least: float, limit: float, colours: tuple[str, str], label: str) -> None:
+    low = -limit if least < 0 else 0.0
+    bar = ax.inset_axes((1.04, 0.0, 0.035, 1.0))
+    bar.imshow(
+        ramp(np.linspace(limit, low, 128)[:, None], limit, colours),
+        extent=(0, 1, low, limit),
+        aspect="auto",
+        interpolation="none",
+    )
+    bar.spines[:].set_visible(False)
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.set_yticks([low, 0, limit] if low else [0, limit])
+    bar.set_yticklabels([f"{tick:.2g}".replace("-", "−") for tick in bar.get_yticks()])
+    bar.tick_params(length=0)
+    if label:
+        bar.set_ylabel(label)
+        bar.yaxis.set_label_position("right")
+
+
+class Table:
+    """Rows under a header, as HTML in a notebook and as aligned text in a terminal."""
+
+    def __init__(self, rows: Iterable[Sequence[Any]], header: Sequence[str], digits: int) -> None:
+        self.header = [str(name) for name in header]
+        self.rows = [list(row) for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"a row has {len(row)} cells and the header {len(self.header)}: {row}")
+        self._digits = digits
+        self._right = [
+            any(_is_number(row[column]) for row in self.rows)
+            and all(_is_number(row[column]) or row[column] is None for row in self.rows)
+            for column in range(len(self.header))
+        ]
+
+    def _text(self, cell: Any) -> str:
+        if cell is None:
+            return ""
+        if not _is_number(cell):
+            return str(cell)
+        if isinstance(cell, numbers.Integral):
+            return f"{int(cell):,}".replace("-", "−")
+        return _signed(float(cell), f",.{self._digits}g")
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            aligned = (
+                f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(cell)}</{tag}>'
+                for cell, right in zip(cells, self._right, strict=True)
+            )
+            return f"<tr>{''.join(aligned)}</tr>"
+
+        body = "\n".join(row(map(self._text, cells), "td") for cells in self.rows)
+        return f"<table>\n<thead>{row(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+    def __repr__(self) -> str:
+        lines = [self.header, *([self._text(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, self._right, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int = 3) -> Table:
+    """A table to end a cell with. Numbers stand right-aligned, floats with ``digits`` significant digits.
+
+    Raises:
+        ValueError: a row is longer or shorter than the header.
+    """
+    return Table(rows, header, digits)
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """An array of a tensor (detached, on the CPU), a list or an array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return np.asarray(values)
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
+
+
+def _signed(number: float, form: str) -> str:
+    """A number as text, with a true minus sign."""
+    return format(number, form).replace("-", "−")
