@@ -256,16 +256,13 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
         (float(to_axes.transform((x, y))[1]), float(to_axes.transform((x, y))[0]), name, colour)
         for name, colour, x, y in ends
     )
-    heights: list[float] = []
-    for at, *_ in placed:
-        heights.append(max(at, heights[-1] + apart) if heights else at)
-    down = max(0.0, heights[-1] - max(1.0, placed[-1][0])) / 2  # share the shift between both directions
+    heights = _spread([at for at, *_ in placed], apart)
     for at, (true, x, name, colour) in zip(heights, placed, strict=True):
         ax.annotate(
             name,
             xy=(x, true),
             xycoords="axes fraction",
-            xytext=(1.05, at - down),
+            xytext=(1.05, at),
             textcoords="axes fraction",
             va="center",
             annotation_clip=False,
@@ -278,6 +275,19 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
                 "relpos": (0, 0.5),
             },
         )
+
+
+def _spread(wanted: list[float], apart: float) -> list[float]:
+    """The heights nearest to the ``wanted`` (ascending) ones that keep a distance (isotonic regression)."""
+    pools: list[tuple[float, int]] = []  # (mean, how many) of names that touch
+    for index, at in enumerate(wanted):
+        mean, count = at - index * apart, 1
+        while pools and pools[-1][0] > mean:
+            other, others = pools.pop()
+            mean, count = (mean * count + other * others) / (count + others), count + others
+        pools.append((mean, count))
+    means = [mean for mean, count in pools for _ in range(count)]
+    return [mean + index * apart for index, mean in enumerate(means)]
 
 
 def _colour_bar(ax: Axes, least: float, limit: float, colours: tuple[str, str], label: str) -> None:
