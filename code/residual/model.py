@@ -1,7 +1,7 @@
 """A transformer, on one page: read it from top to bottom, in the order in which it computes.
 
-Activations are row vectors, and a weight acts from the right: ``x @ W``. The notation is that of Elhage et al.
-2021, "A Mathematical Framework for Transformer Circuits", transposed (the paper writes columns)::
+Activations are row vectors, and a weight acts from the right: ``x @ W``. The notation is that of Elhage
+et al. 2021, "A Mathematical Framework for Transformer Circuits", transposed (the paper writes columns)::
 
     x_0      = W_E[tokens] + W_pos                                    embedding
     A^h      = softmax(x W_Q^h (x W_K^h)ᵀ / √d_head)                  where head h looks (causal)
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch pos"], tap: Tap | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it (``residual.taps``).
+        """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
         Raises:
             TypeError: the tokens are not whole numbers.

@@ -8,8 +8,9 @@ At every named activation the model calls ``x = tap(name, x)``. Any function of 
     model(tokens, tap=silence)
 
 The taps below also say which names they want, so that the model materialises those and nothing else. There is
-nothing to register and nothing to remove: a tap lives as long as the call it is given to. Gradients flow through.
-A name may be a pattern, ``"blocks.*.attn.pattern"``; one that matches nothing is an error that lists the nearest.
+nothing to register and nothing to remove: a tap lives as long as the call it is given to. Gradients flow
+through. A name may be a pattern, ``"blocks.*.attn.pattern"``; one that matches nothing is an error that lists
+the nearest.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Scope:
         y = self.tap(name, x)
         if not isinstance(y, Tensor):
             raise TypeError(
-                f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself to change nothing)"
+                f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)"
             )
         if y.shape != x.shape:
             raise ValueError(
