@@ -41,8 +41,8 @@ def rearrange(
 ) -> Float[Tensor, "mn pq"]:
     """The blocks of ``M`` as rows: row ``(i, j)`` is vec of block ``(i, j)``.
 
-    ``rearrange(A ⊗ B) = vec(A) vec(B)ᵀ``, so a matrix is a sum of ``r`` tensor products of these shapes if and
-    only if its rearrangement has rank at most ``r``. Entries are only moved: the Frobenius norm stays.
+    ``rearrange(A ⊗ B) = vec(A) vec(B)ᵀ``, so a matrix is a sum of ``r`` tensor products of these shapes if
+    and only if its rearrangement has rank at most ``r``. Entries only move: the Frobenius norm stays.
 
     Args:
         outer: shape ``(m, n)`` of the left factors, the number of blocks down and across.
@@ -64,8 +64,8 @@ def expand(
 ) -> list[tuple[Float[Tensor, "m n"], Float[Tensor, "p q"]]]:
     """The sum of ``terms`` tensor products nearest to ``M`` in the Frobenius norm, as its pairs of factors.
 
-    By Eckart–Young it is the truncated singular value decomposition of ``rearrange(M)``. Each pair carries the
-    square root of its singular value in both factors.
+    By Eckart–Young it is the truncated singular value decomposition of ``rearrange(M)``. Each pair carries
+    the square root of its singular value in both factors.
     """
     U, S, Vh = torch.linalg.svd(rearrange(M, outer, inner), full_matrices=False)
     return [
