@@ -1,13 +1,70 @@
-"""The page that is being rendered, so that a Markdown extension can say file and line."""
+"""The page that is being rendered: where it lies, what it cites, and what is wrong with it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from weave.problem import Problem
+
+if TYPE_CHECKING:
+    from weave.claims import Value
+    from weave.site import Site
+
+_FIRST_MARK = 0xF0000
+_MARKS = re.compile("[\U000f0000-\U000ffffd]")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number in the prose beside the value that a notebook computed."""
+
+    page: str
+    line: int
+    text: str
+    notebook: str
+    cell: str
+    name: str
+    value: Value
+    tolerance: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """A statement in the prose that a property-based test stands behind."""
+
+    page: str
+    line: int
+    text: str
+    test: str
+    """``tests/residual/test_x.py::test_name``."""
+    summary: str
+    """First line of the test's docstring."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A page shows, cites or links a cell."""
+
+    page: str
+    line: int
+    notebook: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A link to a heading or other anchor, to be checked when all pages are known."""
+
+    line: int
+    target: str
+    """Page that is linked to, relative to the repository's root."""
+    anchor: str
 
 
 @dataclass
@@ -16,21 +73,42 @@ class Page:
     """Source file, relative to the repository's root: ``docs/notes/x.md``."""
     first_line: int = 1
     """Line in the source file of the first line that Markdown gets to see (front matter is cut off before)."""
+    site: Site | None = None
+    title: str = ""
     problems: list[Problem] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    theorems: list[Theorem] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    references: list[Reference] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+
+    def line(self, line: int) -> int:
+        """Line in the file for a line of the Markdown text (both counted from 1)."""
+        return self.first_line + line - 1
 
     def report(self, line: int, message: str) -> Problem:
         """Record what is wrong on ``line`` (counted from 1) of the Markdown text."""
-        problem = Problem(self.path, self.first_line + line - 1, message)
+        problem = Problem(self.path, self.line(line), message)
         self.problems.append(problem)
         return problem
 
 
 _current: ContextVar[Page | None] = ContextVar("weave_page", default=None)
+_site: ContextVar[Site | None] = ContextVar("weave_site", default=None)
 
 
 def current_page() -> Page:
-    """The page being rendered; outside of a build (a test, Zensical), a nameless one."""
-    return _current.get() or Page("<markdown>")
+    """The page being rendered; outside of a build (a blog's excerpt, a test), one whose problems nobody reads."""
+    return _current.get() or Page("<markdown>", site=_site.get())
+
+
+def start_page(page: Page | None) -> None:
+    _current.set(page)
+
+
+def use_site(site: Site) -> None:
+    """The site that pages without a page of their own belong to."""
+    _site.set(site)
 
 
 @contextmanager
@@ -40,3 +118,19 @@ def rendering(page: Page) -> Iterator[Page]:
         yield page
     finally:
         _current.reset(token)
+
+
+def mark(line: int) -> str:
+    """A line number as one invisible character, which travels with a link through Markdown's parser."""
+    return chr(_FIRST_MARK + line)
+
+
+def unmark(text: str) -> str:
+    """The text without line numbers."""
+    return _MARKS.sub("", text)
+
+
+def marked_line(text: str) -> int | None:
+    """The line number that travels with a text."""
+    match = _MARKS.search(text)
+    return ord(match[0]) - _FIRST_MARK if match else None

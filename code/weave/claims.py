@@ -1,0 +1,148 @@
+"""A number as a person writes it, checked against the number that a notebook computed.
+
+What may stand in the link's text: ``0.97``, ``97%``, ``1,024``, ``2.6×``, ``1.2e-7``, ``−0.4``, each alone or after a relation
+(``>``, ``<``, ``≥``, ``≤``, ``≈``, ``about``, ``at least``, ``at most``, ``more than``, ``less than``), and ``10 of 12``.
+All arithmetic is decimal, on the digits that Python prints for the value: no binary rounding gets between.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+Value = int | float | tuple[int | float, int | float]
+
+_RELATIONS = {
+    ">": ">", "more than": ">", "over": ">",
+    "<": "<", "less than": "<", "under": "<",
+    "≥": "≥", ">=": "≥", "at least": "≥",
+    "≤": "≤", "<=": "≤", "at most": "≤",
+    "≈": "≈", "~": "≈", "about": "≈",
+    "": "=", "=": "=",
+}  # fmt: skip
+_WORDS = "|".join(re.escape(word) for word in sorted(_RELATIONS, key=len, reverse=True))
+_NUMBER = r"[+−-]?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+−-]?\d+)?"
+_CLAIM = re.compile(
+    rf"(?P<relation>{_WORDS})\s*(?P<number>{_NUMBER})(?P<unit>\s?(?:%|×|x))?(?:\s+of\s+(?P<total>{_NUMBER}))?",
+    re.IGNORECASE,
+)
+GRAMMAR = "write it as 0.97, 97%, 1,024, 2.6×, 1.2e-7, 10 of 12, or after a relation: > 0.9, about 50"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A claim's text, taken apart."""
+
+    prefix: str
+    """The relation with the white space after it, as it stands in the text."""
+    relation: str
+    number: str
+    unit: str
+    total: str | None = None
+
+    @property
+    def shown(self) -> Decimal:
+        """The number in the value's own unit: 97% is 0.97."""
+        return _decimal(self.number).scaleb(-2 if self.percent else 0)
+
+    @property
+    def percent(self) -> bool:
+        return self.unit.strip() == "%"
+
+    @property
+    def step(self) -> Decimal:
+        """One unit of the last digit shown."""
+        _, _, exponent = _decimal(self.number).as_tuple()
+        assert isinstance(exponent, int)
+        return Decimal(1).scaleb(exponent - (2 if self.percent else 0))
+
+    @property
+    def tolerance(self) -> str:
+        """In words, what would have passed."""
+        if self.relation == "=":
+            return f"± {_plain(self.step / 2)}"
+        if self.relation == "≈":
+            return f"± {_plain(max(self.step, abs(self.shown) / 10))}"
+        return f"{self.relation} {_plain(self.shown)}"
+
+
+def read(text: str) -> Written | None:
+    """Take a claim's text apart; None where it is no number."""
+    match = _CLAIM.fullmatch(text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " "))
+    if match is None:
+        return None
+    word, number, unit = match["relation"], match["number"], match["unit"] or ""
+    prefix = match.string[: match.start("number")]
+    return Written(prefix, _RELATIONS[word.lower()], number, unit, match["total"])
+
+
+def holds(written: Written, value: Value) -> bool:
+    """Whether the value rounds to the digits shown, or satisfies the relation."""
+    if isinstance(value, tuple) or written.total is not None:
+        if not isinstance(value, tuple) or written.total is None:
+            return False
+        part, total = value
+        return _decimal(written.total) == _exact(total) and holds(replace(written, total=None), part)
+    exact, shown = _exact(value), written.shown
+    match written.relation:
+        case "=":
+            return abs(exact - shown) <= written.step / 2
+        case "≈":
+            return abs(exact - shown) <= max(written.step, abs(shown) / 10)
+        case ">":
+            return exact > shown
+        case "<":
+            return exact < shown
+        case "≥":
+            return exact >= shown
+        case _:
+            return exact <= shown
+
+
+def rewrite(written: Written, value: Value) -> str:
+    """The same claim made true: same relation, same digits after the point, same unit, today's value."""
+    total = ""
+    if isinstance(value, tuple):
+        value, whole = value
+        total = f" of {_grouped(_exact(whole), written)}"
+    exact, step = _exact(value), written.step
+    rounding = {">": ROUND_FLOOR, "≥": ROUND_FLOOR, "<": ROUND_CEILING, "≤": ROUND_CEILING}
+    number = (exact / step).quantize(Decimal(1), rounding.get(written.relation, ROUND_HALF_EVEN)) * step
+    if written.relation == ">" and number == exact:
+        number -= step
+    if written.relation == "<" and number == exact:
+        number += step
+    if "e" in written.number.lower():
+        mantissa = re.split("[eE]", written.number)[0]
+        digits = len(mantissa.partition(".")[2])
+        text = f"{number:.{digits}e}".replace("e+", "e") if number else "0"
+    else:
+        text = _grouped(number.scaleb(2) if written.percent else number, written)
+    return f"{written.prefix}{text}{written.unit}{total}"
+
+
+def show(value: Value) -> str:
+    """A value as an error message gives it: six digits are enough to see what is wrong."""
+    if isinstance(value, tuple):
+        return " of ".join(map(show, value))
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _grouped(number: Decimal, written: Written) -> str:
+    digits = len(written.number.partition(".")[2])
+    text = f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
+    return text.replace("-", "−") if "−" in written.number else text
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(re.sub(r"[,\s]", "", text).replace("−", "-"))
+
+
+def _exact(value: int | float) -> Decimal:
+    return Decimal(repr(value))
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,184 @@
+"""Results of executed notebooks, kept only as long as everything that they depended on is unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from weave import recorder
+from weave.notebook import Notebook, parse
+from weave.publish import CLAIM_MIME
+
+_KEPT = 5
+_MACHINERY = ("execute.py", "recorder.py", "publish.py", "weave.matplotlibrc")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that a notebook published with ``claim(name=value)``."""
+
+    value: int | float | tuple[int | float, int | float]
+    cell: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A notebook together with what its code cells gave out, in nbformat's shape."""
+
+    notebook: Notebook
+    outputs: list[list[dict[str, Any]]]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @cached_property
+    def published(self) -> dict[str, Published]:
+        found = {}
+        for number, (cell, outputs) in enumerate(zip(self.notebook.code, self.outputs, strict=True), start=1):
+            for output in outputs:
+                for name, value in output.get("data", {}).get(CLAIM_MIME, {}).items():
+                    plain = tuple(value) if isinstance(value, list) else value
+                    found[name] = Published(plain, cell.name or f"cell-{number}", cell.line)
+        return found
+
+
+def code_digest(notebook: Notebook) -> str:
+    """Changes with the code and with how it is run; prose between the cells is not part of it."""
+    how = {"skip-execution", "raises-exception"}
+    cells = [(cell.source, sorted(how & set(cell.tags))) for cell in notebook.code]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+@cache
+def surroundings() -> dict[str, str]:
+    """What every notebook depends on: Python, the machine's kind, and the modules that execute it."""
+    here = Path(__file__).parent
+    machinery = hashlib.sha256(b"".join((here / name).read_bytes() for name in _MACHINERY)).hexdigest()
+    machine = f"{platform.system()} {platform.machine()}"
+    return {"python": platform.python_version(), "machine": machine, "weave": machinery}
+
+
+def versions(top_level: list[str]) -> dict[str, str]:
+    """Versions of the distributions that these top-level modules belong to."""
+    owners = importlib.metadata.packages_distributions()
+    names = {owner for module in top_level for owner in owners.get(module, ())}
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+class Store:
+    """A folder of results, ``<notebook>/<digest of its inputs>.json``; written aside, then renamed."""
+
+    def __init__(self, root: Path, folder: Path, note: Callable[[str], None]) -> None:
+        self.root, self.folder, self.note = root, folder, note
+
+    def fresh(self, notebook: Notebook) -> Run | None:
+        """The stored result whose recorded inputs all still are what they were, if there is one."""
+        for path in self._entries(notebook):
+            run = self._read(path)
+            if run and self.why_stale(run, notebook) is None:
+                os.utime(path)
+                # Prose may have changed since: cells come from today's notebook, outputs from the store.
+                return Run(notebook, run.outputs, run.inputs, run.seconds)
+        return None
+
+    def last(self, notebook: Notebook) -> Run | None:
+        """The last good result, to be shown while a newer run fails."""
+        return next((run for path in self._entries(notebook) if (run := self._read(path))), None)
+
+    def why_stale(self, run: Run, notebook: Notebook) -> str | None:
+        """What changed since the run, in words; None where nothing did."""
+        inputs = run.inputs
+        if inputs["code"] != code_digest(notebook):
+            return "its code changed"
+        for name, value in surroundings().items():
+            if inputs[name] != value:
+                return f"{name} changed from {inputs[name]} to {value}"
+        return self._changed_file(inputs) or _changed_package(inputs["packages"])
+
+    def save(self, run: Run) -> None:
+        body = {
+            "inputs": run.inputs,
+            "notebook": run.notebook.text,
+            "outputs": run.outputs,
+            "seconds": run.seconds,
+        }
+        body["sha256"] = _checksum(body)
+        key = hashlib.sha256(json.dumps(run.inputs, sort_keys=True).encode()).hexdigest()[:24]
+        folder = self.folder / run.notebook.stem
+        write_whole(folder / f"{key}.json", json.dumps(body, sort_keys=True).encode())
+        for old in self._entries(run.notebook)[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def _changed_file(self, inputs: dict[str, Any]) -> str | None:
+        for name, digest in inputs["files"].items():
+            if recorder.digest(self.root / name) != digest:
+                return f"{name} changed"
+        for name, digest in inputs["listings"].items():
+            if recorder.listing_digest(self.root / name) != digest:
+                return f"the files in {name}/ changed"
+        return None
+
+    def _entries(self, notebook: Notebook) -> list[Path]:
+        aged = []
+        for path in (self.folder / notebook.stem).glob("*.json"):
+            try:
+                aged.append((path.stat().st_mtime_ns, path))
+            except FileNotFoundError:  # another build tidied up
+                continue
+        return [path for _, path in sorted(aged, reverse=True)]
+
+    def _read(self, path: Path) -> Run | None:
+        try:
+            body = json.loads(path.read_bytes())
+            if body.pop("sha256") != _checksum(body):
+                raise ValueError("its checksum does not match")
+            notebook = parse(path.parent.name, body["notebook"])
+            run = Run(notebook, body["outputs"], body["inputs"], body["seconds"])
+            if len(run.outputs) != len(notebook.code):
+                raise ValueError("its cells do not match")
+            return run
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shown = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+            self.note(f"{shown}:1: not a result to be trusted ({error}); thrown away, the notebook runs again")
+            path.unlink(missing_ok=True)
+            return None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write aside, then rename: whoever reads sees all of the old or all of the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _changed_package(recorded: dict[str, str]) -> str | None:
+    for name, version in recorded.items():
+        try:
+            now = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            now = "none"
+        if now != version:
+            return f"{name} changed from {version} to {now}"
+    return None
