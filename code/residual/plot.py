@@ -156,7 +156,7 @@ def heatmap(
         number = matrix[row, column]
         if not np.isnan(number):
             ax.text(column, row, _signed(number, values), ha="center", va="center", fontsize=9)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    _label(ax, xlabel=xlabel, ylabel=ylabel, title=title)
     if bar is not None and not values:
         _colour_bar(ax, float(np.nanmin(matrix)), limit, colours, bar)
 
@@ -225,7 +225,7 @@ def lines(
     """
     ax = ax if ax is not None else panels(height=height)
     x = to_numpy(x)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    _label(ax, xlabel=xlabel, ylabel=ylabel, title=title)
     if "x" in log:
         ax.set_xscale("log")
     if "y" in log:
@@ -253,15 +253,13 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
     to_axes = ax.transData + ax.transAxes.inverted()
     apart = 13 / 72 * figure.dpi / ax.bbox.height  # one line of text, as a share of the axes' height
     placed = sorted(
-        (float(to_axes.transform((x, y))[1]), float(to_axes.transform((x, y))[0]), name, colour)
-        for name, colour, x, y in ends
+        (float(to_axes.transform((x, y))[1]), name, colour, (x, y)) for name, colour, x, y in ends
     )
     heights = _spread([at for at, *_ in placed], apart)
-    for at, (true, x, name, colour) in zip(heights, placed, strict=True):
+    for at, (_, name, colour, end) in zip(heights, placed, strict=True):
         ax.annotate(
             name,
-            xy=(x, true),
-            xycoords="axes fraction",
+            xy=end,
             xytext=(1.05, at),
             textcoords="axes fraction",
             va="center",
@@ -367,6 +365,11 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int =
     return Table(rows, header, digits)
 
 
+def _label(ax: Axes, **texts: str) -> None:
+    """Set those texts that are given, and leave what the axes have for the others."""
+    ax.set(**{part: text for part, text in texts.items() if text})
+
+
 def to_numpy(values: Any) -> np.ndarray:
     """An array of a tensor (detached, on the CPU), a list or an array."""
     if hasattr(values, "detach"):
@@ -379,5 +382,5 @@ def _is_number(cell: Any) -> bool:
 
 
 def _signed(number: float, form: str) -> str:
-    """A number as text, with a true minus sign."""
-    return format(number, form).replace("-", "−")
+    """A number as text, with a true minus sign, and none before a zero."""
+    return format(number + 0.0, form).replace("-", "−")
