@@ -1,0 +1,235 @@
+"""The layout that everything else hangs on: what may lie where, and what may import what.
+
+Each rule is a function from a folder to the list of what breaks it. The tests hold that this repository
+breaks none, and that each rule finds what it is for in a small repository made to break it.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LOCKS = {"requirements.lock", "requirements-node.lock", "package-lock.json"}
+LARGEST = 500_000  # bytes; nothing written by hand comes near
+BINARY_ALLOWED = {
+    ".safetensors",
+    ".png",
+    ".woff2",
+}  # weights and figures of our own; each must stay below LARGEST
+VENDORED = re.compile(r"(^|/)(vendor|third_party|node_modules|site-packages)/|\.min\.(js|css)$|\.bundle\.js$")
+PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz", ".ckpt"}
+
+
+IMPORTERS = {"__import__", "import_module", "importlib.import_module"}
+
+
+def tracked(root: Path) -> list[Path]:
+    """Every file that git tracks, or would on the next `git add`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return sorted(root / name for name in set(listed.split("\0")) if name and (root / name).is_file())
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, top-level package) of each absolute import in a Python file, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.lineno, (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
+            yield from (
+                (node.lineno, ast.unparse(name).strip("'\"").partition(".")[0]) for name in node.args[:1]
+            )
+
+
+def code_is_no_package(root: Path) -> list[str]:
+    """`code` is a module of the standard library; with an `__init__.py`, pdb and pytest would import ours."""
+    return [f"code/{name}" for name in ("__init__.py", "__main__.py") if (root / "code" / name).exists()]
+
+
+def no_standard_names(root: Path) -> list[str]:
+    """code/ is on sys.path, as is a notebook's folder when it runs: nothing there hides a stdlib module."""
+    modules = [
+        path
+        for folder in (root / "code", root / "code/notebooks")
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".py" or any(path.glob("*.py"))
+    ]
+    return [str(path.relative_to(root)) for path in modules if path.stem in sys.stdlib_module_names]
+
+
+def packages_are_free_of_each_other(root: Path) -> list[str]:
+    """weave could serve any site, and residual needs no site: neither imports the other, nor a notebook."""
+    forbidden = {"weave": {"residual", "notebooks"}, "residual": {"weave", "notebooks"}}
+    return [
+        f"{path.relative_to(root)}:{line}: imports {name}"
+        for package, names in forbidden.items()
+        for path in sorted((root / "code" / package).rglob("*.py"))
+        for line, name in imports(path)
+        if name in names
+    ]
+
+
+def notebooks_are_plain_python(root: Path) -> list[str]:
+    """Notebooks are percent-format Python without a jupytext header; no .ipynb with outputs is in git."""
+    broken = [f"{path.relative_to(root)}: an .ipynb" for path in tracked(root) if path.suffix == ".ipynb"]
+    for path in tracked(root):
+        if path.parent != root / "code/notebooks" or path.suffix == ".ipynb":
+            continue
+        text = path.read_text("utf-8")
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        if path.suffix != ".py":
+            broken.append(f"{path.relative_to(root)}: not a .py")
+        elif re.search(r"^# (---|jupyter:|  jupytext:)\s*$", text, re.MULTILINE):
+            broken.append(f"{path.relative_to(root)}: a jupytext header")
+        elif not first.startswith("# %%"):
+            broken.append(f"{path.relative_to(root)}: does not begin with a cell (# %%)")
+    return broken
+
+
+def nothing_foreign_is_committed(root: Path) -> list[str]:
+    """No vendored, minified, pickled, binary or huge file: other people's code comes from the lock files."""
+    broken = []
+    for path in tracked(root):
+        name = path.relative_to(root).as_posix()
+        data = path.read_bytes()
+        if VENDORED.search(name):
+            broken.append(f"{name}: vendored or minified")
+        elif path.suffix in PICKLES:
+            broken.append(f"{name}: a pickle, or an array file that may hold one; weights are .safetensors")
+        elif len(data) > LARGEST:
+            broken.append(f"{name}: {len(data)} bytes; the limit is {LARGEST}")
+        elif b"\0" in data and path.suffix not in BINARY_ALLOWED:
+            broken.append(f"{name}: binary")
+        elif path.suffix in {".js", ".mjs", ".cjs", ".css", ".html"}:
+            longest = max(map(len, data.splitlines()), default=0)
+            if longest > 400:
+                broken.append(f"{name}: a line of {longest} characters looks minified")
+    return broken
+
+
+def no_pickle_is_loaded(root: Path) -> list[str]:
+    """Loading a pickle runs what is in it, so nothing here does."""
+    return [
+        f"{path.relative_to(root)}:{line}: imports {name}"
+        for path in tracked(root)
+        if path.suffix == ".py"
+        for line, name in imports(path)
+        if name in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
+    ]
+
+
+def locks_name_no_registry(root: Path) -> list[str]:
+    """The lock files pin names, versions and hashes; where to fetch them is each machine's own setting."""
+    address = re.compile(r'^\s*"resolved"|^(-i|-f|--(?!hash))|@ (file|https?):|file://')
+    installed_apart = re.compile(r"(torch|nvidia-|cuda-|triton)\b")
+    return [
+        f"{name}:{number}: {line.strip()}"
+        for name in sorted(LOCKS)
+        if (root / name).exists()
+        for number, line in enumerate((root / name).read_text("utf-8").splitlines(), start=1)
+        if address.search(line) or installed_apart.match(line)
+    ]
+
+
+RULES: list[Callable[[Path], list[str]]] = [
+    code_is_no_package,
+    no_standard_names,
+    packages_are_free_of_each_other,
+    notebooks_are_plain_python,
+    nothing_foreign_is_committed,
+    no_pickle_is_loaded,
+    locks_name_no_registry,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_this_repository_keeps_the_rule(rule: Callable[[Path], list[str]]) -> None:
+    assert rule(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "content"),
+    [
+        (code_is_no_package, "code/__init__.py", ""),
+        (no_standard_names, "code/token.py", ""),
+        (no_standard_names, "code/queue/thing.py", ""),
+        (
+            packages_are_free_of_each_other,
+            "code/weave/page.py",
+            "def f():\n    from residual.plot import table\n",
+        ),
+        (packages_are_free_of_each_other, "code/residual/a/b.py", "import weave.claims as c"),
+        (packages_are_free_of_each_other, "code/residual/c.py", "__import__('weave')"),
+        (notebooks_are_plain_python, "code/notebooks/old.ipynb", "{}"),
+        (
+            notebooks_are_plain_python,
+            "code/notebooks/a.py",
+            "# ---\n# jupyter:\n#   jupytext:\n# ---\n# %%\n",
+        ),
+        (notebooks_are_plain_python, "code/notebooks/b.py", "import torch\n"),
+        (nothing_foreign_is_committed, "docs/assets/d3.min.js", "x"),
+        (nothing_foreign_is_committed, "docs/assets/d3.js", "x=1;" * 200),
+        (nothing_foreign_is_committed, "code/checkpoints/m.pt", "x"),
+        (nothing_foreign_is_committed, "docs/assets/movie.mp4", "a\0b"),
+        (nothing_foreign_is_committed, "docs/notes/long.md", "word " * 200_000),
+        (no_pickle_is_loaded, "tests/test_x.py", "import pickle"),
+        (locks_name_no_registry, "requirements.lock", "--index-url https://example.org/simple\n"),
+        (locks_name_no_registry, "requirements.lock", "torch==2.13.0\n"),
+        (locks_name_no_registry, "package-lock.json", '  "resolved": "https://example.org/katex.tgz",\n'),
+    ],
+)
+def test_the_rule_finds_what_breaks_it(
+    rule: Callable[[Path], list[str]], name: str, content: str, tmp_path: Path
+) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for folder in ("code/weave", "code/residual", "code/notebooks"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert rule(tmp_path) == []
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content, "utf-8")
+    found = rule(tmp_path)
+    assert len(found) == 1 and found[0].startswith("/".join(name.split("/")[:2]))
+
+
+@pytest.mark.parametrize(
+    "statement", ["import code; code.InteractiveConsole", "import pdb, doctest; pdb.Pdb"]
+)
+def test_the_standard_library_s_code_still_imports(statement: str) -> None:
+    """From the repository's root, which python puts first on sys.path, and where a folder is named code."""
+    ran = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_two_commands_are_the_first_thing_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    start = readme[: readme.index("\n## ")]
+    assert re.search(r"git clone .*\n(cd .*\n)?make serve\b", start) and "make test" in start
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert {"serve", "test", "site", "check", "run", "fix", "lock", "bench", "clean", "help"} <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) <= targets
+
+
+def test_the_licences_are_said() -> None:
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith("MIT License")
+    notes = (ROOT / "LICENSE-notes.md").read_text("utf-8")
+    assert "CC BY 4.0" in notes and "https://creativecommons.org/licenses/by/4.0/" in notes
+
+
+def test_npm_packages_are_pinned_exactly() -> None:
+    package = json.loads((ROOT / "package.json").read_text("utf-8"))
+    versions = {**package.get("dependencies", {}), **package.get("devDependencies", {})}
+    assert versions and all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
