@@ -1,0 +1,372 @@
+r"""Formulas in notes: ``$x$``, ``$$x$$`` and markdown-katex's ``$`x`$`` and ```` ```math ````, rendered while the
+site is built.
+
+A formula takes three steps. The preprocessor finds it in the text and puts a marker in its place, so that no other
+syntax touches the TeX. Where Markdown then meets the marker in running text, it becomes ``<tex-math>TeX</tex-math>``,
+checked by KaTeX; where it meets it in code, a comment or an attribute, the text comes back as it was written. Search,
+table of contents and titles thus see TeX as text, never markup. Last, `render_html` turns the finished page's
+``<tex-math>`` into KaTeX's HTML with MathML.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import xml.etree.ElementTree as etree
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from markdown import Markdown
+from markdown.blockprocessors import BlockProcessor
+from markdown.extensions import Extension
+from markdown.inlinepatterns import InlineProcessor
+from markdown.postprocessors import Postprocessor
+from markdown.preprocessors import Preprocessor
+from markdown.treeprocessors import Treeprocessor
+from markdown.util import ETX, STX, AtomicString, code_escape
+from markdown_katex.extension import KatexExtension, KatexPreprocessor
+
+from weave import katex
+from weave.katex import TexError, copy_katex, engine, render_tex
+from weave.page import current_page, unmark
+
+__all__ = ["MathExtension", "TexError", "copy_katex", "engine", "render_html", "render_tex"]
+
+# --- finding formulas -----------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"""
+    ^(?P<prefix>[ >]*(?:(?:[-*+]|\d+[.)])[ ]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)$
+  | (?P<skip>
+        \\[\s\S]                                                              # an escaped character
+      | <!--[\s\S]*?-->
+      | </?[A-Za-z][\w:-]*(?:\s+[\w:@.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'=<>`]+))?)*\s*/?>
+      | <[A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*> | \bhttps?://[^\s<>]+              # addresses
+      | \]\([ ]*(?:<[^<>\n]*>|(?:\\.|[^()\s\\]|\([^()\s]*\))*)                # where a link leads
+      | ^[ >]*\[[^\]^\n][^\]\n]*\]:[ ]*\S+                                    # definition of a link
+    )
+  | (?P<ticks>`+)
+  | (?P<dollars>\$`{1,2}(?!`)|\$+)
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+_CLOSING_DISPLAY = re.compile(r"((?:\\[\s\S]|[^\\])*?)\$\$")
+_QUOTE = re.compile(r"[ >]*")
+_FENCE_LINE = re.compile(r"(?:`{3,}[^`]*|~{3,}.*)$")
+_NEW_BLOCK = re.compile(r"[-*+][ ]|\d+[.)][ ]|#{1,6}[^#]|(?:!!!|\?\?\?\+?|===)[ ]|\[\^?[^\]]+\]:|:[ ]+|\|")
+_TABLE_RULE = re.compile(r"[\s|:-]*\|[\s|:-]*$")
+# What looks like a formula between two dollars and is not one: ${HOME}:$, and "$5 and 10$".
+_NOT_TEX = re.compile(r"\{\w+\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
+_PIECE = re.compile(r"\\[\s\S]|[`{}$]")
+_NO_CLOSER = re.compile(r"(?!(?:st|nd|rd|th|s)\b)\w|\$")  # $HOME:$PATH is no formula, the $k$th is
+_OPTIONS = ("display-mode", "leqno", "fleqn")
+
+
+@dataclass(frozen=True)
+class Formula:
+    source: str
+    """As written, to be put back where it stands in code."""
+    column: int
+    """Where ``source`` begins in its line."""
+    tex: str
+    line: int
+    """Line of the TeX in the Markdown text, counted from 1."""
+    classes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class MathPreprocessor(KatexPreprocessor):
+    """Puts a marker in the place of each formula."""
+
+    def __init__(self, md: Markdown, formulas: list[Formula]):
+        Preprocessor.__init__(self, md)
+        self.formulas = formulas
+
+    def _iter_out_lines(self, lines: list[str]) -> list[str]:
+        self.text = "\n".join(lines)
+        self._measure(lines)
+        done, position, out = 0, 0, []
+        while token := _TOKEN.search(self.text, position):
+            start, end, marker = self._read(token)
+            if marker:
+                out += [self.text[done:start], marker]
+                done = end
+            position = max(end, token.start() + 1)
+        return ("".join(out) + self.text[done:]).split("\n")
+
+    def _measure(self, lines: list[str]) -> None:
+        """Where each line starts, and whether display and inline math may run on into it."""
+        self.starts: list[int] = []
+        self.depths: list[int] = []
+        self.ends_display: list[bool] = []
+        self.ends_inline: list[bool] = []
+        offset, in_table, after_heading = 0, False, False
+        for line in [*lines, ""]:
+            prefix = _QUOTE.match(line)[0]  # type: ignore[index]  # matches always
+            body, depth = line[len(prefix) :], prefix.count(">")
+            ends = not body or not self.depths or depth != self.depths[-1] or bool(_FENCE_LINE.match(body))
+            in_table = not ends and (in_table or bool(_TABLE_RULE.match(body)))
+            self.starts.append(offset)
+            self.depths.append(depth)
+            self.ends_display.append(ends)
+            self.ends_inline.append(ends or in_table or after_heading or bool(_NEW_BLOCK.match(body)))
+            after_heading = body.startswith("#")
+            offset += len(line) + 1
+
+    def _extent(self, position: int, ends: list[bool]) -> int:
+        """Offset where the text that ``position`` stands in ends."""
+        line = bisect_right(self.starts, position)
+        while line < len(ends) and not ends[line]:
+            line += 1
+        return self.starts[line] - 1 if line < len(ends) else len(self.text)
+
+    def _read(self, token: re.Match[str]) -> tuple[int, int, str]:
+        """Start and end in the text, and what to put there ("" to leave it)."""
+        text, start, end = self.text, token.start(), token.end()
+        if token["fence"]:
+            return self._read_fence(token)
+        if token["ticks"]:
+            closing = re.compile(rf"(?<!`){token['ticks']}(?!`)").search(
+                text, end, self._extent(start, self.ends_inline)
+            )
+            return start, closing.end() if closing else end, ""
+        if not token["dollars"]:
+            return start, end, ""
+        delimiter, after_word = token["dollars"], text[start - 1 : start].isalnum()
+        if delimiter == "$":
+            close = -1 if after_word else self._closing_dollar(end)
+            if close < 0:
+                return start, end, ""
+        elif delimiter == "$$":
+            match = _CLOSING_DISPLAY.match(text, end, self._extent(start, self.ends_display))
+            close = match.end(1) if match else -1
+        elif "`" in delimiter:
+            close = text.find(delimiter[1:] + "$", end, self._extent(start, self.ends_inline))
+            if close < 0 and after_word:  # 5$`code`
+                return start, start + 1, ""
+        else:
+            return start, end, ""  # $$$ is no delimiter
+        classes = ("display",) if delimiter == "$$" else ()
+        if close < 0:
+            problem = f"unclosed math: no {delimiter[::-1]} closes this {delimiter} before its paragraph ends; close it"
+            return start, end, self._mark(start, end, end, end, classes, problem + r", or write \$ for a dollar")
+        return start, close + len(delimiter), self._mark(start, close + len(delimiter), end, close, classes)
+
+    def _closing_dollar(self, begin: int) -> int:
+        """Pandoc's rules, stricter: where TeX that begins here ends, or -1."""
+        text, stop = self.text, self._extent(begin - 1, self.ends_inline)
+        if begin >= stop or text[begin].isspace() or _NOT_TEX.match(text, begin, stop):
+            return -1
+        depth, close = 0, -1
+        for piece in _PIECE.finditer(text, begin, stop):
+            depth += {"{": 1, "}": -1}.get(piece[0], 0)
+            if piece[0] == "`":  # code binds tighter
+                break
+            if piece[0] == "$" and (depth <= 0 or close < 0):  # deeper ones stand in \text{…}, if braces balance at all
+                close = piece.start()
+                if depth <= 0:
+                    break
+        if close < 0 or _NO_CLOSER.match(text, close + 1):
+            return -1
+        return -1 if text[close - 1].isspace() and text[close - 2] != "\\" else close
+
+    def _read_fence(self, token: re.Match[str]) -> tuple[int, int, str]:
+        start, prefix, fence = token.start("fence"), token["prefix"], token["fence"]
+        is_math = bool(re.match(r"math(?!\w)", token["info"]))
+        depth, close = prefix.count(">"), None
+        for line in re.compile(r"^([ >]*)(.*)$", re.MULTILINE).finditer(self.text, token.end() + 1):
+            if line[1].count(">") < depth:
+                break
+            same_indent = is_math or len(line[1]) == len(prefix)
+            if line[2].rstrip() == fence and same_indent:
+                close = line
+                break
+        if not is_math:
+            return start, close.end() if close else token.end(), ""
+        if not close:
+            problem = f"unclosed math: no {fence} closes this {fence}math; close it on a line of its own"
+            return start, token.end(), self._mark(start, token.end(), start, start, ("display",), problem)
+        begin, options, problem = token.start("info") + len("math"), {"display-mode": True}, ""
+        header = self.text[begin : token.end()].strip()
+        if header.startswith("{"):
+            begin = token.end()
+            try:
+                options |= {name: bool(value) for name, value in json.loads(header).items()}
+            except (ValueError, AttributeError):
+                problem = f'bad math options: {header} is no JSON; write them like {{"leqno": true}}, or leave them out'
+            if unknown := [name for name in options if name not in _OPTIONS]:
+                problem = f"bad math options: KaTeX has no {unknown[0]} here; use {', '.join(_OPTIONS)}"
+        classes = tuple(name.replace("display-mode", "display") for name in _OPTIONS if options.get(name))
+        if problem:
+            begin = start
+        return start, close.end(), self._mark(start, close.end(), begin, close.start(), classes, problem)
+
+    def _mark(self, start: int, end: int, begin: int, close: int, classes: tuple[str, ...], problem: str = "") -> str:
+        """Keep the formula ``text[start:end]`` with TeX ``text[begin:close]``; the marker to put there."""
+        line = bisect_right(self.starts, begin)
+        tex = re.sub(rf"\n(?:[ ]*>){{0,{self.depths[line - 1]}}}[ ]*", "\n", unmark(self.text[begin:close]))
+        line += tex[: len(tex) - len(tex.lstrip())].count("\n")
+        stripped = tex.strip()
+        if stripped.endswith("\\") and tex[-1].isspace():
+            stripped += " "  # "\ " is a space
+        column = start - self.starts[bisect_right(self.starts, start) - 1]
+        self.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem))
+        return f"{STX}math:{len(self.formulas) - 1}{ETX}"
+
+
+# --- from marker to element -----------------------------------------------------------------------------------------
+
+_MARKER = re.compile(f"{STX}math:([0-9]+){ETX}")
+
+
+def _element(formula: Formula) -> etree.Element:
+    """``<tex-math>``, or what is wrong with the formula."""
+    problem, line = formula.problem, formula.line
+    if not problem:
+        try:
+            render_tex(formula.tex, **_options(formula.classes))
+        except TexError as error:
+            problem, line = str(error), line + error.line
+    if problem:
+        element = etree.Element("span", {"class": "weave-error"})
+        element.text = AtomicString(str(current_page().report(line, problem)))
+    else:
+        element = etree.Element("tex-math", {"class": " ".join(formula.classes)} if formula.classes else {})
+        element.text = AtomicString(formula.tex.replace("&", "&amp;"))  # the serializer takes &lt; for an entity
+    return element
+
+
+def _options(classes: tuple[str, ...] | list[str]) -> dict[str, bool]:
+    return {"display": "display" in classes} | {name: True for name in ("leqno", "fleqn") if name in classes}
+
+
+class MathInline(InlineProcessor):
+    def __init__(self, md: Markdown, formulas: list[Formula]):
+        super().__init__(_MARKER.pattern, md)
+        self.formulas = formulas
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
+        element = _element(self.formulas[int(m[1])])
+        if element.tag == "tex-math" and element.get("class"):
+            element.set("class", element.get("class", "") + " inline")
+        return element, m.start(0), m.end(0)
+
+
+class MathBlock(BlockProcessor):
+    """Display math that has a line for itself is a block, whatever stands before and after it."""
+
+    def __init__(self, md: Markdown, formulas: list[Formula]):
+        super().__init__(md.parser)
+        self.formulas = formulas
+
+    def _formula(self, line: str) -> Formula | None:
+        match = _MARKER.fullmatch(line.strip())
+        formula = self.formulas[int(match[1])] if match else None
+        return formula if formula and formula.classes else None
+
+    def test(self, parent: etree.Element, block: str) -> bool:
+        return any(self._formula(line) for line in block.split("\n"))
+
+    def run(self, parent: etree.Element, blocks: list[str]) -> None:
+        lines = blocks.pop(0).split("\n")
+        at, formula = next((k, formula) for k, line in enumerate(lines) if (formula := self._formula(line)))
+        if at:
+            self.parser.parseBlocks(parent, ["\n".join(lines[:at])])
+        element = _element(formula)
+        element.tail = "\n"
+        (parent if element.tag == "tex-math" else etree.SubElement(parent, "p")).append(element)
+        if lines[at + 1 :]:
+            blocks.insert(0, "\n".join(lines[at + 1 :]))
+
+
+class MathInCode(Treeprocessor):
+    """Puts back what stands in an indented code block, before anybody highlights it."""
+
+    def __init__(self, md: Markdown, formulas: list[Formula]):
+        super().__init__(md)
+        self.formulas = formulas
+
+    def run(self, root: etree.Element) -> None:
+        for code in root.iter("code"):
+            if code.text:
+                code.text = AtomicString(_restore(code.text, self.formulas, code_escape))
+
+
+class MathElsewhere(Postprocessor):
+    """Puts back what stands in raw HTML (as it is) and in attributes (escaped)."""
+
+    def __init__(self, md: Markdown, formulas: list[Formula]):
+        super().__init__(md)
+        self.formulas = formulas
+
+    def run(self, text: str) -> str:
+        stash = self.md.htmlStash.rawHtmlBlocks
+        for number, raw in enumerate(stash):
+            if isinstance(raw, str) and STX in raw:
+                stash[number] = _restore(raw, self.formulas, str)
+        return _restore(text, self.formulas, html.escape)
+
+
+def _restore(text: str, formulas: list[Formula], escape: Callable[[str], str]) -> str:
+    def source(marker: re.Match[str]) -> str:
+        formula = formulas[int(marker[1])]
+        column = marker.start() - (text.rfind("\n", 0, marker.start()) + 1)
+        container = max(formula.column - column, 0)  # indentation that the first line has lost since
+        first, *more = formula.source.split("\n")
+        return escape("\n".join([first, *(line[container:] for line in more)]))
+
+    return _MARKER.sub(source, text)
+
+
+class MathExtension(KatexExtension):
+    """``weave.math`` under markdown_extensions in mkdocs.yml; option ``macros``: {"\\R": "\\mathbb{R}"}."""
+
+    def __init__(self, **kwargs: Any):
+        self.config = {"macros": [{}, "TeX macros: name with its backslash, and what it stands for"]}
+        Extension.__init__(self, **kwargs)  # KatexExtension's own would look for its slow engine
+        self.macros = {str(name): str(body) for name, body in (self.getConfig("macros") or {}).items()}
+        if wrong := [name for name in self.macros if not name.startswith("\\")]:
+            raise ValueError(f"weave.math: macros: {wrong[0]} needs a backslash; write '\\{wrong[0]}'")
+        self.formulas: list[Formula] = []
+
+    def reset(self) -> None:
+        self.formulas.clear()
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        katex.macros = self.macros
+        md.registerExtension(self)
+        md.ESCAPED_CHARS = [*md.ESCAPED_CHARS, "$"]
+        # after snippets (32) and whitespace (30), before fences (25)
+        md.preprocessors.register(MathPreprocessor(md, self.formulas), "katex_fenced_code_block", 29)
+        md.parser.blockprocessors.register(MathBlock(md, self.formulas), "math", 12)
+        md.treeprocessors.register(MathInCode(md, self.formulas), "math_in_code", 100)
+        md.inlinePatterns.register(MathInline(md, self.formulas), "math", 85)  # after HTML tags (90)
+        md.postprocessors.register(MathElsewhere(md, self.formulas), "math", 35)  # before raw HTML (30)
+
+
+def makeExtension(**kwargs: Any) -> MathExtension:
+    return MathExtension(**kwargs)
+
+
+# --- the finished page ----------------------------------------------------------------------------------------------
+
+_PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?>(.*?)</tex-math>', re.DOTALL)
+
+
+def render_html(page: str) -> str:
+    """The finished page with KaTeX's HTML in the place of each ``<tex-math>``."""
+
+    def formula(placeholder: re.Match[str]) -> str:
+        classes = (placeholder[1] or "").split()
+        rendered = render_tex(html.unescape(placeholder[2]), **_options(classes))
+        if "display" not in classes:
+            return rendered
+        if "inline" in classes:  # in a paragraph, link or cell, where no <div> may stand
+            return f'<span class="math-display">{rendered}</span>'
+        # a wide formula scrolls, also by keyboard
+        return f'<div class="math-display" role="group" aria-label="formula" tabindex="0">{rendered}</div>'
+
+    return _PLACEHOLDER.sub(formula, page)
