@@ -1,0 +1,104 @@
+"""The site, built once under a sub-path as GitHub Pages has it, served on this machine, and a headless browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBPATH = "/repo/"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# No sandbox: containers have no user namespaces. The rest keeps Chromium from calling its maker at each start.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MISSING = f"no browser on this machine ({', '.join(BROWSERS)}): the pages were NOT looked at"
+
+
+@dataclass
+class BuiltSite:
+    folder: Path
+    url: str
+    """Address of the home page, with a slash at its end."""
+
+    def file(self, url: str) -> Path:
+        """The file that a URL of this site is answered with."""
+        path = self.folder / url.partition("#")[0].removeprefix(self.url)
+        return path / "index.html" if path.is_dir() else path
+
+    @property
+    def pages(self) -> list[str]:
+        """The URL of every page."""
+        files = sorted(self.folder.rglob("*.html"))
+        urls = [self.url + path.relative_to(self.folder).as_posix().removesuffix("index.html") for path in files]
+        return [url for url in urls if not url.endswith("/404.html")]
+
+
+class _UnderSubpath(SimpleHTTPRequestHandler):
+    """Serves a folder at SUBPATH and nothing anywhere else, so that an address from the root is a 404."""
+
+    def translate_path(self, path: str) -> str:
+        if not path.startswith(SUBPATH):
+            return str(Path(self.directory) / "no such file")
+        return super().translate_path(path.removeprefix(SUBPATH[:-1]))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltSite]:
+    folder = tmp_path_factory.mktemp("built") / "site"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_UnderSubpath, directory=str(folder)))
+    url = f"http://127.0.0.1:{server.server_port}{SUBPATH}"
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "SITE_URL": url, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, f"the site does not build:\n{built.stdout}{built.stderr}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield BuiltSite(folder, url)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    found = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not found:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{MISSING}; .ci/run installs one", pytrace=False)
+        pytest.skip(MISSING)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found[0], args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if MISSING in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_sep("!", f"{len(skipped)} browser tests skipped: {MISSING}", red=True, bold=True)
