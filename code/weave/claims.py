@@ -69,7 +69,9 @@ class Written:
 
 def read(text: str) -> Written | None:
     """Take a claim's text apart; None where it is no number."""
-    match = _CLAIM.fullmatch(text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " "))
+    match = _CLAIM.fullmatch(
+        text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+    )
     if match is None:
         return None
     word, number, unit = match["relation"], match["number"], match["unit"] or ""
@@ -131,7 +133,9 @@ def show(value: Value) -> str:
 
 def _grouped(number: Decimal, written: Written) -> str:
     digits = len(written.number.partition(".")[2])
-    text = f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
+    text = (
+        f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
+    )
     return text.replace("-", "−") if "−" in written.number else text
 
 

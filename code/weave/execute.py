@@ -245,4 +245,3 @@ def _tidy(output: Any, root: Path) -> dict[str, Any]:
     plain = clean(json.loads(json.dumps(output)))
     plain.pop("execution_count", None)
     return plain
-

@@ -46,7 +46,9 @@ def _scalar(name: str, value: Any) -> int | float:
         try:
             value = value.item()
         except (ValueError, RuntimeError):
-            raise TypeError(f"claim({name}=…) got an array of more than one number; publish one number") from None
+            raise TypeError(
+                f"claim({name}=…) got an array of more than one number; publish one number"
+            ) from None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"claim({name}=…) got {type(value).__name__}; publish a number, or a pair (k, n) for 'k of n'"

@@ -1,0 +1,392 @@
+"""The Markdown extension: links to notebooks, tests and pages become figures, checked numbers, badges and checked links.
+
+======================================  =========================================================
+in the note                             on the page
+======================================  =========================================================
+``![caption](…/x.py#cell)``             what the cell shows, with the caption and a link to it
+``![caption](…/x.py?code#cell)``        the same with its code open
+``[0.97](…/x.py#=name)``                the number as written, checked against the value published
+``[text](…/x.py#cell)``                 a link to the cell on the notebook's own page
+``[theorem](…/test_x.py#test_name)``    a badge that links to the test's source
+======================================  =========================================================
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree as etree
+
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor
+from markdown.postprocessors import Postprocessor
+from markdown.preprocessors import Preprocessor
+from markdown.treeprocessors import Treeprocessor
+from markdown.util import AtomicString
+
+from weave import claims, outputs
+from weave.page import Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
+from weave.problem import nearest
+from weave.site import Site
+
+_DESTINATION = re.compile(r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)")
+_FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
+_ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
+_EMBED = "weave-embed"
+
+
+class WeaveExtension(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:
+        # Before every other preprocessor: line numbers are those of the file.
+        md.preprocessors.register(_MarkLines(md), "weave_lines", 60)
+        md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
+        md.treeprocessors.register(_Weave(md), "weave", 15)
+        md.postprocessors.register(_Unmark(md), "weave_unmark", -10)
+
+
+class _MarkLines(Preprocessor):
+    """Puts its line number into every link's destination, as one invisible character."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        return [
+            line if number is None else _mark_destinations(line, number)
+            for line, number in outside_fences(lines)
+        ]
+
+
+def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
+    """Each line with its number, or with None where it belongs to fenced code."""
+    fence = ""
+    for number, line in enumerate(lines, start=1):
+        match = _FENCE.match(line)
+        if fence:
+            if match and match[1][0] == fence[0] and len(match[1]) >= len(fence) and not match[2].strip():
+                fence = ""
+            yield line, None
+        elif match and "`" not in match[2]:
+            fence = match[1]
+            yield line, None
+        else:
+            yield line, number
+
+
+def _mark_destinations(line: str, number: int) -> str:
+    code = [match.span() for match in _CODE.finditer(line)]
+
+    def put(match: re.Match[str]) -> str:
+        inside = any(start < match.start() < end for start, end in code)
+        return match[0] if inside else match[0] + mark(number)
+
+    return _DESTINATION.sub(put, line)
+
+
+class _Embed(ImageInlineProcessor):
+    """``![caption](…/x.py#cell)``: keeps the caption as Markdown, which an image's alternative text is not."""
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, int | None, int | None]:  # type: ignore[override]
+        text, index, found = self.getText(data, m.end(0))
+        if not found:
+            return None, None, None
+        target, _, index, found = self.getLink(data, index)
+        if not found or not urlsplit(unmark(target)).path.endswith((".py", ".ipynb")):
+            return None, None, None
+        element = etree.Element(_EMBED, {"src": target})
+        etree.SubElement(element, "span", {"class": "weave-caption"}).text = text
+        return element, m.start(0), index
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A link's destination, resolved."""
+
+    line: int
+    path: str
+    query: str
+    anchor: str
+
+
+class _Weave(Treeprocessor):
+    """Resolves every link of the page and reports those that lead nowhere."""
+
+    page: Page
+    site: Site
+
+    def run(self, root: etree.Element) -> None:
+        page = current_page()
+        if page.site is None:
+            return
+        if page.path == "<markdown>" and "relpath" in self.md.treeprocessors:  # a blog's excerpt
+            file = self.md.treeprocessors["relpath"].file
+            page.path = f"{page.site.layout.docs}/{file.src_uri}"
+        self.page, self.site = page, page.site
+        self.figures = 0
+        for element in list(root.iter()):
+            if element.tag == "a" and element.get("href") is not None:
+                self.link(element, "href")
+            elif element.tag == "img" and element.get("src") is not None:
+                self.link(element, "src")
+        for parent in list(root.iter()):  # last: what an embed adds is resolved already
+            for child in list(parent):
+                if child.tag == _EMBED:
+                    self.embed(parent, child)
+
+    # -- destinations
+
+    def resolve(self, url: str) -> _Target | None:
+        """Where a link leads in the repository; None for one that leads out of it or was reported."""
+        line = marked_line(url) or 1
+        url = unmark(url)
+        parts = urlsplit(url)
+        if parts.scheme or parts.netloc:
+            return None
+        anchor = unquote(parts.fragment)
+        if not parts.path:
+            return _Target(line, self.page.path, parts.query, anchor)
+        if parts.path.startswith("/"):
+            raise _Bad(
+                line,
+                f"'{url}' starts at the server's root, which moves; link by a path relative to this file",
+            )
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.path), unquote(parts.path)))
+        if path.startswith(".."):
+            raise _Bad(line, f"'{url}' leaves the repository; link to a file of it, or to a full address")
+        return _Target(line, path, parts.query, anchor)
+
+    def href(self, target: str, anchor: str) -> str:
+        """A link from this page to the page that shows ``target``, in the terms that MkDocs resolves."""
+        uri = self.site.layout.page_uri(target)
+        own = self.site.layout.page_uri(self.page.path)
+        assert uri is not None and own is not None
+        relative = posixpath.relpath(uri, posixpath.dirname(own) or ".")
+        return f"{relative}#{anchor}" if anchor else relative
+
+    def link(self, element: etree.Element, key: str) -> None:
+        url = element.get(key, "")
+        try:
+            target = self.resolve(url)
+            element.set(key, unmark(url))
+            if target is None:
+                return
+            layout = self.site.layout
+            if layout.is_notebook(target.path):
+                self.notebook_link(element, target)
+            elif layout.is_source(target.path):
+                self.source_link(element, target)
+            elif not (layout.root / target.path).is_file():
+                folder = (layout.root / target.path).parent
+                there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+                name = posixpath.basename(target.path)
+                raise _Bad(target.line, f"no file {target.path}; its folder: {nearest(name, there)}")
+            elif layout.page_uri(target.path) is None:
+                what = (
+                    f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
+                )
+                raise _Bad(target.line, what)
+            elif target.path != self.page.path:
+                element.set(key, self.href(target.path, target.anchor))
+            if target.anchor and target.path.endswith(".md"):
+                reference = Reference(self.page.line(target.line), target.path, target.anchor)
+                self.page.references.append(reference)
+        except _Bad as bad:
+            self.show_error(element, bad.line, bad.message)
+
+    # -- notebooks
+
+    def notebook_link(self, element: etree.Element, target: _Target) -> None:
+        path = posixpath.splitext(target.path)[0] + ".py"
+        if path not in self.site.outcomes:
+            raise _Bad(target.line, self.site.unknown_notebook(path))
+        if target.anchor.startswith("="):
+            self.claim(element, path, target.anchor[1:], target.line)
+            return
+        if target.anchor:
+            self.check_cell(path, target.anchor, target.line)
+            self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
+        element.set("href", self.href(path, target.anchor))
+
+    def check_cell(self, path: str, name: str, line: int) -> None:
+        names = self.site.outcomes[path].notebook.names
+        if name not in names:
+            raise _Bad(line, f"{posixpath.basename(path)} has no cell '{name}'; {nearest(name, names)}")
+
+    def claim(self, element: etree.Element, path: str, name: str, line: int) -> None:
+        run = self.site.run_of(path)
+        text = "".join(element.itertext()).strip()
+        base = posixpath.basename(path)
+        if run is None:  # it never ran: the page says so once, at the notebook
+            element.set("href", self.href(path, ""))
+            return
+        if name not in run.published:
+            raise _Bad(line, f"{base} publishes no value '{name}'; {nearest(name, run.published)}")
+        published = run.published[name]
+        written = claims.read(text)
+        if written is None:
+            raise _Bad(line, f"'{text}' is no number to check against {base}#={name}; {claims.GRAMMAR}")
+        good = claims.holds(written, published.value)
+        self.page.claims.append(
+            Claim(
+                self.page.path,
+                self.page.line(line),
+                text,
+                path,
+                published.cell,
+                name,
+                published.value,
+                written.tolerance,
+                good,
+            )
+        )
+        self.page.uses.append(Use(self.page.path, self.page.line(line), path, published.cell))
+        if not good:
+            found = claims.show(published.value)
+            raise _Bad(line, f"the note says {text}; {base} computed {found} ({name}); weave fix rewrites it")
+        element.set("href", self.href(path, published.cell))
+        element.set("class", "weave-claim")
+        element.set(
+            "title", f"{name} = {claims.show(published.value)}, from {base}; holds within {written.tolerance}"
+        )
+
+    # -- theorems
+
+    def source_link(self, element: etree.Element, target: _Target) -> None:
+        if not (self.site.layout.root / target.path).is_file():
+            known = [posixpath.basename(path) for path in self.site.layout.source_files()]
+            raise _Bad(
+                target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), known)}"
+            )
+        if target.anchor:
+            known = self.site.definitions(target.path)
+            if target.anchor not in known:
+                kind = "test" if target.anchor.startswith("test_") else "function"
+                what = f"{target.path} has no {kind} '{target.anchor}'; {nearest(target.anchor, known)}"
+                raise _Bad(target.line, what)
+            if target.anchor.startswith("test_"):
+                self.theorem(element, target, known[target.anchor].summary)
+        element.set("href", self.href(target.path, target.anchor))
+
+    def theorem(self, element: etree.Element, target: _Target, summary: str) -> None:
+        text = "".join(element.itertext()).strip()
+        test = f"{target.path}::{target.anchor}"
+        self.page.theorems.append(Theorem(self.page.path, self.page.line(target.line), text, test, summary))
+        element.set("class", "weave-theorem")
+        element.set("title", f"{test}: {summary}" if summary else test)
+        badge = etree.SubElement(element, "span", {"class": "weave-badge"})
+        badge.text = AtomicString("tested")
+
+    # -- embeds
+
+    def embed(self, parent: etree.Element, element: etree.Element) -> None:
+        line = marked_line(element.get("src", "")) or 1
+        caption = element[0]
+        element.tag = "figure"
+        url = element.attrib.pop("src")
+        element.set("class", "weave-figure")
+        try:
+            if not _alone(parent, element):
+                raise _Bad(line, "an embedded cell is a paragraph of its own; put blank lines around it")
+            if not "".join(caption.itertext()).strip():
+                raise _Bad(line, "an embedded cell needs a caption that says what to see: ![caption](…)")
+            target = self.resolve(url)
+            if target is None or not self.site.layout.is_notebook(target.path):
+                raise _Bad(
+                    line, f"'{unmark(url)}' is no notebook; notebooks lie in {self.site.layout.notebooks}/"
+                )
+            path = posixpath.splitext(target.path)[0] + ".py"
+            if path not in self.site.outcomes:
+                raise _Bad(line, self.site.unknown_notebook(path))
+            if not target.anchor:
+                raise _Bad(line, f"name the cell to embed: {posixpath.basename(path)}#cell")
+            self.check_cell(path, target.anchor, line)
+            self.figure(element, caption, path, target)
+            if parent.tag == "p":  # a figure is no part of a paragraph
+                parent.tag = "div"
+                parent.set("class", "weave-embed")
+                parent.text = ""
+        except _Bad as bad:
+            element.remove(caption)
+            self.show_error(element, bad.line, bad.message)
+
+    def figure(self, element: etree.Element, caption: etree.Element, path: str, target: _Target) -> None:
+        outcome = self.site.outcomes[path]
+        cell = outcome.notebook.names[target.anchor]
+        run = self.site.run_of(path)
+        shown: list[dict[str, Any]] = []
+        if run:
+            by_name = zip(run.notebook.code, run.outputs, strict=True)
+            shown = [out for one, given in by_name if one.name == cell.name for out in outputs.visible(given)]
+        self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
+        if not shown and not outcome.problems:
+            raise _Bad(
+                target.line,
+                f"cell '{cell.name}' of {posixpath.basename(path)} shows nothing; end it in a value",
+            )
+
+        self.figures += 1
+        name = f"{outcome.notebook.stem}-{cell.name}-{self.figures}".replace("_", "-")
+        element.remove(caption)
+        element.set("id", name)
+        caption.set("id", f"{name}-caption")
+        for problem in outcome.problems:
+            self.raw(etree.SubElement(element, "div"), error_html(str(problem)))
+        label = f'aria-labelledby="{name}-caption"'
+        body = "".join(outputs.to_html(out, f"{name}-{i}", label) for i, out in enumerate(shown))
+        self.raw(etree.SubElement(element, "div", {"class": "weave-output"}), body)
+        below = etree.SubElement(element, "figcaption")
+        below.append(caption)
+        caption.tail = " "
+        link = etree.SubElement(below, "a", {"class": "weave-cell", "href": self.href(path, target.anchor)})
+        link.text = AtomicString(f"{posixpath.basename(path)} · {cell.name}")
+        details = etree.SubElement(element, "details", {"class": "weave-code"})
+        if target.query == "code":
+            details.set("open", "open")
+        etree.SubElement(details, "summary").text = AtomicString("code")
+        self.raw(etree.SubElement(details, "div"), outputs.code_html(cell.source))
+
+    # -- pieces
+
+    def raw(self, element: etree.Element, html: str) -> None:
+        element.text = AtomicString(self.md.htmlStash.store(html))
+
+    def show_error(self, element: etree.Element, line: int, message: str) -> None:
+        """Say what is wrong in the element's place on the page, and record it."""
+        self.error(element, str(self.page.report(line, message)))
+
+    def error(self, element: etree.Element, text: str) -> None:
+        for child in list(element):
+            element.remove(child)
+        tail = element.tail
+        element.attrib.clear()
+        element.tail = tail
+        element.tag = "strong" if element.tag in ("a", "img") else "div"
+        element.set("class", "weave-error")
+        element.text = AtomicString(text)
+
+
+class _Bad(Exception):
+    def __init__(self, line: int, message: str) -> None:
+        self.line, self.message = line, message
+
+
+class _Unmark(Postprocessor):
+    """Line numbers that ended up in text (a link shown as code) go."""
+
+    def run(self, text: str) -> str:
+        return unmark(_ERROR_SPAN.sub("", text))
+
+
+def _alone(parent: etree.Element, element: etree.Element) -> bool:
+    block = parent.tag in ("p", "li", "td", "div", "dd")
+    return block and len(parent) == 1 and not (parent.text or "").strip() and not (element.tail or "").strip()
+
+
+def error_html(message: str, detail: str = "") -> str:
+    """An error as it stands on a page while serving, with a traceback where there is one."""
+    below = f'<pre tabindex="0">{escape(detail)}</pre>' if detail else ""
+    return f'<div class="weave-error">{escape(message)}{below}</div>'

@@ -1,0 +1,172 @@
+"""Rendering without MkDocs' templates: a page's Markdown as HTML, and a notebook as mkdocs-jupyter wants it."""
+
+from __future__ import annotations
+
+import html as html_module
+import posixpath
+import re
+from collections.abc import Callable
+from typing import Any
+
+from markdown import Markdown
+from mkdocs.utils import meta
+
+from weave import outputs
+from weave.claims import show
+from weave.notebook import Notebook
+from weave.page import Page, rendering
+from weave.publish import CLAIM_MIME
+from weave.site import Site
+from weave.store import Run
+
+_ID = re.compile(r'\sid="([^"]+)"')
+_SEPARATOR = re.compile(r"<!--weave:(\d+)-->")
+_PRE = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
+_CELL = re.compile(r'(<div class="jp-Cell[^>]*?)\sid="cell-id=([^"]+)"([^>]*>)')
+_STYLE = re.compile(r"<style\b[^>]*>(.*?)</style>", re.DOTALL)
+
+
+def anchors(html: str) -> set[str]:
+    """The ids that a link can end at."""
+    return {html_module.unescape(found) for found in _ID.findall(html)}
+
+
+def start(site: Site, path: str, text: str, markdown: str) -> Page:
+    """A page about to be rendered; ``markdown`` is what is left of ``text`` behind its front matter."""
+    before = len(text) - len(markdown) if text.endswith(markdown) else 0
+    page = Page(path, first_line=text[:before].count("\n") + 1, site=site)
+    site.pages[path] = page
+    return page
+
+
+def render_page(site: Site, path: str, md: Markdown) -> str:
+    """One Markdown file of the docs folder as HTML; what is wrong with it is in ``site.pages[path]``."""
+    text = site.layout.read(path)
+    markdown, _ = meta.get_data(text)
+    with rendering(start(site, path, text, markdown)) as page:
+        html = md.reset().convert(markdown)
+    page.anchors = anchors(html)
+    return html
+
+
+def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int, str], list[dict[str, Any]]]:
+    """A notebook's text cells through the same Markdown as the notes: HTML by cell number, and the headings.
+
+    They are rendered as one text that has the notebook's own line numbers, so that errors name the right line, footnotes
+    may be apart from their reference, and no two headings get the same id.
+    """
+    lines = [""] * (notebook.text.count("\n") + 2)
+    for number, cell in enumerate(notebook.cells):
+        if cell.kind == "markdown":
+            source = cell.source.splitlines()
+            lines[cell.line - 1 : cell.line - 1 + len(source)] = source
+        lines[max(cell.line - 2, 0)] = f"<!--weave:{number}-->"
+    page = Page(notebook.path, site=site)
+    site.pages[notebook.path] = page
+    with rendering(page):
+        html = md.reset().convert("\n".join(lines))
+    page.anchors = anchors(html) | set(notebook.names)
+    pieces = _SEPARATOR.split(html)
+    return {int(pieces[i]): pieces[i + 1].strip() for i in range(1, len(pieces), 2)}, getattr(md, "toc_tokens", [])
+
+
+def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, Any]:
+    """The executed notebook for mkdocs-jupyter: prose as HTML, figures as on the notes, cells known by their names."""
+    cells: list[dict[str, Any]] = [_html_cell("weave-top", f'<div class="weave-top">{"".join(errors)}</div>')]
+    count = 0
+    for number, cell in enumerate(run.notebook.cells):
+        if cell.kind == "markdown":
+            cells.append(_html_cell(f"prose-{number}", prose.get(number, "")))
+            continue
+        count += 1
+        if "remove-cell" in cell.tags:
+            continue
+        name = cell.name or f"cell-{count}"
+        cells.append(
+            {
+                "cell_type": "code",
+                "id": name,
+                "metadata": {"tags": [tag for tag in cell.tags if tag == "hide-input"]},
+                "execution_count": count,
+                "source": cell.source,
+                "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
+            }
+        )
+    return {**_NOTEBOOK, "cells": cells}
+
+
+def download(run: Run) -> dict[str, Any]:
+    """The executed notebook as Jupyter wants it."""
+    cells: list[dict[str, Any]] = []
+    count = 0
+    for number, cell in enumerate(run.notebook.cells):
+        common = {"id": cell.name or f"cell-{number}", "metadata": {"tags": list(cell.tags)}, "source": cell.source}
+        if cell.kind == "markdown":
+            cells.append({"cell_type": "markdown", **common})
+        else:
+            count += 1
+            given = run.outputs[count - 1]
+            given = [out | ({"execution_count": count} if out["output_type"] == "execute_result" else {}) for out in given]
+            cells.append({"cell_type": "code", **common, "execution_count": count, "outputs": given})
+    return {**_NOTEBOOK, "cells": cells}
+
+
+_NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    },
+}
+
+
+def _html_cell(name: str, html: str) -> dict[str, Any]:
+    # On one line, or a blank line would end the HTML block and what follows would be parsed as Markdown again.
+    pieces = _PRE.split(html)
+    flat = "".join(part.replace("\n", "&#10;" if i % 2 else " ") for i, part in enumerate(pieces))
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": f'<div class="weave-prose">{flat}</div>'}
+
+
+def _for_page(output: dict[str, Any], prefix: str, name: str) -> dict[str, Any]:
+    data = output.get("data", {})
+    if CLAIM_MIME in data:
+        rows = "".join(
+            f'<li id="value-{key}"><code>{key}</code> = {show(tuple(value) if isinstance(value, list) else value)}</li>'
+            for key, value in data[CLAIM_MIME].items()
+        )
+        return _html_output(f'<ul class="weave-published" aria-label="published values">{rows}</ul>')
+    if output["output_type"] in ("stream", "error"):
+        return output
+    return _html_output(outputs.to_html(output, prefix, f'aria-label="what the cell {name} shows"'))
+
+
+def _html_output(html: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
+
+
+def finish_notebook(html: str, styles: list[str], used: Callable[[str], str], top: str) -> str:
+    """A notebook's page as mkdocs-jupyter made it, with the cells' own names as anchors and without its style sheets.
+
+    ``styles`` collects what was taken out (584 kB, the same for every page), ``used(cell)`` is what to say above a cell,
+    ``top`` what to say above the first.
+    """
+    before, mark, body = html.partition('<div class="jupyter-wrapper">')
+
+    def take(match: re.Match[str]) -> str:
+        styles.append(match[1])
+        return ""
+
+    # Styles are in the content only: what the theme puts into the head stays.
+    head, opening, content = before.partition("<article")
+    before = head + opening + _STYLE.sub(take, content)
+    body = _STYLE.sub(take, body)
+    body = _CELL.sub(lambda match: f'{match[1]} id="{match[2]}"{match[3]}{used(match[2])}', body)
+    return before + mark + body.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
+
+
+def relative_url(target: str, page_url: str) -> str:
+    """From one page's URL to another's, both from the site's root."""
+    folder = page_url if page_url.endswith("/") or not page_url else posixpath.dirname(page_url)
+    relative = posixpath.relpath("/" + target, "/" + folder.strip("/"))
+    return relative + "/" if target.endswith("/") and not relative.endswith("/") else relative

@@ -1,0 +1,296 @@
+"""Wires weave's steps into MkDocs; each step is a function that works without it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from markdown import Markdown
+from mkdocs.config import config_options
+from mkdocs.config.base import Config
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.plugins import BasePlugin, event_priority
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page as MkDocsPage
+from mkdocs.structure.pages import _RelativePathTreeprocessor
+from mkdocs.structure.toc import get_toc
+from mkdocs.utils import CountHandler
+
+from weave import ledger, pages, sources
+from weave.extension import error_html
+from weave.math import copy_katex, render_html
+from weave.page import start_page, use_site
+from weave.site import Layout, Site, not_utf8, say
+from weave.store import Run, write_whole
+
+_LEDGER = "<!-- weave:ledger -->"
+_STYLE_SHEET = "assets/weave.css"
+
+
+class WeaveConfig(Config):
+    notebooks = config_options.Type(str, default="code/notebooks")
+    """Folder of the notebooks, relative to mkdocs.yml."""
+    sources = config_options.ListOfItems(config_options.Type(str), default=["tests", "code"])
+    """Folders of Python files that notes may link to."""
+    cell_timeout = config_options.Type(int, default=300)
+    """Seconds that one cell may take."""
+
+
+def site_of(config: MkDocsConfig, options: WeaveConfig) -> Site:
+    """The site that a mkdocs.yml describes."""
+    root = Path(config.config_file_path).resolve().parent
+    docs = Path(config.docs_dir).resolve().relative_to(root).as_posix()
+    return Site(Layout(root, docs, options.notebooks, tuple(options.sources)), options.cell_timeout)
+
+
+class WeavePlugin(BasePlugin[WeaveConfig]):
+    site: Site
+
+    def __init__(self) -> None:
+        self.serving = False
+        self.styles: list[str] = []
+        self.headings: dict[str, list[Any]] = {}
+
+    def on_startup(self, *, command: str, dirty: bool) -> None:
+        """MkDocs keeps a plugin that has this method alive between the builds of `serve`."""
+        self.serving = command == "serve"
+
+    # -- before rendering
+
+    @event_priority(100)
+    def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
+        root = Path(config.config_file_path).resolve().parent
+        _fix_date(root)
+        if not hasattr(self, "site"):
+            self.site = site_of(config, self.config)
+        self.site.pages.clear()
+        use_site(self.site)
+        config.extra_css[:0] = ["assets/katex/katex.min.css", _STYLE_SHEET]
+        self.final = Path(config.site_dir)
+        if not self.serving:  # built aside, so that a build that fails or is killed leaves the last good site alone
+            config.site_dir = _folder_aside(self.final)
+        return config
+
+    @event_priority(100)
+    def on_files(self, files: Files, config: MkDocsConfig) -> Files:
+        """Execute what is stale; add a page for each notebook, test and module."""
+        site = self.site
+        site.unreadable.clear()
+        for file in list(files.documentation_pages()):
+            self._check_encoding(file, files, config)
+        site.execute()
+        for path in site.outcomes:
+            target = self._notebook_file(path)
+            if not target.exists():  # filled in on_nav, when every page is known
+                write_whole(target, b"{}")
+            uri = site.layout.page_uri(path)
+            assert uri is not None
+            files.append(File(uri, str(target.parents[1]), config.site_dir, config.use_directory_urls))
+        for path in site.layout.source_files():
+            try:
+                text = sources.page(path, site.layout.read(path))
+            except (SyntaxError, UnicodeDecodeError) as error:
+                say(f"{path}:{getattr(error, 'lineno', None) or 1}: cannot be shown on the site: {error}")
+                continue
+            file = File.generated(config, f"source/{path}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV)
+            files.append(file)
+        return files
+
+    def on_nav(self, nav: Navigation, config: MkDocsConfig, files: Files) -> None:
+        """Write each executed notebook as mkdocs-jupyter wants it, its prose rendered as the notes are."""
+        for path, outcome in self.site.outcomes.items():
+            uri = self.site.layout.page_uri(path)
+            assert uri is not None
+            file = files.get_file_from_path(uri)
+            assert file is not None
+            notebook = outcome.run.notebook if outcome.run else outcome.notebook
+            run = self.site.run_of(path) or Run(notebook, [[] for _ in notebook.code])
+            md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+            _RelativePathTreeprocessor(file, files, config)._register(md)
+            prose, headings = pages.render_prose(self.site, run.notebook, md)
+            self.headings[uri] = headings
+            errors = [error_html(str(one), one.detail) for one in outcome.problems]
+            body = json.dumps(pages.document(run, prose, errors), sort_keys=True).encode()
+            target = self._notebook_file(path)
+            if target.read_bytes() != body:
+                write_whole(target, body)
+
+    # -- rendering
+
+    @event_priority(100)
+    def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
+        path = self._source_of(page.file)
+        if path is None:
+            start_page(None)
+        else:
+            start_page(pages.start(self.site, path, self.site.layout.read(path), markdown))
+
+    @event_priority(-100)
+    def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
+        start_page(None)
+        uri = page.file.src_uri
+        if uri in self.headings:
+            path = f"{self.site.layout.notebooks}/{Path(uri).stem}.py"
+            page.toc = get_toc(self.headings[uri])
+            page.title = next((head["name"] for head in self.headings[uri] if head["level"] == 1), Path(path).name)
+        else:
+            path = f"{self.site.layout.docs}/{uri}"
+            if path in self.site.pages:
+                self.site.pages[path].anchors = pages.anchors(html)
+        if path in self.site.pages:
+            self.site.pages[path].title = str(page.title)
+
+    @event_priority(-100)
+    def on_env(self, env: Any, config: MkDocsConfig, files: Files) -> None:
+        """Every page is rendered: say all that is wrong, and go no further unless somebody is at work on it."""
+        self.files = files
+        problems = self.site.problems()
+        for problem in problems:
+            say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
+        if problems and not self.serving:
+            raise Abort(f"{len(problems)} problem{'s' * (len(problems) > 1)}; the site was not built")
+
+    # -- after rendering
+
+    @event_priority(-100)
+    def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
+        if page.file.src_uri in self.headings:
+            path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
+            sheet = pages.relative_url("assets/jupyter.css", page.url)
+            top = f'<link rel="stylesheet" href="{sheet}">{self._about(path, page)}'
+            output = pages.finish_notebook(output, self.styles, lambda cell: self._used(path, cell, page), top)
+        if _LEDGER in output:
+            output = output.replace(_LEDGER, ledger.as_html(self.site, lambda path: self._url(path, page)))
+        return render_html(output)
+
+    @event_priority(-100)
+    def on_post_build(self, config: MkDocsConfig) -> None:
+        site_dir = Path(config.site_dir)
+        write_whole(site_dir / _STYLE_SHEET, Path(__file__).with_name("weave.css").read_bytes())
+        write_whole(site_dir / "assets/jupyter.css", "\n".join(dict.fromkeys(self.styles)).encode())
+        write_whole(site_dir / "assets/ledger.json", ledger.as_json(self.site).encode())
+        copy_katex(self.site.layout.root, site_dir)
+        for path, outcome in self.site.outcomes.items():
+            stem = outcome.notebook.stem
+            write_whole(site_dir / "notebooks" / stem / f"{stem}.py", outcome.notebook.text.encode())
+            if run := self.site.run_of(path):
+                body = json.dumps(pages.download(run), indent=1, ensure_ascii=False) + "\n"
+                write_whole(site_dir / "notebooks" / stem / f"{stem}.ipynb", body.encode())
+        if not self.serving and not _strict_warnings():
+            _publish(site_dir, self.final)
+
+    def on_build_error(self, error: Exception, **_: Any) -> None:
+        if not self.serving:
+            for left in self.final.parent.glob(f".{self.final.name}-{os.getpid()}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def on_serve(self, server: LiveReloadServer, config: MkDocsConfig, builder: Any) -> LiveReloadServer:
+        for folder in {self.site.layout.notebooks, *self.site.layout.sources}:
+            if (self.site.layout.root / folder).is_dir():  # watching what is not there ends the server
+                server.watch(str(self.site.layout.root / folder))
+        return server
+
+    # -- pieces
+
+    def _check_encoding(self, file: File, files: Files, config: MkDocsConfig) -> None:
+        path = self._source_of(file)
+        if path is None:
+            return
+        data = (self.site.layout.root / path).read_bytes()
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = not_utf8(path, data, error)
+            self.site.unreadable.append(problem)
+            files.remove(file)
+            content = f"# {file.src_uri}\n\n{error_html(str(problem))}\n"
+            files.append(File.generated(config, file.src_uri, content=content))
+
+    def _source_of(self, file: File) -> str | None:
+        """The Markdown file in the docs folder behind a page; None for a page that is made by the build."""
+        path = f"{self.site.layout.docs}/{file.src_uri}"
+        real = file.generated_by is None and file.src_uri.endswith(".md")
+        return path if real and (self.site.layout.root / path).is_file() else None
+
+    def _notebook_file(self, path: str) -> Path:
+        uri = self.site.layout.page_uri(path)
+        assert uri is not None
+        return self.site.layout.root / ".cache" / "weave" / "pages" / uri
+
+    def _url(self, path: str, page: MkDocsPage) -> str:
+        uri = self.site.layout.page_uri(path)
+        file = self.files.get_file_from_path(uri) if uri else None
+        return file.url_relative_to(page.file) if file else ""
+
+    def _used(self, path: str, cell: str, page: MkDocsPage) -> str:
+        """Above a cell of a notebook's page: the notes that show, cite or link it."""
+        users = [
+            user
+            for user, about in self.site.pages.items()
+            if user != path and any(use.notebook == path and use.cell == cell for use in about.uses)
+        ]
+        if not users:
+            return ""
+        links = ", ".join(f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users)
+        return f'<p class="weave-used">used in {links}</p>'
+
+    def _about(self, path: str, page: MkDocsPage) -> str:
+        name = Path(path).stem
+        users = [user for user, about in self.site.pages.items() if any(use.notebook == path for use in about.uses)]
+        links = ", ".join(
+            f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users if user != path
+        )
+        computes = f"The notebook behind {links}. " if links else ""
+        return (
+            f'<p class="weave-about">{computes}Run it: <code>python {path}</code>, or take it along: '
+            f'<a href="{name}.ipynb" download>{name}.ipynb</a>, <a href="{name}.py" download>{name}.py</a>.</p>'
+        )
+
+
+def _fix_date(root: Path) -> None:
+    """Dates in the site are the commit's, so that two builds of one commit are the same to the byte."""
+    if "SOURCE_DATE_EPOCH" not in os.environ:
+        git = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, text=True, check=False)
+        if git.returncode == 0 and git.stdout.strip():
+            os.environ["SOURCE_DATE_EPOCH"] = git.stdout.strip()
+
+
+def _folder_aside(final: Path) -> str:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for left in final.parent.glob(f".{final.name}-*.part"):
+        owner = left.name.split("-")[-2]
+        try:
+            os.kill(int(owner), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:
+            pass
+    aside = tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-{os.getpid()}-", suffix=".part")
+    os.chmod(aside, 0o755)
+    return aside
+
+
+def _publish(built: Path, final: Path) -> None:
+    """Put a finished site in the place of the last one."""
+    with FileLock(final.parent / f".{final.name}.lock"):
+        old = built.with_name(built.name + ".old")
+        if final.exists():
+            final.rename(old)
+        built.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _strict_warnings() -> bool:
+    """Whether `mkdocs build --strict` is about to fail."""
+    return any(one.get_counts() for one in logging.getLogger("mkdocs").handlers if isinstance(one, CountHandler))

@@ -1,0 +1,167 @@
+"""The whole that the build, the check and the author's commands work on: notebooks, their results, and the pages that cite them."""
+
+from __future__ import annotations
+
+import posixpath
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from weave import sources
+from weave.execute import Executor, Outcome
+from weave.notebook import Notebook, parse
+from weave.page import Page
+from weave.problem import Problem, nearest
+from weave.store import Run, Store
+
+_say_lock = threading.Lock()
+
+
+def say(line: str) -> None:
+    """A line of progress, whole even where several threads speak."""
+    with _say_lock:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+@dataclass
+class Layout:
+    """Where things lie, relative to the repository's root, with forward slashes."""
+
+    root: Path
+    docs: str = "docs"
+    notebooks: str = "code/notebooks"
+    sources: tuple[str, ...] = ("tests", "code")
+    """Folders of Python files that a note may link to."""
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text(encoding="utf-8")
+
+    def page_uri(self, path: str) -> str | None:
+        """The page, as a path under docs/, that shows a file of the repository; None where none does."""
+        if path.startswith(f"{self.docs}/"):
+            return path.removeprefix(f"{self.docs}/")
+        if self.is_notebook(path):
+            return f"notebooks/{Path(path).stem}.ipynb"
+        if self.is_source(path):
+            return f"source/{path}.md"
+        return None
+
+    def is_notebook(self, path: str) -> bool:
+        return posixpath.dirname(path) == self.notebooks and path.endswith((".py", ".ipynb"))
+
+    def is_source(self, path: str) -> bool:
+        return (
+            path.endswith(".py")
+            and not self.is_notebook(path)
+            and any(path.startswith(f"{folder}/") for folder in self.sources)
+        )
+
+    def source_files(self) -> list[str]:
+        """The Python files that get a page: tests and the modules that notebooks import."""
+        found = (path for folder in self.sources for path in (self.root / folder).rglob("*.py"))
+        names = (path.relative_to(self.root).as_posix() for path in found)
+        return sorted(name for name in names if self.is_source(name) and "__pycache__" not in name)
+
+
+@dataclass
+class Site:
+    layout: Layout
+    cell_timeout: int = 300
+    workers: int | None = None
+    pages: dict[str, Page] = field(default_factory=dict)
+    """Every page rendered so far, by its source."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    last_good: dict[str, Run] = field(default_factory=dict)
+    unreadable: list[Problem] = field(default_factory=list)
+    """Sources that are no text at all."""
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.layout.root, self.layout.root / ".cache" / "weave" / "runs", say)
+
+    # -- notebooks
+
+    def notebooks(self) -> list[Notebook]:
+        """Every notebook as it now is on disk."""
+        found = []
+        for path in sorted((self.layout.root / self.layout.notebooks).glob("*.py")):
+            name = path.relative_to(self.layout.root).as_posix()
+            try:
+                found.append(parse(name, path.read_text(encoding="utf-8")))
+            except UnicodeDecodeError as error:
+                found.append(Notebook(name, "", (), (not_utf8(name, path.read_bytes(), error),)))
+        return found
+
+    def execute(self, only: Iterable[str] | None = None, force: bool = False) -> None:
+        """Bring every notebook's result up to date, running only those whose inputs changed.
+
+        A notebook that failed is run again only when something it read has changed.
+        """
+        stale = []
+        chosen = None if only is None else set(only)
+        notebooks = [one for one in self.notebooks() if chosen is None or one.path in chosen]
+        for notebook in notebooks:
+            before = self.outcomes.get(notebook.path)
+            if notebook.problems:
+                self.outcomes[notebook.path] = Outcome(notebook, None, list(notebook.problems))
+            elif not force and (run := self.store.fresh(notebook)):
+                self.outcomes[notebook.path] = Outcome(notebook, run)
+            elif not force and before and before.inputs and self._still_fails(before, notebook):
+                self.outcomes[notebook.path] = Outcome(notebook, None, before.problems, before.inputs)
+            else:
+                stale.append(notebook)
+        executor = Executor(self.layout.root, self.store, timeout=self.cell_timeout, say=say)
+        for outcome in executor.run(stale, self.workers):
+            self.outcomes[outcome.notebook.path] = outcome
+        if chosen is None:
+            self.outcomes = {one.path: self.outcomes[one.path] for one in notebooks}
+        for path, outcome in self.outcomes.items():
+            good = outcome.run or self.store.last(outcome.notebook)
+            if good:
+                self.last_good[path] = good
+
+    def _still_fails(self, before: Outcome, notebook: Notebook) -> bool:
+        failed = Run(notebook, [], before.inputs)
+        return before.run is None and self.store.why_stale(failed, notebook) is None
+
+    def run_of(self, path: str) -> Run | None:
+        """The result to show for a notebook: today's, or the last good one while today's fails."""
+        return self.last_good.get(path)
+
+    # -- files
+
+    def unknown_notebook(self, path: str) -> str:
+        names = [Path(known).name for known in self.outcomes]
+        return f"no notebook {Path(path).name} in {self.layout.notebooks}; {nearest(Path(path).name, names)}"
+
+    def definitions(self, path: str) -> dict[str, sources.Definition]:
+        try:
+            return sources.definitions(self.layout.read(path))
+        except (SyntaxError, UnicodeDecodeError):
+            return {}
+
+    # -- what is wrong
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this site from being published, in the order of files and lines."""
+        found = list(self.unreadable)
+        for outcome in self.outcomes.values():
+            found += outcome.problems
+        for page in self.pages.values():
+            found += page.problems
+            for reference in page.references:
+                target = self.pages.get(reference.target)
+                if target and reference.anchor not in target.anchors:
+                    where = "this page" if target is page else reference.target
+                    what = f"no anchor '#{reference.anchor}' on {where}; {nearest(reference.anchor, target.anchors)}"
+                    found.append(Problem(page.path, reference.line, what))
+        return sorted(set(found), key=lambda problem: (problem.path, problem.line, problem.message))
+
+
+def not_utf8(path: str, data: bytes, error: UnicodeDecodeError) -> Problem:
+    line = data[: error.start].count(b"\n") + 1
+    return Problem(path, line, f"not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8")
