@@ -1,8 +1,8 @@
 """A number as a person writes it, checked against the number that a notebook computed.
 
-What may stand in the link's text: ``0.97``, ``97%``, ``1,024``, ``2.6×``, ``1.2e-7``, ``−0.4``, each alone or after a relation
-(``>``, ``<``, ``≥``, ``≤``, ``≈``, ``about``, ``at least``, ``at most``, ``more than``, ``less than``), and ``10 of 12``.
-All arithmetic is decimal, on the digits that Python prints for the value: no binary rounding gets between.
+What may stand in the link's text: ``0.97``, ``97%``, ``1,024``, ``2.6×``, ``1.2e-7``, ``−0.4``, each alone or after a
+relation (``>``, ``<``, ``≥``, ``≤``, ``≈``, ``about``, ``at least``, ``at most``, ``more than``, ``less than``), and
+``10 of 12``. All arithmetic is decimal, on the digits that Python prints for the value: no binary rounding gets between.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Written:
 
 def read(text: str) -> Written | None:
     """Take a claim's text apart; None where it is no number."""
-    match = _CLAIM.fullmatch(
-        text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
-    )
+    match = _CLAIM.fullmatch(text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " "))
     if match is None:
         return None
     word, number, unit = match["relation"], match["number"], match["unit"] or ""
@@ -133,9 +131,7 @@ def show(value: Value) -> str:
 
 def _grouped(number: Decimal, written: Written) -> str:
     digits = len(written.number.partition(".")[2])
-    text = (
-        f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
-    )
+    text = f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
     return text.replace("-", "−") if "−" in written.number else text
 
 

@@ -110,9 +110,7 @@ class Executor:
         problems = problems or _published_twice(run)
         return Outcome(notebook, None if problems else run, problems, inputs)
 
-    async def _execute(
-        self, notebook: Notebook, folder: Path
-    ) -> tuple[list[list[dict[str, Any]]], list[Problem]]:
+    async def _execute(self, notebook: Notebook, folder: Path) -> tuple[list[list[dict[str, Any]]], list[Problem]]:
         # Imported here: what only reads stored results does not wait for them.
         import nbformat
         from jupyter_client.manager import AsyncKernelManager

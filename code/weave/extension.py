@@ -1,4 +1,4 @@
-"""The Markdown extension: links to notebooks, tests and pages become figures, checked numbers, badges and checked links.
+"""The Markdown extension: links to notebooks, tests and pages become figures, checked numbers, badges, checked links.
 
 ======================================  =========================================================
 in the note                             on the page
@@ -55,10 +55,7 @@ class _MarkLines(Preprocessor):
     """Puts its line number into every link's destination, as one invisible character."""
 
     def run(self, lines: list[str]) -> list[str]:
-        return [
-            line if number is None else _mark_destinations(line, number)
-            for line, number in outside_fences(lines)
-        ]
+        return [line if number is None else _mark_destinations(line, number) for line, number in outside_fences(lines)]
 
 
 def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
@@ -185,9 +182,7 @@ class _Weave(Treeprocessor):
                 name = posixpath.basename(target.path)
                 raise _Bad(target.line, f"no file {target.path}; its folder: {nearest(name, there)}")
             elif layout.page_uri(target.path) is None:
-                what = (
-                    f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
-                )
+                what = f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
                 raise _Bad(target.line, what)
             elif target.path != self.page.path:
                 element.set(key, self.href(target.path, target.anchor))
@@ -249,18 +244,14 @@ class _Weave(Treeprocessor):
             raise _Bad(line, f"the note says {text}; {base} computed {found} ({name}); weave fix rewrites it")
         element.set("href", self.href(path, published.cell))
         element.set("class", "weave-claim")
-        element.set(
-            "title", f"{name} = {claims.show(published.value)}, from {base}; holds within {written.tolerance}"
-        )
+        element.set("title", f"{name} = {claims.show(published.value)}, from {base}; holds within {written.tolerance}")
 
     # -- theorems
 
     def source_link(self, element: etree.Element, target: _Target) -> None:
         if not (self.site.layout.root / target.path).is_file():
             known = [posixpath.basename(path) for path in self.site.layout.source_files()]
-            raise _Bad(
-                target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), known)}"
-            )
+            raise _Bad(target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), known)}")
         if target.anchor:
             known = self.site.definitions(target.path)
             if target.anchor not in known:
@@ -295,9 +286,7 @@ class _Weave(Treeprocessor):
                 raise _Bad(line, "an embedded cell needs a caption that says what to see: ![caption](…)")
             target = self.resolve(url)
             if target is None or not self.site.layout.is_notebook(target.path):
-                raise _Bad(
-                    line, f"'{unmark(url)}' is no notebook; notebooks lie in {self.site.layout.notebooks}/"
-                )
+                raise _Bad(line, f"'{unmark(url)}' is no notebook; notebooks lie in {self.site.layout.notebooks}/")
             path = posixpath.splitext(target.path)[0] + ".py"
             if path not in self.site.outcomes:
                 raise _Bad(line, self.site.unknown_notebook(path))

@@ -148,6 +148,6 @@ def copy_katex(root: Path, site_dir: Path) -> None:
     source, target = katex_dir(root), site_dir / "assets/katex"
     css = _FONT_SOURCES.sub(r"src:\1", (source / "katex.min.css").read_text("utf-8"))
     (target / "fonts").mkdir(parents=True, exist_ok=True)
-    (target / "katex.css").write_text(css + _DISPLAY_CSS, "utf-8", newline="\n")
+    (target / "katex.min.css").write_text(css + _DISPLAY_CSS, "utf-8", newline="\n")
     for font in sorted(set(re.findall(r"url\((fonts/[^)]*)\)", css))):
         shutil.copyfile(source / font, target / font)

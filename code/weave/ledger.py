@@ -13,11 +13,15 @@ from weave.site import Site
 
 
 def claims(site: Site) -> list[Claim]:
-    return sorted((claim for page in site.pages.values() for claim in page.claims), key=lambda c: (c.page, c.line, c.name))
+    return sorted(
+        (claim for page in site.pages.values() for claim in page.claims), key=lambda c: (c.page, c.line, c.name)
+    )
 
 
 def theorems(site: Site) -> list[Theorem]:
-    return sorted((one for page in site.pages.values() for one in page.theorems), key=lambda t: (t.page, t.line, t.test))
+    return sorted(
+        (one for page in site.pages.values() for one in page.theorems), key=lambda t: (t.page, t.line, t.test)
+    )
 
 
 def as_json(site: Site) -> str:

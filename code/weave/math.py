@@ -10,6 +10,7 @@ table of contents and titles thus see TeX as text, never markup. Last, `render_h
 
 from __future__ import annotations
 
+import difflib
 import html
 import json
 import re
@@ -44,7 +45,7 @@ _TOKEN = re.compile(
         \\[\s\S]                                                              # an escaped character
       | <!--[\s\S]*?-->
       | </?[A-Za-z][\w:-]*(?:\s+[\w:@.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'=<>`]+))?)*\s*/?>
-      | <[A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*> | \bhttps?://[^\s<>]+              # addresses
+      | <[A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*> | \bhttps?://[^\s<>\])]+           # addresses
       | \]\([ ]*(?:<[^<>\n]*>|(?:\\.|[^()\s\\]|\([^()\s]*\))*)                # where a link leads
       | ^[ >]*\[[^\]^\n][^\]\n]*\]:[ ]*\S+                                    # definition of a link
     )
@@ -58,8 +59,8 @@ _QUOTE = re.compile(r"[ >]*")
 _FENCE_LINE = re.compile(r"(?:`{3,}[^`]*|~{3,}.*)$")
 _NEW_BLOCK = re.compile(r"[-*+][ ]|\d+[.)][ ]|#{1,6}[^#]|(?:!!!|\?\?\?\+?|===)[ ]|\[\^?[^\]]+\]:|:[ ]+|\|")
 _TABLE_RULE = re.compile(r"[\s|:-]*\|[\s|:-]*$")
-# What looks like a formula between two dollars and is not one: ${HOME}:$, and "$5 and 10$".
-_NOT_TEX = re.compile(r"\{\w+\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
+# What looks like a formula between two dollars and is none: ${HOME}:$ and "$5 and 10$"
+_NOT_TEX = re.compile(r"\{\w{2,}\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
 _PIECE = re.compile(r"\\[\s\S]|[`{}$]")
 _NO_CLOSER = re.compile(r"(?!(?:st|nd|rd|th|s)\b)\w|\$")  # $HOME:$PATH is no formula, the $k$th is
 _OPTIONS = ("display-mode", "leqno", "fleqn")
@@ -81,11 +82,10 @@ class Formula:
 class MathPreprocessor(KatexPreprocessor):
     """Puts a marker in the place of each formula."""
 
-    def __init__(self, md: Markdown, formulas: list[Formula]):
-        Preprocessor.__init__(self, md)
-        self.formulas = formulas
+    ext: MathExtension
 
     def _iter_out_lines(self, lines: list[str]) -> list[str]:
+        self.numbers = _numbers(self.ext.source, lines)
         self.text = "\n".join(lines)
         self._measure(lines)
         done, position, out = 0, 0, []
@@ -111,8 +111,8 @@ class MathPreprocessor(KatexPreprocessor):
             in_table = not ends and (in_table or bool(_TABLE_RULE.match(body)))
             self.starts.append(offset)
             self.depths.append(depth)
-            self.ends_display.append(ends)
-            self.ends_inline.append(ends or in_table or after_heading or bool(_NEW_BLOCK.match(body)))
+            self.ends_display.append(ends or in_table or after_heading)
+            self.ends_inline.append(self.ends_display[-1] or bool(_NEW_BLOCK.match(body)))
             after_heading = body.startswith("#")
             offset += len(line) + 1
 
@@ -129,9 +129,8 @@ class MathPreprocessor(KatexPreprocessor):
         if token["fence"]:
             return self._read_fence(token)
         if token["ticks"]:
-            closing = re.compile(rf"(?<!`){token['ticks']}(?!`)").search(
-                text, end, self._extent(start, self.ends_inline)
-            )
+            run = re.compile(rf"(?<!`){token['ticks']}(?!`)")
+            closing = run.search(text, end, self._extent(start, self.ends_inline))
             return start, closing.end() if closing else end, ""
         if not token["dollars"]:
             return start, end, ""
@@ -180,8 +179,8 @@ class MathPreprocessor(KatexPreprocessor):
         for line in re.compile(r"^([ >]*)(.*)$", re.MULTILINE).finditer(self.text, token.end() + 1):
             if line[1].count(">") < depth:
                 break
-            same_indent = is_math or len(line[1]) == len(prefix)
-            if line[2].rstrip() == fence and same_indent:
+            same_indent = len(line[1]) == len(prefix) or bool(prefix.strip())
+            if line[2].rstrip() == fence and (is_math or same_indent):
                 close = line
                 break
         if not is_math:
@@ -213,8 +212,29 @@ class MathPreprocessor(KatexPreprocessor):
         if stripped.endswith("\\") and tex[-1].isspace():
             stripped += " "  # "\ " is a space
         column = start - self.starts[bisect_right(self.starts, start) - 1]
-        self.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem))
-        return f"{STX}math:{len(self.formulas) - 1}{ETX}"
+        line = self.numbers[min(line, len(self.numbers)) - 1]
+        self.ext.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem))
+        return f"{STX}math:{len(self.ext.formulas) - 1}{ETX}"
+
+
+class KeepSource(Preprocessor):
+    """Keeps the lines as they are in the file, before snippets are included."""
+
+    ext: MathExtension
+
+    def run(self, lines: list[str]) -> list[str]:
+        self.ext.source = lines
+        return lines
+
+
+def _numbers(source: list[str], lines: list[str]) -> list[int]:
+    """For each line its number in the source; an included one has the number of the line that includes it."""
+    if len(lines) == len(source) + 2:  # only white space was normalized
+        return list(range(1, len(lines) + 1))
+    matcher = difflib.SequenceMatcher(None, source, lines, autojunk=False)
+    return [
+        1 + min(i + k, max(i, i_end - 1)) for _, i, i_end, j, j_end in matcher.get_opcodes() for k in range(j_end - j)
+    ]
 
 
 # --- from marker to element -----------------------------------------------------------------------------------------
@@ -244,12 +264,10 @@ def _options(classes: tuple[str, ...] | list[str]) -> dict[str, bool]:
 
 
 class MathInline(InlineProcessor):
-    def __init__(self, md: Markdown, formulas: list[Formula]):
-        super().__init__(_MARKER.pattern, md)
-        self.formulas = formulas
+    ext: MathExtension
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
-        element = _element(self.formulas[int(m[1])])
+        element = _element(self.ext.formulas[int(m[1])])
         if element.tag == "tex-math" and element.get("class"):
             element.set("class", element.get("class", "") + " inline")
         return element, m.start(0), m.end(0)
@@ -258,17 +276,15 @@ class MathInline(InlineProcessor):
 class MathBlock(BlockProcessor):
     """Display math that has a line for itself is a block, whatever stands before and after it."""
 
-    def __init__(self, md: Markdown, formulas: list[Formula]):
-        super().__init__(md.parser)
-        self.formulas = formulas
+    ext: MathExtension
 
     def _formula(self, line: str) -> Formula | None:
         match = _MARKER.fullmatch(line.strip())
-        formula = self.formulas[int(match[1])] if match else None
-        return formula if formula and formula.classes else None
+        formula = self.ext.formulas[int(match[1])] if match else None
+        return formula if formula and "display" in formula.classes else None
 
     def test(self, parent: etree.Element, block: str) -> bool:
-        return any(self._formula(line) for line in block.split("\n"))
+        return STX in block and any(self._formula(line) for line in block.split("\n"))
 
     def run(self, parent: etree.Element, blocks: list[str]) -> None:
         lines = blocks.pop(0).split("\n")
@@ -285,29 +301,25 @@ class MathBlock(BlockProcessor):
 class MathInCode(Treeprocessor):
     """Puts back what stands in an indented code block, before anybody highlights it."""
 
-    def __init__(self, md: Markdown, formulas: list[Formula]):
-        super().__init__(md)
-        self.formulas = formulas
+    ext: MathExtension
 
     def run(self, root: etree.Element) -> None:
         for code in root.iter("code"):
             if code.text:
-                code.text = AtomicString(_restore(code.text, self.formulas, code_escape))
+                code.text = AtomicString(_restore(code.text, self.ext.formulas, code_escape))
 
 
 class MathElsewhere(Postprocessor):
     """Puts back what stands in raw HTML (as it is) and in attributes (escaped)."""
 
-    def __init__(self, md: Markdown, formulas: list[Formula]):
-        super().__init__(md)
-        self.formulas = formulas
+    ext: MathExtension
 
     def run(self, text: str) -> str:
         stash = self.md.htmlStash.rawHtmlBlocks
         for number, raw in enumerate(stash):
             if isinstance(raw, str) and STX in raw:
-                stash[number] = _restore(raw, self.formulas, str)
-        return _restore(text, self.formulas, html.escape)
+                stash[number] = _restore(raw, self.ext.formulas, str)
+        return _restore(text, self.ext.formulas, html.escape)
 
 
 def _restore(text: str, formulas: list[Formula], escape: Callable[[str], str]) -> str:
@@ -331,6 +343,7 @@ class MathExtension(KatexExtension):
         if wrong := [name for name in self.macros if not name.startswith("\\")]:
             raise ValueError(f"weave.math: macros: {wrong[0]} needs a backslash; write '\\{wrong[0]}'")
         self.formulas: list[Formula] = []
+        self.source: list[str] = []
 
     def reset(self) -> None:
         self.formulas.clear()
@@ -339,12 +352,16 @@ class MathExtension(KatexExtension):
         katex.macros = self.macros
         md.registerExtension(self)
         md.ESCAPED_CHARS = [*md.ESCAPED_CHARS, "$"]
-        # after snippets (32) and whitespace (30), before fences (25)
-        md.preprocessors.register(MathPreprocessor(md, self.formulas), "katex_fenced_code_block", 29)
-        md.parser.blockprocessors.register(MathBlock(md, self.formulas), "math", 12)
-        md.treeprocessors.register(MathInCode(md, self.formulas), "math_in_code", 100)
-        md.inlinePatterns.register(MathInline(md, self.formulas), "math", 85)  # after HTML tags (90)
-        md.postprocessors.register(MathElsewhere(md, self.formulas), "math", 35)  # before raw HTML (30)
+        for registry, step, priority in (
+            (md.preprocessors, KeepSource(md), 33),  # before snippets (32)
+            (md.preprocessors, MathPreprocessor(md, self), 29),  # after white space (30), before fences (25)
+            (md.parser.blockprocessors, MathBlock(md.parser), 12),  # before paragraphs (10)
+            (md.treeprocessors, MathInCode(md), 100),
+            (md.inlinePatterns, MathInline(_MARKER.pattern, md), 85),  # after HTML tags (90)
+            (md.postprocessors, MathElsewhere(md), 35),  # before raw HTML (30)
+        ):
+            step.ext = self
+            registry.register(step, type(step).__name__, priority)
 
 
 def makeExtension(**kwargs: Any) -> MathExtension:

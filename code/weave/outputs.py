@@ -68,8 +68,6 @@ def _svg(svg: str, prefix: str, label: str) -> str:
     root = _ROOT.match(svg)
     assert root is not None
     head = re.sub(r'\s(?:height|version|id)="[^"]*"|\sxmlns(?::\w+)?="[^"]*"', "", root[0])
-    head = (
-        f'{head[:-1]} role="img" {label} fill="currentColor" stroke-linejoin="round" stroke-linecap="butt">'
-    )
+    head = f'{head[:-1]} role="img" {label} data-search-exclude fill="currentColor" stroke-linejoin="round" stroke-linecap="butt">'
     svg = head + svg[root.end() :].replace("xlink:href", "href")
     return re.sub(r">\s+<", "><", svg).strip()

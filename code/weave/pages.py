@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html as html_module
-import posixpath
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +21,24 @@ from weave.store import Run
 _ID = re.compile(r'\sid="([^"]+)"')
 _SEPARATOR = re.compile(r"<!--weave:(\d+)-->")
 _PRE = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
-_CELL = re.compile(r'(<div class="jp-Cell[^>]*?)\sid="cell-id=([^"]+)"([^>]*>)')
-_STYLE = re.compile(r"<style\b[^>]*>(.*?)</style>", re.DOTALL)
+_SUPERFLUOUS = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"<style\b.*?</style>",
+        r"<script\b.*?</script>",
+        r'<div class="zeroclipboard-container">.*?</clipboard-copy>\s*</div>',
+        r'<div class="clipboard-copy-txt".*?</div>',
+        r'<div class="celltoolbar">(?:\s*<(?:div|span)[^>]*>)*[\w-]*(?:\s*</(?:div|span)>)*?\s*(?=<div class="CodeMirror)',
+        r'<div class="jp-Collapser[^>]*>\s*</div>',
+        r'<div class="jp-(?:In|Out)putPrompt[^>]*>[^<]*</div>',
+    )
+]
+_PIECE = re.compile(
+    r'\sid="cell-id=(?P<cell>[^"]+)"'
+    r'|<div class="highlight-ipynb[^"]*"><pre><span></span>(?P<code>.*?)</pre></div>',
+    re.DOTALL,
+)
+_CODE_CELL = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="([^"]+)"[^>]*>')
 
 
 def anchors(html: str) -> set[str]:
@@ -86,7 +101,7 @@ def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, An
             {
                 "cell_type": "code",
                 "id": name,
-                "metadata": {"tags": [tag for tag in cell.tags if tag == "hide-input"]},
+                "metadata": {},
                 "execution_count": count,
                 "source": cell.source,
                 "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
@@ -106,7 +121,9 @@ def download(run: Run) -> dict[str, Any]:
         else:
             count += 1
             given = run.outputs[count - 1]
-            given = [out | ({"execution_count": count} if out["output_type"] == "execute_result" else {}) for out in given]
+            given = [
+                out | ({"execution_count": count} if out["output_type"] == "execute_result" else {}) for out in given
+            ]
             cells.append({"cell_type": "code", **common, "execution_count": count, "outputs": given})
     return {**_NOTEBOOK, "cells": cells}
 
@@ -145,28 +162,29 @@ def _html_output(html: str) -> dict[str, Any]:
     return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
 
 
-def finish_notebook(html: str, styles: list[str], used: Callable[[str], str], top: str) -> str:
-    """A notebook's page as mkdocs-jupyter made it, with the cells' own names as anchors and without its style sheets.
+def clean(html: str, hidden: set[str]) -> str:
+    """What mkdocs-jupyter made of a notebook, without what this site has already: the theme's own code blocks, copy
+    buttons and colours stand in for 584 kB of style sheets and the scripts that come with each page.
 
-    ``styles`` collects what was taken out (584 kB, the same for every page), ``used(cell)`` is what to say above a cell,
-    ``top`` what to say above the first.
+    ``hidden`` names the cells whose code is folded away (tag ``hide-input``).
     """
-    before, mark, body = html.partition('<div class="jupyter-wrapper">')
+    html = html[html.index('<div class="jupyter-wrapper">') :]
+    for superfluous in _SUPERFLUOUS:
+        html = superfluous.sub("", html)
+    name = ""
 
-    def take(match: re.Match[str]) -> str:
-        styles.append(match[1])
-        return ""
+    def piece(match: re.Match[str]) -> str:
+        nonlocal name
+        if match["cell"]:
+            name = match["cell"]
+            return f' id="{name}"'
+        code = f'<div class="highlight"><pre><code>{match["code"].strip()}</code></pre></div>'
+        return f'<details class="weave-code"><summary>code</summary>{code}</details>' if name in hidden else code
 
-    # Styles are in the content only: what the theme puts into the head stays.
-    head, opening, content = before.partition("<article")
-    before = head + opening + _STYLE.sub(take, content)
-    body = _STYLE.sub(take, body)
-    body = _CELL.sub(lambda match: f'{match[1]} id="{match[2]}"{match[3]}{used(match[2])}', body)
-    return before + mark + body.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
+    return _PIECE.sub(piece, html)
 
 
-def relative_url(target: str, page_url: str) -> str:
-    """From one page's URL to another's, both from the site's root."""
-    folder = page_url if page_url.endswith("/") or not page_url else posixpath.dirname(page_url)
-    relative = posixpath.relpath("/" + target, "/" + folder.strip("/"))
-    return relative + "/" if target.endswith("/") and not relative.endswith("/") else relative
+def annotate(html: str, top: str, above: Callable[[str], str]) -> str:
+    """Put ``top`` above a notebook's first cell, and ``above(name)`` above each code cell."""
+    html = html.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
+    return _CODE_CELL.sub(lambda match: match[0] + above(match[1]), html)

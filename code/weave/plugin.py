@@ -59,7 +59,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def __init__(self) -> None:
         self.serving = False
-        self.styles: list[str] = []
         self.headings: dict[str, list[Any]] = {}
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
@@ -137,19 +136,22 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             start_page(pages.start(self.site, path, self.site.layout.read(path), markdown))
 
     @event_priority(-100)
-    def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
+    def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         start_page(None)
         uri = page.file.src_uri
         if uri in self.headings:
             path = f"{self.site.layout.notebooks}/{Path(uri).stem}.py"
             page.toc = get_toc(self.headings[uri])
             page.title = next((head["name"] for head in self.headings[uri] if head["level"] == 1), Path(path).name)
+            cells = self.site.outcomes[path].notebook.code
+            html = pages.clean(html, {cell.name or "" for cell in cells if "hide-input" in cell.tags})
         else:
             path = f"{self.site.layout.docs}/{uri}"
             if path in self.site.pages:
                 self.site.pages[path].anchors = pages.anchors(html)
         if path in self.site.pages:
             self.site.pages[path].title = str(page.title)
+        return html
 
     @event_priority(-100)
     def on_env(self, env: Any, config: MkDocsConfig, files: Files) -> None:
@@ -167,9 +169,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
         if page.file.src_uri in self.headings:
             path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
-            sheet = pages.relative_url("assets/jupyter.css", page.url)
-            top = f'<link rel="stylesheet" href="{sheet}">{self._about(path, page)}'
-            output = pages.finish_notebook(output, self.styles, lambda cell: self._used(path, cell, page), top)
+            output = pages.annotate(output, self._about(path, page), lambda cell: self._used(path, cell, page))
         if _LEDGER in output:
             output = output.replace(_LEDGER, ledger.as_html(self.site, lambda path: self._url(path, page)))
         return render_html(output)
@@ -178,7 +178,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_post_build(self, config: MkDocsConfig) -> None:
         site_dir = Path(config.site_dir)
         write_whole(site_dir / _STYLE_SHEET, Path(__file__).with_name("weave.css").read_bytes())
-        write_whole(site_dir / "assets/jupyter.css", "\n".join(dict.fromkeys(self.styles)).encode())
         write_whole(site_dir / "assets/ledger.json", ledger.as_json(self.site).encode())
         copy_katex(self.site.layout.root, site_dir)
         for path, outcome in self.site.outcomes.items():
@@ -242,14 +241,18 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         ]
         if not users:
             return ""
-        links = ", ".join(f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users)
+        links = ", ".join(
+            f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users
+        )
         return f'<p class="weave-used">used in {links}</p>'
 
     def _about(self, path: str, page: MkDocsPage) -> str:
         name = Path(path).stem
         users = [user for user, about in self.site.pages.items() if any(use.notebook == path for use in about.uses)]
         links = ", ".join(
-            f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users if user != path
+            f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>'
+            for user in users
+            if user != path
         )
         computes = f"The notebook behind {links}. " if links else ""
         return (
@@ -261,7 +264,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 def _fix_date(root: Path) -> None:
     """Dates in the site are the commit's, so that two builds of one commit are the same to the byte."""
     if "SOURCE_DATE_EPOCH" not in os.environ:
-        git = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, text=True, check=False)
+        git = subprocess.run(
+            ["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, text=True, check=False
+        )
         if git.returncode == 0 and git.stdout.strip():
             os.environ["SOURCE_DATE_EPOCH"] = git.stdout.strip()
 

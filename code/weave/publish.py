@@ -46,13 +46,9 @@ def _scalar(name: str, value: Any) -> int | float:
         try:
             value = value.item()
         except (ValueError, RuntimeError):
-            raise TypeError(
-                f"claim({name}=…) got an array of more than one number; publish one number"
-            ) from None
+            raise TypeError(f"claim({name}=…) got an array of more than one number; publish one number") from None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"claim({name}=…) got {type(value).__name__}; publish a number, or a pair (k, n) for 'k of n'"
-        )
+        raise TypeError(f"claim({name}=…) got {type(value).__name__}; publish a number, or a pair (k, n) for 'k of n'")
     if not math.isfinite(value):
         raise ValueError(f"claim({name}={value}): a published number must be finite")
     return int(value) if isinstance(value, numbers.Integral) else float(value)

@@ -150,9 +150,7 @@ class Store:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             shown = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-            self.note(
-                f"{shown}:1: not a result to be trusted ({error}); thrown away, the notebook runs again"
-            )
+            self.note(f"{shown}:1: not a result to be trusted ({error}); thrown away, the notebook runs again")
             path.unlink(missing_ok=True)
             return None
 

@@ -1,0 +1,133 @@
+"""The author's commands: ``weave run``, ``weave check``, ``weave fix``."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+from pathlib import Path
+
+import click
+from markdown import Markdown
+from mkdocs.config import load_config
+from mkdocs.exceptions import ConfigurationError
+
+from weave import claims, pages
+from weave.page import Claim, use_site
+from weave.plugin import WeavePlugin, site_of
+from weave.problem import nearest
+from weave.site import Site, not_utf8, say
+from weave.store import write_whole
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Execute notebooks, check what the notes say against them, and mend what went stale."""
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--force", is_flag=True, help="Run even what is up to date.")
+def run(notebooks: tuple[str, ...], force: bool) -> None:
+    """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file)."""
+    site, _ = _open()
+    paths = {Path(one.path).stem: one.path for one in site.notebooks()}
+    for name in notebooks:
+        if Path(name).stem not in paths:
+            raise click.ClickException(f"no notebook '{name}' in {site.layout.notebooks}; {nearest(name, paths)}")
+    site.execute({paths[Path(name).stem] for name in notebooks} if notebooks else None, force)
+    fresh = sum(outcome.run is not None for outcome in site.outcomes.values())
+    _end(site, f"{fresh} of {len(site.outcomes)} notebooks up to date")
+
+
+@main.command()
+def check() -> None:
+    """Check every claim, theorem, formula and link without building the site."""
+    site = _rendered()
+    found = [claim for page in site.pages.values() for claim in page.claims]
+    theorems = sum(len(page.theorems) for page in site.pages.values())
+    _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def fix(yes: bool) -> None:
+    """Show stale claims as a diff, then rewrite them to what the notebooks computed."""
+    site = _rendered()
+    stale = [claim for page in site.pages.values() for claim in page.claims if not claim.holds]
+    changes = {path: _rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
+    for path, (before, after) in changes.items():
+        for line in difflib.unified_diff(before.splitlines(), after.splitlines(), path, path, lineterm="", n=1):
+            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            click.secho(line, fg=colour)
+    if not any(before != after for before, after in changes.values()):
+        click.echo("no stale claims")
+        return
+    if not yes and not click.confirm(f"rewrite {len(stale)} claim{'s' * (len(stale) > 1)}?"):
+        return
+    for path, (before, after) in changes.items():
+        target = site.layout.root / path
+        if target.read_text(encoding="utf-8", newline="") != before:
+            raise click.ClickException(f"{path} was edited in the meantime and is left alone; run weave fix again")
+        write_whole(target, after.encode())
+
+
+def _open() -> tuple[Site, Markdown]:
+    """The site that the mkdocs.yml of this folder describes, and its Markdown."""
+    logging.getLogger("mkdocs").setLevel(logging.ERROR)
+    try:
+        config = load_config("mkdocs.yml")
+    except (ConfigurationError, FileNotFoundError) as error:
+        raise click.ClickException(f"mkdocs.yml: {error}") from None
+    plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
+    if plugin is None:
+        raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
+    site = site_of(config, plugin.config)
+    use_site(site)
+    return site, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+
+
+def _rendered() -> Site:
+    site, md = _open()
+    site.execute()
+    for file in sorted((site.layout.root / site.layout.docs).rglob("*.md")):
+        path = file.relative_to(site.layout.root).as_posix()
+        try:
+            pages.render_page(site, path, md)
+        except UnicodeDecodeError as error:
+            site.unreadable.append(not_utf8(path, file.read_bytes(), error))
+    for path, outcome in site.outcomes.items():
+        good = site.run_of(path)
+        pages.render_prose(site, good.notebook if good else outcome.notebook, md)
+    return site
+
+
+def _end(site: Site, good: str) -> None:
+    problems = site.problems()
+    for problem in problems:
+        say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
+    if problems:
+        say(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
+        sys.exit(1)
+    click.echo(good)
+
+
+def _rewritten(site: Site, path: str, stale: list[Claim]) -> tuple[str, str]:
+    """A page's text before and after its stale claims are made true."""
+    before = (site.layout.root / path).read_text(encoding="utf-8", newline="")
+    lines = before.splitlines(keepends=True)
+    for claim in (one for one in stale if one.page == path):
+        written = claims.read(claim.text)
+        assert written is not None
+        new = claims.rewrite(written, claim.value)
+        target = re.compile(rf"\[{re.escape(claim.text)}\](?=\([^)]*#={re.escape(claim.name)}[\s)])")
+        row = claim.line - 1
+        lines[row], count = target.subn(f"[{new}]", lines[row])
+        if not count:
+            say(f"{path}:{claim.line}: cannot find '{claim.text}' on this line to rewrite it; make it {new} by hand")
+    return before, "".join(lines)
+
+
+if __name__ == "__main__":
+    main()
