@@ -2,7 +2,7 @@
 
 What may stand in the link's text: ``0.97``, ``97%``, ``1,024``, ``2.6×``, ``1.2e-7``, ``−0.4``, each alone or after a
 relation (``>``, ``<``, ``≥``, ``≤``, ``≈``, ``about``, ``at least``, ``at most``, ``more than``, ``less than``), and
-``10 of 12``. All arithmetic is decimal, on the digits that Python prints for the value: no binary rounding gets between.
+``10 of 12``. All arithmetic is decimal, on the digits that Python prints for the value: no binary rounding comes in.
 """
 
 from __future__ import annotations

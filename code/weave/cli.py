@@ -68,7 +68,7 @@ def fix(yes: bool) -> None:
         return
     for path, (before, after) in changes.items():
         target = site.layout.root / path
-        if target.read_text(encoding="utf-8", newline="") != before:
+        if target.read_bytes().decode() != before:
             raise click.ClickException(f"{path} was edited in the meantime and is left alone; run weave fix again")
         write_whole(target, after.encode())
 
@@ -115,7 +115,7 @@ def _end(site: Site, good: str) -> None:
 
 def _rewritten(site: Site, path: str, stale: list[Claim]) -> tuple[str, str]:
     """A page's text before and after its stale claims are made true."""
-    before = (site.layout.root / path).read_text(encoding="utf-8", newline="")
+    before = (site.layout.root / path).read_bytes().decode()  # with its own line ends
     lines = before.splitlines(keepends=True)
     for claim in (one for one in stale if one.page == path):
         written = claims.read(claim.text)

@@ -36,7 +36,8 @@ def as_html(site: Site, url: Callable[[str], str]) -> str:
     good = sum(claim.holds for claim in all_claims)
     notes = len({claim.page for claim in all_claims})
     parts = [
-        f"<p>{good} of {len(all_claims)} numbers on {notes} pages hold; {len(all_theorems)} references to theorems have a test.</p>",
+        f"<p>{good} of {len(all_claims)} numbers on {notes} pages hold; "
+        f"{len(all_theorems)} references to theorems have a test.</p>",
         "<h2 id='numbers'>Numbers</h2>",
         _table(
             ["note", "says", "computed", "holds within", "cell", ""],

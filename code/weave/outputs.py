@@ -24,8 +24,8 @@ def visible(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def to_html(output: dict[str, Any], prefix: str, label: str) -> str:
     """One output as HTML.
 
-    ``prefix`` keeps the ids of several figures on one page apart; ``label`` is the attribute that names a figure for those who do
-    not see it: ``aria-label="…"`` or ``aria-labelledby="…"``.
+    ``prefix`` keeps the ids of several figures on one page apart; ``label`` is the attribute that names a figure for
+    those who do not see it: ``aria-label="…"`` or ``aria-labelledby="…"``.
     """
     if output["output_type"] == "stream":
         return _text(output["text"])
@@ -68,6 +68,7 @@ def _svg(svg: str, prefix: str, label: str) -> str:
     root = _ROOT.match(svg)
     assert root is not None
     head = re.sub(r'\s(?:height|version|id)="[^"]*"|\sxmlns(?::\w+)?="[^"]*"', "", root[0])
-    head = f'{head[:-1]} role="img" {label} data-search-exclude fill="currentColor" stroke-linejoin="round" stroke-linecap="butt">'
+    look = 'data-search-exclude fill="currentColor" stroke-linejoin="round" stroke-linecap="butt"'
+    head = f'{head[:-1]} role="img" {label} {look}>'
     svg = head + svg[root.end() :].replace("xlink:href", "href")
     return re.sub(r">\s+<", "><", svg).strip()

@@ -28,7 +28,6 @@ _SUPERFLUOUS = [
         r"<script\b.*?</script>",
         r'<div class="zeroclipboard-container">.*?</clipboard-copy>\s*</div>',
         r'<div class="clipboard-copy-txt".*?</div>',
-        r'<div class="celltoolbar">(?:\s*<(?:div|span)[^>]*>)*[\w-]*(?:\s*</(?:div|span)>)*?\s*(?=<div class="CodeMirror)',
         r'<div class="jp-Collapser[^>]*>\s*</div>',
         r'<div class="jp-(?:In|Out)putPrompt[^>]*>[^<]*</div>',
     )
@@ -67,7 +66,7 @@ def render_page(site: Site, path: str, md: Markdown) -> str:
 def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int, str], list[dict[str, Any]]]:
     """A notebook's text cells through the same Markdown as the notes: HTML by cell number, and the headings.
 
-    They are rendered as one text that has the notebook's own line numbers, so that errors name the right line, footnotes
+    They are rendered as one text that has the notebook's own line numbers, so that errors name the right line, notes
     may be apart from their reference, and no two headings get the same id.
     """
     lines = [""] * (notebook.text.count("\n") + 2)

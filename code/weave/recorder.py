@@ -1,9 +1,9 @@
 """Runs inside a notebook's kernel and writes down everything that its results depend on.
 
 Recorded are: every file of the repository that is opened for reading (and those looked for in vain), every module
-of the repository that is imported, directory listings of the repository, and the packages that files or modules came from.
-Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by subprocesses,
-and existence checks.
+of the repository that is imported, directory listings of the repository, and the packages that files or modules came
+from. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by
+subprocesses, and existence checks.
 """
 
 from __future__ import annotations

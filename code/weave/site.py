@@ -1,4 +1,4 @@
-"""The whole that the build, the check and the author's commands work on: notebooks, their results, and the pages that cite them."""
+"""What the build, the check and the author's commands work on: notebooks, their results, the pages that cite them."""
 
 from __future__ import annotations
 
