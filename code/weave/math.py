@@ -98,30 +98,35 @@ class MathPreprocessor(KatexPreprocessor):
         return ("".join(out) + self.text[done:]).split("\n")
 
     def _measure(self, lines: list[str]) -> None:
-        """Where each line starts, and whether display and inline math may run on into it."""
+        """Where each line starts, how deep it is quoted, and whether it ends a paragraph or begins another block."""
         self.starts: list[int] = []
         self.depths: list[int] = []
-        self.ends_display: list[bool] = []
-        self.ends_inline: list[bool] = []
+        self.ends: list[bool] = []
+        self.begins: list[bool] = []
         offset, in_table, after_heading = 0, False, False
         for line in [*lines, ""]:
             prefix = _QUOTE.match(line)[0]  # type: ignore[index]  # matches always
-            body, depth = line[len(prefix) :], prefix.count(">")
-            ends = not body or not self.depths or depth != self.depths[-1] or bool(_FENCE_LINE.match(body))
+            body = line[len(prefix) :]
+            ends = not body or bool(_FENCE_LINE.match(body))
             in_table = not ends and (in_table or bool(_TABLE_RULE.match(body)))
             self.starts.append(offset)
-            self.depths.append(depth)
-            self.ends_display.append(ends or in_table or after_heading)
-            self.ends_inline.append(self.ends_display[-1] or bool(_NEW_BLOCK.match(body)))
+            self.depths.append(prefix.count(">"))
+            self.ends.append(ends or in_table or after_heading)
+            self.begins.append(bool(_NEW_BLOCK.match(body)))
             after_heading = body.startswith("#")
             offset += len(line) + 1
 
-    def _extent(self, position: int, ends: list[bool]) -> int:
-        """Offset where the text that ``position`` stands in ends."""
+    def _extent(self, position: int, inline: bool = True) -> int:
+        """Offset up to which a formula or code span that begins at ``position`` may run."""
         line = bisect_right(self.starts, position)
-        while line < len(ends) and not ends[line]:
+        depth = self.depths[line - 1]
+        while line < len(self.ends):
+            deeper = self.depths[line] - depth  # in display math, "> 0" may begin a line
+            goes_on = deeper == 0 and not self.ends[line] and not (inline and self.begins[line])
+            if not goes_on and (inline or deeper <= 0):
+                break
             line += 1
-        return self.starts[line] - 1 if line < len(ends) else len(self.text)
+        return self.starts[line] - 1 if line < len(self.ends) else len(self.text)
 
     def _read(self, token: re.Match[str]) -> tuple[int, int, str]:
         """Start and end in the text, and what to put there ("" to leave it)."""
@@ -130,7 +135,7 @@ class MathPreprocessor(KatexPreprocessor):
             return self._read_fence(token)
         if token["ticks"]:
             run = re.compile(rf"(?<!`){token['ticks']}(?!`)")
-            closing = run.search(text, end, self._extent(start, self.ends_inline))
+            closing = run.search(text, end, self._extent(start))
             return start, closing.end() if closing else end, ""
         if not token["dollars"]:
             return start, end, ""
@@ -140,10 +145,10 @@ class MathPreprocessor(KatexPreprocessor):
             if close < 0:
                 return start, end, ""
         elif delimiter == "$$":
-            match = _CLOSING_DISPLAY.match(text, end, self._extent(start, self.ends_display))
+            match = _CLOSING_DISPLAY.match(text, end, self._extent(start, inline=False))
             close = match.end(1) if match else -1
         elif "`" in delimiter:
-            close = text.find(delimiter[1:] + "$", end, self._extent(start, self.ends_inline))
+            close = text.find(delimiter[1:] + "$", end, self._extent(start))
             if close < 0 and after_word:  # 5$`code`
                 return start, start + 1, ""
         else:
@@ -156,7 +161,7 @@ class MathPreprocessor(KatexPreprocessor):
 
     def _closing_dollar(self, begin: int) -> int:
         """Pandoc's rules, stricter: where TeX that begins here ends, or -1."""
-        text, stop = self.text, self._extent(begin - 1, self.ends_inline)
+        text, stop = self.text, self._extent(begin - 1)
         if begin >= stop or text[begin].isspace() or _NOT_TEX.match(text, begin, stop):
             return -1
         depth, close = 0, -1
@@ -174,7 +179,7 @@ class MathPreprocessor(KatexPreprocessor):
 
     def _read_fence(self, token: re.Match[str]) -> tuple[int, int, str]:
         start, prefix, fence = token.start("fence"), token["prefix"], token["fence"]
-        is_math = bool(re.match(r"math(?!\w)", token["info"]))
+        is_math = re.match(r"[ ]*math(?!\w)", token["info"])
         depth, close = prefix.count(">"), None
         for line in re.compile(r"^([ >]*)(.*)$", re.MULTILINE).finditer(self.text, token.end() + 1):
             if line[1].count(">") < depth:
@@ -188,7 +193,7 @@ class MathPreprocessor(KatexPreprocessor):
         if not close:
             problem = f"unclosed math: no {fence} closes this {fence}math; close it on a line of its own"
             return start, token.end(), self._mark(start, token.end(), start, start, ("display",), problem)
-        begin, options, problem = token.start("info") + len("math"), {"display-mode": True}, ""
+        begin, options, problem = token.start("info") + is_math.end(), {"display-mode": True}, ""
         header = self.text[begin : token.end()].strip()
         if header.startswith("{"):
             begin = token.end()
@@ -293,7 +298,10 @@ class MathBlock(BlockProcessor):
             self.parser.parseBlocks(parent, ["\n".join(lines[:at])])
         element = _element(formula)
         element.tail = "\n"
-        (parent if element.tag == "tex-math" else etree.SubElement(parent, "p")).append(element)
+        if element.tag != "tex-math":
+            parent = etree.SubElement(parent, "p")
+            parent.text = ""
+        parent.append(element)
         if lines[at + 1 :]:
             blocks.insert(0, "\n".join(lines[at + 1 :]))
 
