@@ -180,7 +180,7 @@ class _Weave(Treeprocessor):
                 folder = (layout.root / target.path).parent
                 there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
                 name = posixpath.basename(target.path)
-                raise _Bad(target.line, f"no file {target.path}; its folder: {nearest(name, there)}")
+                raise _Bad(target.line, f"no file {target.path}; {nearest(name, there, 'its folder')}")
             elif layout.page_uri(target.path) is None:
                 what = f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
                 raise _Bad(target.line, what)
@@ -251,7 +251,7 @@ class _Weave(Treeprocessor):
     def source_link(self, element: etree.Element, target: _Target) -> None:
         if not (self.site.layout.root / target.path).is_file():
             there = [posixpath.basename(path) for path in self.site.layout.source_files()]
-            raise _Bad(target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), there)}")
+            raise _Bad(target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), there, 'the site')}")
         if target.anchor:
             known = self.site.definitions(target.path)
             if target.anchor not in known:

@@ -30,14 +30,15 @@ def as_json(site: Site) -> str:
     return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
 
-def as_html(site: Site, url: Callable[[str], str]) -> str:
+def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
     """Two tables; ``url`` turns a file of the repository into a link from the ledger's page."""
     all_claims, all_theorems = claims(site), theorems(site)
     good = sum(claim.holds for claim in all_claims)
     notes = len({claim.page for claim in all_claims})
     parts = [
         f"<p>{good} of {len(all_claims)} numbers on {notes} pages hold; "
-        f"{len(all_theorems)} references to theorems have a test.</p>",
+        f"{len(all_theorems)} references to theorems have a test. "
+        f'The same for machines: <a href="{json_url}">ledger.json</a>.</p>',
         "<h2 id='numbers'>Numbers</h2>",
         _table(
             ["note", "says", "computed", "holds within", "cell", ""],

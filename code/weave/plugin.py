@@ -25,7 +25,7 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page as MkDocsPage
 from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
-from mkdocs.utils import CountHandler
+from mkdocs.utils import CountHandler, get_relative_url
 
 from weave import ledger, pages, sources
 from weave.extension import error_html
@@ -35,6 +35,7 @@ from weave.site import Layout, Site, not_utf8, say
 from weave.store import Run, write_whole
 
 _LEDGER = "<!-- weave:ledger -->"
+_JSON = "assets/ledger.json"
 _STYLE_SHEET = "assets/weave.css"
 
 
@@ -171,14 +172,15 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
             output = pages.annotate(output, self._about(path, page), lambda cell: self._used(path, cell, page))
         if _LEDGER in output:
-            output = output.replace(_LEDGER, ledger.as_html(self.site, lambda path: self._url(path, page)))
+            table = ledger.as_html(self.site, lambda path: self._url(path, page), get_relative_url(_JSON, page.url))
+            output = output.replace(_LEDGER, table)
         return render_html(output)
 
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
         site_dir = Path(config.site_dir)
         write_whole(site_dir / _STYLE_SHEET, Path(__file__).with_name("weave.css").read_bytes())
-        write_whole(site_dir / "assets/ledger.json", ledger.as_json(self.site).encode())
+        write_whole(site_dir / _JSON, ledger.as_json(self.site).encode())
         copy_katex(self.site.layout.root, site_dir)
         for path, outcome in self.site.outcomes.items():
             stem = outcome.notebook.stem

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+_LISTED = 6
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -23,10 +25,10 @@ class Problem:
         return f"{self.path}:{self.line}: {self.message}"
 
 
-def nearest(word: str, known: Iterable[str], limit: int = 6) -> str:
+def nearest(word: str, known: Iterable[str], place: str = "it") -> str:
     """The names that exist, nearest to ``word`` first, as the end of an error message."""
     names = sorted(set(known), key=lambda name: (-difflib.SequenceMatcher(None, word, name).ratio(), name))
     if not names:
-        return "it has none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return "it has: " + ", ".join(names[:limit]) + more
+        return f"{place} has none"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{place} has: {', '.join(names[:_LISTED])}{more}"

@@ -136,7 +136,7 @@ class Site:
 
     def unknown_notebook(self, path: str) -> str:
         names = [Path(known).name for known in self.outcomes]
-        return f"no notebook {Path(path).name} in {self.layout.notebooks}; {nearest(Path(path).name, names)}"
+        return f"no notebook {Path(path).name}; {nearest(Path(path).name, names, self.layout.notebooks + '/')}"
 
     def definitions(self, path: str) -> dict[str, sources.Definition]:
         try:
