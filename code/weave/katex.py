@@ -138,7 +138,7 @@ def _explain(tex: str, macros: dict[str, str], error: str, position: int | None,
 
 _FONT_SOURCES = re.compile(r'src:(url\([^)]*\.woff2\) format\("woff2"\))[^;}]*')
 _DISPLAY_CSS = """
-.math-display { display: block; overflow: auto hidden; margin: 1em 0; }
+.math-display { display: block; overflow: auto hidden; scrollbar-width: thin; margin: 1em 0; }
 .math-display > .katex-display { margin: 0; padding: 0.2em 0; }
 """
 

@@ -58,7 +58,7 @@ _CLOSING_DISPLAY = re.compile(r"((?:\\[\s\S]|[^\\])*?)\$\$")
 _QUOTE = re.compile(r"[ >]*")
 _FENCE_LINE = re.compile(r"(?:`{3,}[^`]*|~{3,}.*)$")
 _NEW_BLOCK = re.compile(r"[-*+][ ]|\d+[.)][ ]|#{1,6}[^#]|(?:!!!|\?\?\?\+?|===)[ ]|\[\^?[^\]]+\]:|:[ ]+|\|")
-_TABLE_RULE = re.compile(r"[\s|:-]*\|[\s|:-]*$")
+_TABLE_RULE = re.compile(r"(?=.*-)[\s|:-]*\|[\s|:-]*$")
 # What looks like a formula between two dollars and is none: ${HOME}:$ and "$5 and 10$"
 _NOT_TEX = re.compile(r"\{\w{2,}\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
 _PIECE = re.compile(r"\\[\s\S]|[`{}$]")
@@ -103,6 +103,7 @@ class MathPreprocessor(KatexPreprocessor):
         self.depths: list[int] = []
         self.ends: list[bool] = []
         self.begins: list[bool] = []
+        self.in_table: list[bool] = []
         offset, in_table, after_heading = 0, False, False
         for line in [*lines, ""]:
             prefix = _QUOTE.match(line)[0]  # type: ignore[index]  # matches always
@@ -111,8 +112,9 @@ class MathPreprocessor(KatexPreprocessor):
             in_table = not ends and (in_table or bool(_TABLE_RULE.match(body)))
             self.starts.append(offset)
             self.depths.append(prefix.count(">"))
-            self.ends.append(ends or in_table or after_heading)
-            self.begins.append(bool(_NEW_BLOCK.match(body)))
+            self.ends.append(ends or after_heading)
+            self.begins.append(in_table or bool(_NEW_BLOCK.match(body)))
+            self.in_table.append(in_table)
             after_heading = body.startswith("#")
             offset += len(line) + 1
 
@@ -120,6 +122,7 @@ class MathPreprocessor(KatexPreprocessor):
         """Offset up to which a formula or code span that begins at ``position`` may run."""
         line = bisect_right(self.starts, position)
         depth = self.depths[line - 1]
+        inline = inline or self.in_table[line - 1]
         while line < len(self.ends):
             deeper = self.depths[line] - depth  # in display math, "> 0" may begin a line
             goes_on = deeper == 0 and not self.ends[line] and not (inline and self.begins[line])

@@ -90,6 +90,7 @@ def formulas(text: str) -> list[str]:
         ("$$x$$", ["x"], "on one line"),
         ("$$\n  x\n+ y\n- z\n= w\n$$", ["x\n+ y\n- z\n= w"], "no lists in display math"),
         ("$$\na\n> b\n>\nc\n$$", ["a\n> b\n>\nc"], "and no quotes"),
+        ("$$\n|\n- | -\n|\n$$", ["|\n- | -\n|"], "and no tables"),
         ("Thus $$x$$ holds.", ["x"], "within a line"),
         ("Thus\n$$\nx\n$$\nholds.", ["x"], "no empty lines needed"),
         ("$$a \\\\\n\\$b$$", ["a \\\\\n\\$b"], "an escaped dollar closes nothing"),
