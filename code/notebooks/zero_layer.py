@@ -1,0 +1,515 @@
+# %% [markdown]
+# # Zero layers
+#
+# Everything that the note [zero-layer](../../docs/notes/zero-layer.md) shows and counts. The model has two
+# matrices and no attention: token in, `W_E`, `W_U`, logits out. It is trained here, on the State of the Union
+# addresses, and measured against the exact table of bigram counts.
+
+# %% setup
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from residual import Config, Transformer, plot
+from residual.bigrams import (
+    bigram_counts,
+    centred,
+    conditional_entropy,
+    cross_entropy,
+    excess,
+    mutual_information,
+    smoothed,
+)
+from residual.data import corpus, tokenizer, words
+from residual.train import next_token_loss, train, windows
+from weave import claim
+
+# %% [markdown]
+# ## The table
+#
+# One pass over the corpus. From here on the text is not needed any more: these counts are all that a model without
+# attention can learn from it.
+
+# %% counts
+D_VOCAB = 512
+text = corpus()
+counts = bigram_counts(text.train, D_VOCAB)  # token next
+held_out = bigram_counts(text.validation, D_VOCAB)
+
+live = counts.sum(dim=1) > 0  # tokens that occur at all; the others are bytes that no speech contains
+seen = counts > 0
+n_live = int(live.sum())
+uniform = torch.zeros(D_VOCAB, D_VOCAB).double()
+next_alone = counts.sum(dim=0).clamp(min=1e-300).log().expand(D_VOCAB, D_VOCAB)
+
+claim(
+    train_tokens=len(text.train),
+    live_tokens=n_live,
+    dead_tokens=D_VOCAB - n_live,
+    live_pairs=n_live**2,
+    seen_pairs=int(seen.sum()),
+    unseen_share=1 - seen.sum() / n_live**2,
+    uniform_loss=cross_entropy(counts, uniform),
+    next_alone_loss=cross_entropy(counts, next_alone),
+    bigram_entropy=conditional_entropy(counts),
+    mutual_information=mutual_information(counts),
+)
+plot.table(
+    [
+        ["nothing: every token equally likely", cross_entropy(counts, uniform).item(), excess(counts, uniform).item()],
+        ["how often each token occurs", cross_entropy(counts, next_alone).item(), mutual_information(counts).item()],
+        ["the current token", conditional_entropy(counts).item(), 0.0],
+    ],
+    ["a prediction that knows …", "loss at best (nats)", "excess (nats)"],
+)
+
+# %% [markdown]
+# ## Training
+#
+# Two runs of the same model from the same weights. One sees batches of text; the other sees the table, and so takes at
+# each step the gradient over the whole corpus.
+
+# %% model
+D_MODEL = 64
+every_token = torch.arange(D_VOCAB)[:, None]  # a batch of 512 sequences of one token each
+table = counts.float()
+
+
+def zero_layer(d_model, seed=0):
+    config = Config(n_layers=0, d_model=d_model, n_ctx=1, d_vocab=D_VOCAB, positions="none")
+    return Transformer(config, seed=seed)
+
+
+def logits_of(model):
+    """W_E W_U, the whole model as one table: [token next], in float64."""
+    return (model.W_E @ model.W_U).detach().double()
+
+
+def train_on_the_table(model, steps=800, lr=0.1, watch=None):
+    return train(
+        model,
+        lambda step: cross_entropy(table, model(every_token)[:, 0]),
+        steps=steps,
+        lr=lr,
+        watch=watch,
+        label=f"d_model {model.config.d_model}",
+    )
+
+
+# %% train
+STEPS, BATCH = 800, 2048
+moments = sorted({round(x) for x in np.geomspace(1, STEPS, 40)} | {0})
+seen_weights = seen.double()
+log_bigram = torch.where(seen, (counts / counts.sum(dim=1, keepdim=True)).log(), 0.0)  # only read where seen
+
+
+def correlation(x, y, weights):
+    """Pearson's, of two tables, each entry counted with its weight."""
+    weights = weights / weights.sum()
+    x, y = x - (weights * x).sum(), y - (weights * y).sum()
+    return (weights * x * y).sum() / ((weights * x * x).sum() * (weights * y * y).sum()).sqrt()
+
+
+def raw_and_centred(x, y, weights):
+    return correlation(x, y, weights), correlation(centred(x, weights), centred(y, weights), weights)
+
+
+def measuring(model, into):
+    def watch(step):
+        if step in moments:
+            logits = logits_of(model)
+            into.append([excess(counts, logits), *raw_and_centred(logits, log_bigram, counts)])
+
+    return watch
+
+
+by_table, by_text = [], []
+model = zero_layer(D_MODEL)
+train_on_the_table(model, STEPS, lr=0.03, watch=measuring(model, by_table))
+sampled = zero_layer(D_MODEL)
+train(
+    sampled,
+    lambda step: next_token_loss(sampled, windows(text.train, BATCH, 2, step=step)),
+    steps=STEPS,
+    lr=0.03,
+    watch=measuring(sampled, by_text),
+    label="on text",
+)
+by_table, by_text = torch.tensor(by_table), torch.tensor(by_text)  # moment (excess raw centred)
+
+logits = logits_of(model)
+claim(
+    steps=STEPS,
+    work_saved=(len(text.train) - 1) / D_VOCAB,
+    raw_at_its_highest=by_table[:, 1].max(),
+    excess_by_table=by_table[-1, 0],
+    excess_by_text=by_text[-1, 0],
+    excess_at_start=by_table[0, 0],
+    tokens_sampled=STEPS * BATCH,
+)
+
+# %% training
+above, below = plot.panels(2, 1, height=5.6, sharex=True)
+above.axhline(mutual_information(counts), color=plot.GREY, linewidth=1, linestyle=":")
+above.annotate("ignores the token", (STEPS, mutual_information(counts)), ha="right", va="bottom", fontsize=9)
+below.set_ylim(0, 1.02)
+plot.lines(
+    moments[1:],
+    {"text": by_text[1:, 0], "table": by_table[1:, 0]},
+    ax=above,
+    log="xy",
+    ylabel="excess loss (nats)",
+    colours=[plot.GREY, plot.BLUE],
+)
+plot.lines(
+    moments[1:],
+    {"raw": by_table[1:, 1], "centred": by_table[1:, 2]},
+    ax=below,
+    log="x",
+    xlabel="updates",
+    ylabel="correlation",
+    colours=[plot.ORANGE, plot.BLUE],
+)
+
+# %% [markdown]
+# ## The constant of each row
+
+# %% correlations
+raw, centre = raw_and_centred(logits, log_bigram, counts)
+raw_pairs, centre_pairs = raw_and_centred(logits, log_bigram, seen_weights)
+other = zero_layer(D_MODEL, seed=1)
+train_on_the_table(other, STEPS, lr=0.1)
+between_raw, between_centred = raw_and_centred(logits, logits_of(other), counts)
+alive = torch.ones(n_live, n_live).double()
+invented = [
+    raw_and_centred(logits[live][:, live], smoothed(counts[live][:, live], alpha), alive)[1] for alpha in (0.01, 1.0)
+]
+claim(
+    raw_correlation=raw,
+    centred_correlation=centre,
+    raw_correlation_pairs=raw_pairs,
+    centred_correlation_pairs=centre_pairs,
+    between_runs_raw=between_raw,
+    between_runs_centred=between_centred,
+    smoothed_correlation_small=invented[0],
+    smoothed_correlation_large=invented[1],
+)
+plot.table(
+    [
+        ["each pair as often as it occurs", raw.item(), centre.item()],
+        ["each observed pair once", raw_pairs.item(), centre_pairs.item()],
+        ["two trained models with each other", between_raw.item(), between_centred.item()],
+    ],
+    ["correlation of W_E W_U with the log-bigram table", "raw", "rows centred"],
+)
+
+
+# %% raw-and-centred
+def cloud(ax, x, y, title, label):
+    """A two-dimensional histogram, each pair counted as often as it occurs; opacity is the log of the count."""
+    bins = 60
+    x, y, weights = (t[seen].numpy() for t in (x, y, counts))
+    low, high = (np.quantile(np.concatenate([x, y]), q) for q in (0.002, 0.998))
+    histogram, *_ = np.histogram2d(y, x, bins=bins, range=[[low, high]] * 2, weights=weights)
+    ax.imshow(
+        plot.ramp(np.log10(1 + histogram), np.log10(histogram.max())),
+        origin="lower",
+        extent=(low, high, low, high),
+        interpolation="none",
+    )
+    ax.plot([low, high], [low, high], color=plot.ORANGE, linewidth=1)
+    ax.set(title=title, xlabel="log-bigram table", ylabel=label)
+
+
+left, right = plot.panels(1, 2, height=2.9)
+cloud(left, log_bigram, logits, "raw", "W_E W_U")
+cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centred", "")
+
+# %% [markdown]
+# Plain gradient descent never moves the mean of `W_U`'s columns, since the gradient has no component there. AdamW
+# rescales each coordinate by itself, and so does.
+
+# %% conserved
+descended = zero_layer(D_MODEL)
+start = descended.W_U.detach().mean(dim=1).clone()
+optimiser = torch.optim.SGD(descended.parameters(), lr=3.0)
+for _ in range(300):
+    optimiser.zero_grad()
+    cross_entropy(table, descended(every_token)[:, 0]).backward()
+    optimiser.step()
+
+
+def moved(trained):
+    """How far the mean column went, and how far a column went on average."""
+    mean = (trained.W_U.detach().mean(dim=1) - start).norm()
+    columns = (trained.W_U.detach() - zero_layer(D_MODEL).W_U.detach()).norm(dim=0).mean()
+    return mean, columns
+
+
+(sgd_mean, sgd_columns), (adam_mean, adam_columns) = moved(descended), moved(model)
+claim(
+    sgd_mean_over_columns=sgd_mean / sgd_columns,
+    adam_mean_over_columns=adam_mean / adam_columns,
+)
+plot.table(
+    [
+        ["gradient descent", sgd_columns.item(), "0, up to rounding" if sgd_mean < 1e-5 else sgd_mean.item()],
+        ["AdamW", adam_columns.item(), adam_mean.item()],
+    ],
+    ["trained with", "a column moves by", "the mean column moves by"],
+    digits=2,
+)
+
+# %% [markdown]
+# ## Rank
+#
+# The same model at every width, and next to it the best that a truncated singular value decomposition can do: two ways
+# of weighting the entries, each with the smoothing constant that suits it best at that width.
+
+# %% sweep
+WIDTHS = [1, 2, 4, 8, 16, 32, 64, 128]
+tables = {}
+for d_model in WIDTHS:
+    trained = zero_layer(d_model)
+    train_on_the_table(trained)
+    tables[d_model] = logits_of(trained)
+    if d_model == 2:
+        two = trained
+best = {d: excess(counts, t) for d, t in tables.items()}
+
+again = []
+for d_model in (2, 8, 32):  # another start, twice as long: is the first run near the best?
+    longer = zero_layer(d_model, seed=1)
+    train_on_the_table(longer, steps=1600)
+    again.append(best[d_model] / excess(counts, logits_of(longer)))
+
+# %% svd
+ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+few, row_share = counts[live][:, live], (counts.sum(dim=1) / counts.sum())[live]
+next_share = (counts.sum(dim=0) / counts.sum())[live].clamp(min=1e-12)
+
+
+def truncated(log_table, rank, weighted):
+    """The nearest table of this rank, in squares, to a log-table with centred rows (Eckart and Young).
+
+    Weighted: entry (i, j) counts with the share of i times the share of j; unweighted, all alike.
+    """
+    rows, columns = (row_share[:, None], next_share) if weighted else (torch.tensor(1.0), torch.tensor(1.0))
+    target = centred(log_table, next_share.expand_as(log_table) if weighted else None)
+    U, S, Vh = torch.linalg.svd(target * rows.sqrt() * columns.sqrt())
+    return (U[:, :rank] * S[:rank]) @ Vh[:rank] / rows.sqrt() / columns.sqrt()
+
+
+def svd_excess(rank, weighted):
+    return min(excess(few, truncated(smoothed(few, alpha), rank, weighted)) for alpha in ALPHAS)
+
+
+plain_svd = {d: svd_excess(d, weighted=False) for d in WIDTHS}
+weighted_svd = {d: svd_excess(d, weighted=True) for d in WIDTHS}
+worse_than_nothing = [d for d in WIDTHS if plain_svd[d] > mutual_information(counts)]
+claim(
+    best_1=best[1],
+    best_2=best[2],
+    best_8=best[8],
+    best_16=best[16],
+    best_32=best[32],
+    best_64=best[64],
+    best_128=best[128],
+    svd_32=plain_svd[32],
+    weighted_svd_32=weighted_svd[32],
+    svd_over_trained_32=weighted_svd[32] / best[32],
+    svd_over_trained_64=weighted_svd[64] / best[64],
+    largest_gain_of_longer_run=max(again),
+    svd_loses_to_frequency_up_to=max(worse_than_nothing),
+)
+
+# %% rank-bottleneck
+axes = plot.panels(height=3.6)
+level = mutual_information(counts).item()
+axes.axhline(level, color=plot.GREY, linewidth=1, linestyle=":")
+axes.annotate("ignores the token", (WIDTHS[-1], level * 1.08), ha="right", va="bottom", fontsize=9)
+plot.lines(
+    WIDTHS,
+    {
+        "SVD": [plain_svd[d] for d in WIDTHS],
+        "weighted\nSVD": [weighted_svd[d] for d in WIDTHS],
+        "trained": [best[d] for d in WIDTHS],
+    },
+    ax=axes,
+    log="xy",
+    marker="o",
+    colours=[plot.ORANGE, plot.OCHRE, plot.BLUE],
+    xlabel="d_model",
+    ylabel="excess loss (nats)",
+)
+axes.minorticks_off()
+_ = axes.set_xticks(WIDTHS, [str(d) for d in WIDTHS])
+
+# %% [markdown]
+# On speeches that no model has seen, more width stops helping long before the excess is used up; smoothing the counts
+# by hand, with the constant chosen on these very speeches, does about as well.
+
+# %% validation
+smooth = {alpha: cross_entropy(held_out, smoothed(counts, alpha)).item() for alpha in ALPHAS}
+alpha = min(smooth, key=smooth.get)
+on_held_out = {d: cross_entropy(held_out, tables[d]).item() for d in WIDTHS}
+claim(
+    validation_smoothed=smooth[alpha],
+    validation_64=on_held_out[64],
+    validation_128=on_held_out[128],
+    validation_gap_128=on_held_out[128] - smooth[alpha],
+)
+plot.table(
+    [[f"d_model {d}", cross_entropy(counts, tables[d]).item(), on_held_out[d]] for d in WIDTHS]
+    + [[f"counts, smoothed by α = {alpha}", cross_entropy(counts, smoothed(counts, alpha)).item(), smooth[alpha]]],
+    ["model", "loss, training speeches", "loss, held-out speeches"],
+    digits=4,
+)
+
+# %% [markdown]
+# ## Where the error is
+
+# %% errors-by-count
+wrong = (logits.log_softmax(dim=-1) - log_bigram).abs()
+edges = [1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097, 10**9]
+middle, spread = [], []
+for low, high in pairwise(edges):
+    here = (counts >= low) & (counts < high)
+    middle.append(counts[here].median().item())
+    spread.append(torch.quantile(wrong[here], torch.tensor([0.1, 0.5, 0.9]).double()))
+spread = torch.stack(spread).T  # (quantile bin)
+claim(
+    error_once=spread[1, 0],
+    error_most_frequent=spread[1, -1],
+    pairs_once=(counts == 1).sum(),
+    tokens_in_pairs_once=(counts == 1).sum() / counts.sum(),
+)
+axes = plot.panels(height=3.0)
+axes.fill_between(middle, spread[0], spread[2], color=plot.BLUE, alpha=0.2, linewidth=0)
+plot.lines(
+    middle,
+    {"median": spread[1]},
+    ax=axes,
+    log="xy",
+    xlabel="how often the pair occurs in training",
+    ylabel="error of log-probability",
+)
+
+# %% [markdown]
+# ## Two dimensions
+#
+# With `d_model = 2` the whole output side of the model is a set of points in a plane. Softmax leaves their common
+# origin free, and `W_E M · M⁻¹ W_U = W_E W_U` leaves every linear map of the plane free. What is drawn is fixed by
+# three rules: mean zero, covariance one (each token counted as often as it occurs), and a first axis along which
+# the contexts differ most.
+
+# %% two-dimensions
+full = logits_of(two)[live][:, live]
+mean_free = centred(full, next_share.expand_as(full))
+_, singular, Vh = torch.linalg.svd(mean_free * row_share.sqrt()[:, None] * next_share.sqrt())
+place = (Vh[:2] / next_share.sqrt()).T  # next (x y)
+names = words(live.nonzero().flatten())
+often = few.sum(dim=0)
+
+KINDS = {
+    "begins a word": (plot.BLUE, lambda w: w[0] == " " and w[1:2].isalpha()),
+    "continues a word": (plot.ORANGE, lambda w: w[0].islower()),
+    "capital": (plot.GREEN, lambda w: w[0].isupper()),
+    "digit": (plot.VIOLET, lambda w: w[0].isdigit() or w[:2] in (" 1", " 2")),
+    "other": (plot.GREY, lambda w: True),
+}
+
+
+def kind(word):
+    return next(name for name, (_, holds) in KINDS.items() if holds(word))
+
+
+kinds = [kind(name) for name in names]
+if place[names.index(" the"), 0] < 0:
+    place[:, 0] *= -1
+if place[names.index("The"), 1] < 0:
+    place[:, 1] *= -1
+begins = torch.tensor([k == "begins a word" for k in kinds])
+continues = torch.tensor([k == "continues a word" for k in kinds])
+# how well one threshold on the first axis tells the two kinds apart
+thresholds = place[:, 0].sort().values
+right_side = ((place[:, 0, None] > thresholds) == begins[:, None])[begins | continues].sum(dim=0).max()
+claim(
+    told_apart=right_side / (begins | continues).sum(),
+    told_apart_of=(int(right_side), int((begins | continues).sum())),
+    two_d_excess=best[2],
+    two_d_gain=mutual_information(counts) - best[2],
+)
+axes = plot.panels(height=4.6)
+for label, (colour, _) in KINDS.items():
+    chosen = torch.tensor([k == label for k in kinds]) & (often >= 200)
+    axes.scatter(*place[chosen].T, s=12, color=colour, alpha=0.75, linewidths=0, label=label)
+labelled = [" the", " of", " be", "ing", "s", "e", "The", "A", "\n", "0", " Congress", " States", "W", "overnment"]
+for word in [*labelled, "$"]:
+    axes.annotate(
+        repr(word)[1:-1].replace(" ", "␣").replace("$", r"\$"),
+        place[names.index(word)].tolist(),
+        xytext=(3, 2),
+        textcoords="offset points",
+        fontsize=9,
+    )
+axes.set(xlabel="first direction", ylabel="second direction")
+_ = axes.legend(loc="upper right", frameon=False, handletextpad=0.2)
+
+# %% [markdown]
+# ## Reading the weights
+
+# %% next-tokens
+probabilities = logits.softmax(dim=-1)
+share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+everything = words(range(D_VOCAB))
+
+
+def show(token):
+    return everything[token].replace(" ", "␣").replace("\n", "⏎")
+
+
+def following(word, n=5):
+    row = probabilities[everything.index(word)]
+    top = row.topk(n).indices.tolist()
+    return " · ".join(f"{show(token)} {row[token]:.2f}" for token in top)
+
+
+chosen = [
+    " the",
+    " of",
+    " Un",
+    "ited",
+    " States",
+    " Americ",
+    " year",
+    " should",
+    " b",
+    "ation",
+    ".",
+    "\n",
+    "00",
+    "$",
+    "<e2>",
+]
+united = (everything.index(" Un"), everything.index("ited"))
+byte = (everything.index("<e2>"), everything.index("<80>"))
+top_is_right = probabilities[live].argmax(dim=1) == counts[live].argmax(dim=1)
+claim(
+    united=probabilities[united],
+    united_counted=share[united],
+    byte_after_byte=probabilities[byte],
+    apostrophes=counts[byte[0]].sum(),
+    top_agrees=(int(top_is_right.sum()), n_live),
+)
+plot.table(
+    [[show(everything.index(word)), following(word)] for word in chosen], ["after", "most likely next, by W_E W_U"]
+)
+
+# %% sample
+generator = torch.Generator().manual_seed(6)
+tokens = [tokenizer().token_to_id("<|endoftext|>")]
+for _ in range(160):
+    tokens.append(int(torch.multinomial(probabilities[tokens[-1]], 1, generator=generator)))
+print(tokenizer().decode(tokens[1:]))
