@@ -73,7 +73,7 @@ def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
 @cache
 def tokenizer() -> Tokenizer:
     """The committed tokenizer. ``decode`` inverts ``encode`` on any text."""
-    return Tokenizer.from_file(str(TOKENIZER))
+    return Tokenizer.from_str(TOKENIZER.read_text("utf8"))
 
 
 def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
