@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from click.testing import CliRunner, Result
+
+from weave.cli import main as weave
 
 ROOT = Path(__file__).parents[2]
 
-MKDOCS = """
+MKDOCS = r"""
 site_name: Small
 site_url: https://example.org/repo/
 theme: {name: material, font: false}
@@ -22,17 +30,19 @@ plugins:
   - mkdocs-jupyter: {include: ["*.ipynb"], ignore: ["*.md"], execute: false, allow_errors: false}
   - weave: {cell_timeout: 10}
 markdown_extensions:
+  - admonition
   - attr_list
   - footnotes
   - md_in_html
   - tables
   - toc: {permalink: true}
+  - pymdownx.details
   - pymdownx.superfences
   - weave
-  - weave.math: {macros: {'\\R': '\\mathbb{R}'}}
+  - weave.math: {macros: {'\R': '\mathbb{R}'}}
 """
 
-NOTEBOOK = '''# %% [markdown]
+NOTEBOOK = """# %% [markdown]
 # # Heat
 #
 # The decay constant $\\lambda$ is positive.
@@ -55,7 +65,7 @@ claim(rate=RATE, heads=(10, 12))
 
 # %% words
 print("cooling", "down")
-'''
+"""
 
 NOTE = """---
 title: Heat
@@ -86,6 +96,8 @@ def test_cools():
     assert 0.5 < 1
 '''
 
+PROBLEM = re.compile(r"^[\w./-]+\.(?:md|py|yml|json):\d+: .+$", re.MULTILINE)
+
 
 @dataclass
 class Small:
@@ -106,21 +118,33 @@ class Small:
         assert old in text, f"{old!r} is not in {path}"
         self.write(path, text.replace(old, new))
 
-    def run(self, *command: str, timeout: float = 120, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.root,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            input=text,
-        )
-
     @property
     def env(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.root / "code"), str(ROOT / "code")])
         return {**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1", "SOURCE_DATE_EPOCH": "1700000000"}
+
+    # -- as an author: a process of its own
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        process = self.start(*command)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def build(self) -> subprocess.CompletedProcess[str]:
         return self.run("mkdocs", "build", "--strict", "-q")
@@ -128,15 +152,68 @@ class Small:
     def check(self) -> subprocess.CompletedProcess[str]:
         return self.run("weave.cli", "check")
 
+    # -- quicker: in this process
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        with contextlib.chdir(self.root), mock.patch.dict(os.environ, self.env):
+            yield
+
+    def weave(self, *arguments: str, answer: str | None = None) -> Result:
+        """``weave check`` and its like; what it printed is in ``output``."""
+        with self.here():
+            return CliRunner().invoke(weave, arguments, input=answer)
+
+    def rerun(self) -> set[str]:
+        """Stems of the notebooks that ``weave run`` ran now, which is to succeed."""
+        result = self.weave("run")
+        assert result.exit_code == 0, result.output
+        return set(re.findall(r"^code/notebooks/(\w+)\.py runs ", result.output, re.MULTILINE))
+
+
+def problems(output: str) -> list[str]:
+    """The lines of an output that say where something is wrong."""
+    return PROBLEM.findall(output)
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small site's notebook run once, for all tests: a ``.cache`` folder."""
+    site = make_small(tmp_path_factory.mktemp("executed"))
+    assert site.rerun() == {"heat"}
+    return site.root / ".cache"
+
+
+@pytest.fixture(scope="session")
+def new_small(tmp_path_factory: pytest.TempPathFactory, executed: Path) -> Callable[[], Small]:
+    """Makes small sites whose notebook has been run."""
+
+    def new() -> Small:
+        site = make_small(tmp_path_factory.mktemp("small"))
+        shutil.copytree(executed, site.root / ".cache")
+        return site
+
+    return new
+
 
 @pytest.fixture
-def small(tmp_path: Path) -> Small:
-    site = Small(tmp_path)
+def small(new_small: Callable[[], Small]) -> Small:
+    return new_small()
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Small:
+    """The small site where nothing has run yet."""
+    return make_small(tmp_path)
+
+
+def make_small(root: Path) -> Small:
+    site = Small(root)
     site.write("mkdocs.yml", MKDOCS)
     site.write("docs/index.md", "# Small\n\n[Heat](notes/heat.md#on-alpha-decay)\n")
     site.write("docs/notes/heat.md", NOTE)
     site.write("code/notebooks/heat.py", NOTEBOOK)
     site.write("code/lab.py", "RATE = 0.5\n")
     site.write("tests/test_heat.py", TEST)
-    (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
+    (root / "node_modules").symlink_to(ROOT / "node_modules")
     return site
