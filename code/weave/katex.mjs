@@ -1,9 +1,9 @@
 // KaTeX behind a pipe: one JSON request a line on stdin, one JSON answer a line on stdout.
 // Started by math.py as `node katex.mjs <directory with node_modules>`; ends when stdin closes.
 //
-//   {tex, options}  →  {html}  or  {error, position, meant}
+//   {tex, options}  →  {html}  or  {error, position, inMacro, meant}
 //
-// `position` counts UTF-16 units from 0, null where KaTeX gives none that lies in `tex` (an error inside a macro);
+// `position` counts UTF-16 units from 0, null where KaTeX gives none or where it lies `inMacro` and not in `tex`;
 // `meant` is the command that was probably meant when one is not defined.
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ const settings = (options) => ({
   macros: { ...options.macros }, // a formula's \gdef must not reach the next formula
   output: "htmlAndMathml",
   strict: "ignore", // unicode in TeX is welcome
-  trust: false, // no \href, \includegraphics, \htmlClass
+  trust: ({ command }) => { throw new katex.ParseError(`${command} is switched off`); }, // \href, \includegraphics, …
   throwOnError: true,
 });
 
@@ -24,11 +24,13 @@ function answer({ tex, options }) {
   try {
     return { html: katex.renderToString(tex, settings(options)) };
   } catch (error) {
-    if (!(error instanceof katex.ParseError)) return { error: String(error.message ?? error), position: null };
+    if (!(error instanceof katex.ParseError)) return { error: String(error.message ?? error) };
     const undefinedCommand = /^Undefined control sequence: (\\[A-Za-z]+)$/.exec(error.rawMessage)?.[1];
+    const inMacro = error.position !== undefined && !liesIn(tex, error);
     return {
       error: error.rawMessage,
-      position: liesIn(tex, error) ? error.position : null,
+      position: inMacro ? null : error.position,
+      inMacro,
       meant: undefinedCommand && nearest(undefinedCommand, options),
     };
   }
@@ -51,7 +53,7 @@ function nearest(command, options) {
     ...cuts.filter(([, b]) => b).map(([a, b]) => a + b.slice(1)),
     ...cuts.filter(([, b]) => b).flatMap(([a, b]) => letters.map((letter) => a + letter + b.slice(1))),
   ];
-  return slips.filter((slip) => slip).map((slip) => "\\" + slip).find((slip) => isDefined(slip, options));
+  return slips.filter((slip) => slip.length > 1).map((slip) => "\\" + slip).find((slip) => isDefined(slip, options));
 }
 
 function isDefined(command, options) {

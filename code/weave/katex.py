@@ -120,20 +120,32 @@ def render_tex(tex: str, display: bool = False, **options: bool) -> str:
     return engine().render(tex, macros, displayMode=display, **options)
 
 
-def _explain(tex: str, macros: dict[str, str], error: str, position: int | None, meant: str | None = None) -> TexError:
+def _explain(
+    tex: str, macros: dict[str, str], error: str, position: int | None = None, inMacro: bool = False, meant: str = ""
+) -> TexError:
+    """What KaTeX's answer (see katex.mjs) says to the author."""
     advice = "correct the TeX"
     if unknown := re.fullmatch(r"Undefined control sequence: (\\.+)", error):
         near = next(iter(difflib.get_close_matches(unknown[1], macros, n=1)), meant)
         advice = f"did you mean {near}? " if near else ""
         advice += "correct the TeX or define the macro under weave.math: macros in mkdocs.yml"
     error = " ".join(error.split())
+    if inMacro:
+        return TexError(f"bad math: {error}, in a macro that `{_cut(tex)}` uses; correct the macro in mkdocs.yml", 0)
     if position is None:
-        first = tex.split("\n")[0]
-        return TexError(f"bad math: {error}, in a macro that `{first}` uses; correct the macro in mkdocs.yml", 0)
+        return TexError(f"bad math: {error} in `{_cut(tex)}`; {advice}", 0)
     before = tex.encode("utf-16-le")[: 2 * position].decode("utf-16-le", "ignore")  # JavaScript's units
     line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
     where = f"at column {column + 1} in" if len(before) < len(tex) else "at the end of"
-    return TexError(f"bad math: {error} {where} `{tex.splitlines()[line]}`; {advice}", line)
+    shown = _cut(tex.split("\n")[line], column)
+    return TexError(f"bad math: {error} {where} `{shown}`; {advice}", line)
+
+
+def _cut(tex: str, column: int = 0, width: int = 80) -> str:
+    """One line of a formula; of a long one, what stands around the column."""
+    line = tex.split("\n")[0]
+    start = max(0, min(column - width // 2, len(line) - width))
+    return "…" * (start > 0) + line[start : start + width] + "…" * (start + width < len(line))
 
 
 _FONT_SOURCES = re.compile(r'src:(url\([^)]*\.woff2\) format\("woff2"\))[^;}]*')

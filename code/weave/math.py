@@ -316,8 +316,9 @@ class MathInCode(Treeprocessor):
 
     def run(self, root: etree.Element) -> None:
         for code in root.iter("code"):
-            if code.text:
-                code.text = AtomicString(_restore(code.text, self.ext.formulas, code_escape))
+            if STX in (code.text or ""):
+                text = _restore(html.unescape(code.text or ""), self.ext.formulas, str)
+                code.text = AtomicString(code_escape(text))
 
 
 class MathElsewhere(Postprocessor):
