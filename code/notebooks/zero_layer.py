@@ -318,6 +318,8 @@ claim(
     best_128=best[128],
     svd_32=plain_svd[32],
     weighted_svd_32=weighted_svd[32],
+    explained_2=1 - best[2] / mutual_information(counts),
+    explained_32=1 - best[32] / mutual_information(counts),
     svd_over_trained_32=weighted_svd[32] / best[32],
     svd_over_trained_64=weighted_svd[64] / best[64],
     largest_gain_of_longer_run=max(again),
@@ -333,7 +335,7 @@ plot.lines(
     WIDTHS,
     {
         "SVD": [plain_svd[d] for d in WIDTHS],
-        "weighted\nSVD": [weighted_svd[d] for d in WIDTHS],
+        "weighted SVD": [weighted_svd[d] for d in WIDTHS],
         "trained": [best[d] for d in WIDTHS],
     },
     ax=axes,
@@ -438,8 +440,6 @@ right_side = ((place[:, 0, None] > thresholds) == begins[:, None])[begins | cont
 claim(
     told_apart=right_side / (begins | continues).sum(),
     told_apart_of=(int(right_side), int((begins | continues).sum())),
-    two_d_excess=best[2],
-    two_d_gain=mutual_information(counts) - best[2],
 )
 axes = plot.panels(height=4.6)
 for label, (colour, _) in KINDS.items():
@@ -505,6 +505,36 @@ claim(
 )
 plot.table(
     [[show(everything.index(word)), following(word)] for word in chosen], ["after", "most likely next, by W_E W_U"]
+)
+
+# %% [markdown]
+# ## Tied weights
+#
+# With `W_U = W_Eᵀ` the table of logits is symmetric, and the chain of tokens that it describes is reversible: read
+# backwards, its text has the same statistics. English is not like that.
+
+# %% tied
+tied = torch.nn.Module()
+tied.W_E = torch.nn.Parameter(zero_layer(D_MODEL).W_E.detach().clone())
+train(tied, lambda _: cross_entropy(table, tied.W_E @ tied.W_E.T), steps=STEPS, lr=0.1)
+symmetric = (tied.W_E @ tied.W_E.T).detach().double()
+normaliser = symmetric[live][:, live].exp().sum(dim=1)
+flow = normaliser[:, None] / normaliser.sum() * symmetric[live][:, live].softmax(dim=-1)
+claim(
+    tied_excess=excess(counts, symmetric),
+    tied_over_untied=excess(counts, symmetric) / best[D_MODEL],
+    tied_detailed_balance_error=(flow - flow.T).abs().max() / flow.max(),
+    united_backwards=share[united[::-1]],
+    united_backwards_tied=symmetric.softmax(dim=-1)[united[::-1]],
+)
+plot.table(
+    [
+        ["counted", share[united].item(), share[united[::-1]].item()],
+        ["untied", probabilities[united].item(), probabilities[united[::-1]].item()],
+        ["tied", symmetric.softmax(dim=-1)[united].item(), symmetric.softmax(dim=-1)[united[::-1]].item()],
+    ],
+    ["", "␣Un → ited", "ited → ␣Un"],
+    digits=2,
 )
 
 # %% sample

@@ -59,9 +59,7 @@ class Config:
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"Config.{name} is {value!r}; it must be a whole number, at least {least}")
         if self.positions not in get_args(Positions):
-            raise ValueError(
-                f"Config.positions is {self.positions!r}; {nearest(self.positions, get_args(Positions))}"
-            )
+            raise ValueError(f"Config.positions is {self.positions!r}; {nearest(self.positions, get_args(Positions))}")
 
 
 class Attention(nn.Module):
@@ -75,9 +73,7 @@ class Attention(nn.Module):
         self.W_QKV = nn.Parameter(torch.empty(3 * c.n_heads, c.d_head, c.d_model))
         self.W_O = nn.Parameter(torch.empty(c.n_heads, c.d_head, c.d_model))
 
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], tap: Scope
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], tap: Scope) -> Float[Tensor, "batch pos d_model"]:
         c = self.config
         qkv = F.linear(x, self.W_QKV.flatten(0, 1))  # batch pos (3 head d_head)
         q, k, v = qkv.unflatten(-1, (-1, c.d_head)).split(c.n_heads, dim=-2)
@@ -96,9 +92,7 @@ class Attention(nn.Module):
         z = tap("z", z)  # batch pos head d_head
 
         if tap.wants("result"):
-            result = einsum(
-                z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
-            )
+            result = einsum(z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
             return tap("result", result).sum(dim=-2)  # batch pos d_model
         # concatenating the heads and multiplying once is the same sum, without storing its terms
         return z.flatten(-2) @ self.W_O.flatten(0, 1)  # batch pos d_model
@@ -131,9 +125,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(config)
 
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], tap: Scope
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], tap: Scope) -> Float[Tensor, "batch pos d_model"]:
         x = tap("resid_pre", x)
         x = x + tap("attn_out", self.attn(x, tap.inside("attn")))
         return tap("resid_post", x)
@@ -153,9 +145,7 @@ class Transformer(nn.Module):
         for weight in self.parameters():
             nn.init.normal_(weight, std=c.init_std, generator=generator)
 
-    def forward(
-        self, tokens: Int[Tensor, "batch pos"], tap: Tap | None = None
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, tokens: Int[Tensor, "batch pos"], tap: Tap | None = None) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
         Raises:
@@ -185,13 +175,9 @@ class Transformer(nn.Module):
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, say torch.long")
         if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0"
-            )
+            raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
         if tokens.shape[1] > c.n_ctx:
-            raise ValueError(
-                f"the sequence has {tokens.shape[1]} tokens; the model's context holds n_ctx = {c.n_ctx}"
-            )
+            raise ValueError(f"the sequence has {tokens.shape[1]} tokens; the model's context holds n_ctx = {c.n_ctx}")
         low, high = (int(end) for end in tokens.aminmax())
         if low < 0 or high >= c.d_vocab:
             bad = low if low < 0 else high

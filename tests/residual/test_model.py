@@ -162,9 +162,7 @@ def test_residual_stream_is_the_sum_of_what_was_written(model):
     for layer in range(model.config.n_layers):
         here = f"blocks.{layer}."
         torch.testing.assert_close(seen[here + "attn.result"].sum(-2), seen[here + "attn_out"])
-        torch.testing.assert_close(
-            seen[here + "resid_pre"] + seen[here + "attn_out"], seen[here + "resid_post"]
-        )
+        torch.testing.assert_close(seen[here + "resid_pre"] + seen[here + "attn_out"], seen[here + "resid_post"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -176,9 +174,7 @@ def test_a_layer_is_the_sum_over_heads_of_pattern_and_OV(model):
     for layer, block in enumerate(model.blocks):
         here = f"blocks.{layer}."
         pattern, x = seen[here + "attn.pattern"], seen[here + "resid_pre"]
-        expanded = sum(
-            pattern[:, h] @ x @ (block.attn.W_V[h] @ block.attn.W_O[h]) for h in range(model.config.n_heads)
-        )
+        expanded = sum(pattern[:, h] @ x @ (block.attn.W_V[h] @ block.attn.W_O[h]) for h in range(model.config.n_heads))
         torch.testing.assert_close(expanded, seen[here + "attn_out"])
 
 
@@ -259,9 +255,7 @@ def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     one, other = Transformer(Config(), seed=3), Transformer(Config(), seed=4)
-    assert torch.equal(torch.random.get_rng_state(), before), (
-        "building a model must not touch the global generator"
-    )
+    assert torch.equal(torch.random.get_rng_state(), before), "building a model must not touch the global generator"
     torch.manual_seed(2)
     again = Transformer(Config(), seed=3)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
@@ -324,9 +318,7 @@ def test_bad_tokens(tokens, error, says):
     ids=["record", "freeze", "compose"],
 )
 def test_a_wrong_name_lists_the_nearest(tap):
-    with pytest.raises(
-        ValueError, match=r"no activation 'blocks.0.attn.patern'; there is blocks.0.attn.pattern, "
-    ):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.patern'; there is blocks.0.attn.pattern, "):
         small()(torch.tensor([[1, 2]]), tap=tap)
 
 
@@ -334,9 +326,7 @@ def test_a_tap_must_return_a_tensor_of_the_same_shape():
     tokens = torch.tensor([[1, 2]])
     with pytest.raises(TypeError, match="the tap returned NoneType for embed"):
         small()(tokens, tap=lambda name, x: None)
-    with pytest.raises(
-        ValueError, match=r"returned shape \[1, 1, 6\] for embed, which has shape \[1, 2, 6\]"
-    ):
+    with pytest.raises(ValueError, match=r"returned shape \[1, 1, 6\] for embed, which has shape \[1, 2, 6\]"):
         small()(tokens, tap=lambda name, x: x[:, :1])
 
 

@@ -225,3 +225,15 @@ def test_the_plane_is_drawn_only_up_to_an_affine_map(counts, d_model, seed):
     model.W_E.copy_(model.W_E @ M)
     model.W_U.copy_(torch.linalg.solve(M, model.W_U + c))
     torch.testing.assert_close(model(tokens).softmax(-1), before, atol=1e-10, rtol=1e-8)
+
+
+@untimed
+@given(tables(), st.integers(1, 4), seeds)
+def test_tied_weights_make_a_reversible_chain(counts, d_model, seed):
+    """Symmetric logits S: with share(i) ∝ Σ_j exp S_ij, as many step from i to j as from j to i (detailed balance)."""
+    W_E = model_for(len(counts), d_model, seed).W_E.detach()
+    logits = W_E @ W_E.T
+    share = logits.logsumexp(-1).softmax(-1)
+    flow = share[:, None] * logits.softmax(-1)
+    torch.testing.assert_close(flow, flow.T, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(share @ logits.softmax(-1), share)  # so these shares are stationary
