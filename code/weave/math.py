@@ -299,6 +299,8 @@ class MathBlock(BlockProcessor):
         at, formula = next((k, formula) for k, line in enumerate(lines) if (formula := self._formula(line)))
         if at:
             self.parser.parseBlocks(parent, ["\n".join(lines[:at])])
+        if parent.text and not len(parent):  # a list item's text; search must see where it ends
+            parent.text += "\n"
         element = _element(formula)
         element.tail = "\n"
         if element.tag != "tex-math":

@@ -12,6 +12,7 @@ import markdown
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from material.plugins.search.plugin import Parser
 
 from weave import katex
 from weave.math import MathExtension, TexError, copy_katex, engine, render_html, render_tex
@@ -21,7 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 MACROS = {r"\R": r"\mathbb{R}", r"\softmax": r"\operatorname{softmax}", r"\broken": r"x^2^3"}
 EXTENSIONS = [
     *("abbr", "admonition", "attr_list", "def_list", "footnotes", "md_in_html", "tables", "toc"),
-    *("pymdownx.details", "pymdownx.highlight", "pymdownx.superfences", "pymdownx.tabbed", "pymdownx.tasklist"),
+    *(
+        "pymdownx.details",
+        "pymdownx.highlight",
+        "pymdownx.inlinehilite",
+        "pymdownx.superfences",
+        "pymdownx.tabbed",
+        "pymdownx.tasklist",
+    ),
 ]
 CONFIGS = {"pymdownx.tabbed": {"alternate_style": True}}
 
@@ -183,12 +191,14 @@ CODE = st.text(alphabet=" $`~x{}\\<&\n\t-#|>", max_size=40)
 
 
 @given(st.lists(WORDS, min_size=1, max_size=4), st.sampled_from(["\n", "\n\n", "\n- ", "\n> ", "\n\n1. ", "\n\n    "]))
+@settings(deadline=None)
 def test_prose_without_math_stays_as_it_is(paragraphs: list[str], between: str) -> None:
     text = between.join(paragraphs)
     assert convert(text) == (plain(text), [])
 
 
 @given(CODE, st.sampled_from(["", "- a\n\n", "> "]))
+@settings(deadline=None)
 def test_fenced_code_stays_as_it_is(code: str, before: str) -> None:
     indent = {"": "", "> ": "> "}.get(before, "    ")
     lines = ["~~~~~", *code.split("\n"), "~~~~~"]
@@ -198,6 +208,7 @@ def test_fenced_code_stays_as_it_is(code: str, before: str) -> None:
 
 
 @given(CODE.filter(lambda code: code.strip() and "`````" not in code))
+@settings(deadline=None)
 def test_indented_code_stays_as_it_is(code: str) -> None:
     text = "a\n\n" + "\n".join("    " + line for line in code.expandtabs(4).split("\n")) + "\n\nb"
     assert convert(text) == (plain(text), [])
@@ -387,6 +398,15 @@ def test_a_heading_has_a_plain_id_and_title() -> None:
     (heading,) = md.toc_tokens  # type: ignore[attr-defined]
     assert heading["id"] == "on-alpha-decay"
     assert heading["name"] == r"On \alpha decay"
+
+
+def test_the_search_index_has_the_tex_once() -> None:
+    page = convert("## On $\\alpha$\n\nIn $\\beta<1$ and\n$$\n\\gamma\n$$\n\n- item\n  $$\\delta$$\n")[0]
+    index = Parser()
+    index.feed(page)
+    text = " ".join("".join(section.title + section.text) for section in index.data)
+    assert [text.count(tex) for tex in ("On \\alpha", "\\beta&lt;1", "\\gamma", "\\delta")] == [1, 1, 1, 1]
+    assert not re.search(r"math|class|item\\delta", text)
 
 
 @pytest.mark.parametrize(
