@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 Value = int | float | tuple[int | float, int | float]
 
@@ -22,11 +22,12 @@ _RELATIONS = {
     "": "=", "=": "=",
 }  # fmt: skip
 _WORDS = "|".join(re.escape(word) for word in sorted(_RELATIONS, key=len, reverse=True))
-_NUMBER = r"[+−-]?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+−-]?\d+)?"
+_NUMBER = r"[+−-]?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+−-]?\d{1,3})?"
 _CLAIM = re.compile(
     rf"(?P<relation>{_WORDS})\s*(?P<number>{_NUMBER})(?P<unit>\s?(?:%|×|x))?(?:\s+of\s+(?P<total>{_NUMBER}))?",
     re.IGNORECASE,
 )
+_EXACT = Context(prec=10_000)  # more digits than any number that Python prints
 GRAMMAR = "write it as 0.97, 97%, 1,024, 2.6×, 1.2e-7, 10 of 12, or after a relation: > 0.9, about 50"
 
 
@@ -69,12 +70,12 @@ class Written:
 
 def read(text: str) -> Written | None:
     """Take a claim's text apart; None where it is no number."""
-    match = _CLAIM.fullmatch(text.strip().replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " "))
+    match = _CLAIM.fullmatch(" ".join(text.split()))  # also spaces that do not break, and the end of a line
     if match is None:
         return None
     word, number, unit = match["relation"], match["number"], match["unit"] or ""
     prefix = match.string[: match.start("number")]
-    return Written(prefix, _RELATIONS[word.lower()], number, unit, match["total"])
+    return Written(prefix, _RELATIONS[word.casefold()], number, unit, match["total"])
 
 
 def holds(written: Written, value: Value) -> bool:
@@ -84,42 +85,46 @@ def holds(written: Written, value: Value) -> bool:
             return False
         part, total = value
         return _decimal(written.total) == _exact(total) and holds(replace(written, total=None), part)
-    exact, shown = _exact(value), written.shown
-    match written.relation:
-        case "=":
-            return abs(exact - shown) <= written.step / 2
-        case "≈":
-            return abs(exact - shown) <= max(written.step, abs(shown) / 10)
-        case ">":
-            return exact > shown
-        case "<":
-            return exact < shown
-        case "≥":
-            return exact >= shown
-        case _:
-            return exact <= shown
+    with localcontext(_EXACT):
+        exact, shown = _exact(value), written.shown
+        match written.relation:
+            case "=":
+                return abs(exact - shown) <= written.step / 2
+            case "≈":
+                return abs(exact - shown) <= max(written.step, abs(shown) / 10)
+            case ">":
+                return exact > shown
+            case "<":
+                return exact < shown
+            case "≥":
+                return exact >= shown
+            case _:
+                return exact <= shown
 
 
 def rewrite(written: Written, value: Value) -> str:
     """The same claim made true: same relation, same digits after the point, same unit, today's value."""
-    total = ""
     if isinstance(value, tuple):
-        value, whole = value
-        total = f" of {_grouped(_exact(whole), written)}"
-    exact, step = _exact(value), written.step
-    rounding = {">": ROUND_FLOOR, "≥": ROUND_FLOOR, "<": ROUND_CEILING, "≤": ROUND_CEILING}
-    number = (exact / step).quantize(Decimal(1), rounding.get(written.relation, ROUND_HALF_EVEN)) * step
-    if written.relation == ">" and number == exact:
-        number -= step
-    if written.relation == "<" and number == exact:
-        number += step
-    if "e" in written.number.lower():
-        mantissa = re.split("[eE]", written.number)[0]
-        digits = len(mantissa.partition(".")[2])
-        text = f"{number:.{digits}e}".replace("e+", "e") if number else "0"
-    else:
-        text = _grouped(number.scaleb(2) if written.percent else number, written)
-    return f"{written.prefix}{text}{written.unit}{total}"
+        part, total = value
+        return f"{rewrite(replace(written, unit='', total=None), part)} of {_exact(total).normalize():f}"
+    exact, step, sign = _exact(value), written.step, written.relation
+    mantissa, scientific, _ = written.number.lower().partition("e")
+    digits = len(mantissa.partition(".")[2])
+    with localcontext(_EXACT):
+        if scientific:  # as many significant digits as before
+            step = Decimal(1).scaleb(exact.adjusted() - digits)
+        rounding = {">": ROUND_FLOOR, "≥": ROUND_FLOOR, "<": ROUND_CEILING, "≤": ROUND_CEILING}
+        number = exact.quantize(step, rounding.get(sign, ROUND_HALF_EVEN))
+        if sign in "<>" and number == exact:
+            number += step if sign == "<" else -step
+        number = number.scaleb(2 if written.percent else 0) + 0  # no -0
+        grew_long = abs(number) >= 10**4 and abs(_decimal(written.number)) < 10**3
+        comma = "," if "," in written.number or grew_long else ""
+        kind = "e" if scientific and number else "f"
+        text = f"{number:{comma if kind == 'f' else ''}.{digits}{kind}}".replace("e+", "e")
+    plus = "+" if written.number.startswith("+") and number > 0 else ""
+    minus = "−" if "−" in written.number else "-"
+    return f"{written.prefix}{plus}{text.replace('-', minus)}{written.unit}"
 
 
 def show(value: Value) -> str:
@@ -127,12 +132,6 @@ def show(value: Value) -> str:
     if isinstance(value, tuple):
         return " of ".join(map(show, value))
     return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-def _grouped(number: Decimal, written: Written) -> str:
-    digits = len(written.number.partition(".")[2])
-    text = f"{number:,.{digits}f}" if "," in written.number or abs(number) >= 10**4 else f"{number:.{digits}f}"
-    return text.replace("-", "−") if "−" in written.number else text
 
 
 def _decimal(text: str) -> Decimal:
