@@ -14,6 +14,7 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import ConfigurationError
 
 from weave import claims, pages
+from weave.katex import EngineError, render_tex
 from weave.page import Claim, use_site
 from weave.plugin import WeavePlugin, site_of
 from weave.problem import nearest
@@ -90,6 +91,10 @@ def _open() -> tuple[Site, Markdown]:
 
 def _rendered() -> Site:
     site, md = _open()
+    try:
+        render_tex("x")
+    except EngineError as error:
+        raise click.ClickException(str(error)) from None
     site.execute()
     for file in sorted((site.layout.root / site.layout.docs).rglob("*.md")):
         path = file.relative_to(site.layout.root).as_posix()

@@ -29,7 +29,8 @@ from mkdocs.utils import CountHandler, get_relative_url
 
 from weave import ledger, pages, sources
 from weave.extension import error_html
-from weave.math import copy_katex, render_html
+from weave.katex import EngineError, copy_katex, render_tex
+from weave.math import render_html
 from weave.page import start_page, use_site
 from weave.site import Layout, Site, not_utf8, say
 from weave.store import Run, write_whole
@@ -72,6 +73,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
         root = Path(config.config_file_path).resolve().parent
         _fix_date(root)
+        try:
+            render_tex("x")
+        except EngineError as error:
+            raise Abort(str(error)) from None
         if not hasattr(self, "site"):
             self.site = site_of(config, self.config)
         self.site.pages.clear()
