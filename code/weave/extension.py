@@ -250,8 +250,9 @@ class _Weave(Treeprocessor):
 
     def source_link(self, element: etree.Element, target: _Target) -> None:
         if not (self.site.layout.root / target.path).is_file():
+            base = posixpath.basename(target.path)
             there = [posixpath.basename(path) for path in self.site.layout.source_files()]
-            raise _Bad(target.line, f"no file {target.path}; {nearest(posixpath.basename(target.path), there, 'the site')}")
+            raise _Bad(target.line, f"no file {target.path}; {nearest(base, there, 'the site')}")
         if target.anchor:
             known = self.site.definitions(target.path)
             if target.anchor not in known:
