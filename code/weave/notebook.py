@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jupytext
+from jupytext.formats import get_format_implementation
 
 from weave.problem import Problem
 
-_MARKER = re.compile(r"^#\s?%%(?!%)")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_READER = get_format_implementation(".py", "percent").cell_reader_class
+_HEADER = re.compile(r"# ---\s*\n# *jupy")
+_MARKER = re.compile(r"\s*#\s*(%%|<codecell>|In\[[0-9 ]*\])")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LABEL = re.compile(r"^#\|\s*label:\s*(\S+)\s*$", re.MULTILINE)
+_GRAMMAR = """write it as # %% name tags=["hide-input"]"""
 
 
 @dataclass(frozen=True)
@@ -49,37 +52,40 @@ class Notebook:
 
 def parse(path: str, text: str) -> Notebook:
     """Split a notebook into cells that know their line. What is wrong with it is in ``problems``."""
-    lines = text.splitlines()
-    try:
-        raw = jupytext.reads(text, fmt="py:percent").cells
-    except Exception as error:  # jupytext raises whatever the bad metadata provoked
-        return Notebook(path, text, (), (Problem(path, 1, f"not a notebook that jupytext reads: {error}"),))
-    starts = [number for number, line in enumerate(lines, start=1) if _MARKER.match(line)]
-    if len(raw) == len(starts) + 1:  # code before the first marker is a cell of its own
-        starts.insert(0, 0)
-    if len(raw) != len(starts):
-        where = starts[0] if starts else 1
-        what = "cells cannot be told apart; a line inside a string or comment begins with '# %%': indent it"
-        return Notebook(path, text, (), (Problem(path, where, what),))
-
-    cells, problems = [], []
+    lines = text.removesuffix("\n").split("\n")
+    if _HEADER.match(text):
+        what = "begins with a jupytext header; delete it: a notebook begins with its first cell (# %%)"
+        return Notebook(path, text, (), (Problem(path, 1, what),))
+    cells: list[Cell] = []
+    problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for cell, start in zip(raw, starts, strict=True):
+    start = 0
+    while start < len(lines):
+        marker, start_line = lines[start], start + 1
+        # As jupytext.reads does, which does not tell the lines.
+        try:
+            cell, used = _READER({"extension": ".py", "format_name": "percent"}, "python").read(lines[start:])
+        except Exception:  # whatever the bad metadata provoked
+            what = f"'{marker}' begins no cell that jupytext reads; {_GRAMMAR}"
+            return Notebook(path, text, tuple(cells), (*problems, Problem(path, start_line, what)))
+        if "incorrectly_encoded_metadata" in cell.metadata:
+            problems.append(Problem(path, start_line, f"cannot read what follows '# %%'; {_GRAMMAR}"))
         label = _LABEL.search(cell.source)
         name = label[1] if label else cell.metadata.get("title") or cell.metadata.get("name")
         if name and cell.cell_type == "code":
             if not _NAME.fullmatch(name):
-                what = f"'{name}' cannot name a cell; use letters, digits, - and _ (a link ends in it)"
-                problems.append(Problem(path, start, what))
+                what = f"'{name}' cannot name a cell; use letters, digits, - and _, 64 at most (a link ends in it)"
+                problems.append(Problem(path, start_line, what))
             elif name in seen:
                 what = f"two cells are named '{name}', the other at line {seen[name]}; rename one"
-                problems.append(Problem(path, start, what))
-            seen[name] = start
+                problems.append(Problem(path, start_line, what))
+            seen[name] = start_line
         kind: Literal["code", "markdown"] = "code" if cell.cell_type == "code" else "markdown"
         blank = ("",) if kind == "code" else ("", "#", '"""', "'''", 'r"""')
-        line = start + 1
-        while line < len(lines) and lines[line - 1].strip() in blank:
+        line = start_line + bool(_MARKER.match(marker))
+        while line < start + used and lines[line - 1].strip() in blank:
             line += 1
         tags = tuple(cell.metadata.get("tags", ()))
         cells.append(Cell(kind, name if kind == "code" else None, tags, line, cell.source.strip("\n")))
+        start += used
     return Notebook(path, text, tuple(cells), tuple(problems))

@@ -15,10 +15,14 @@ from unittest import mock
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 from weave.cli import main as weave
 
 ROOT = Path(__file__).parents[2]
+
+settings.register_profile("weave", deadline=None)  # time is no property
+settings.load_profile("weave")
 
 MKDOCS = r"""
 site_name: Small
