@@ -29,7 +29,7 @@ from weave import claim
 config = Config(n_layers=1, d_model=128, n_heads=8, d_head=16, n_ctx=64, d_vocab=512, init_std=0.05)
 text = corpus()
 model = Transformer(config, seed=0)
-steps, batch = 800, 32
+steps, batch = 600, 32
 
 
 def loss(step: int) -> Tensor:
@@ -404,14 +404,10 @@ for name, taps in {"patterns computed": (), "patterns frozen": (frozen,)}.items(
         )
         / (end - start).norm()
     )
-lines(
-    share_of_way,
-    bends,
-    xlabel="share of the way",
-    ylabel="distance from the line",
-    colours=[ORANGE, BLUE],
-    height=2.6,
-)
+ax = panels(height=2.6)
+for (name, bend), colour, side in zip(bends.items(), (ORANGE, BLUE), (-1, 1), strict=True):
+    lines(share_of_way, {"": bend}, ax=ax, xlabel="share of the way", ylabel="distance from the line", colours=[colour])
+    ax.annotate(name, (0.5, bend[10]), xytext=(0, 12 * side), textcoords="offset points", ha="center", va="center")
 claim(bend_computed=bends["patterns computed"].max(), bend_frozen=bends["patterns frozen"].max())
 
 # %% [markdown]

@@ -42,16 +42,11 @@ operators = {
     "W ⊗ A": kron(W, A),
     "Wᵀ ⊗ A": kron(W.T, A),
 }
-errors = {
-    name: [float((M @ v(X) - v(out)).abs().max()) for v in (vec, vec_col)] for name, M in operators.items()
-}
+errors = {name: [float((M @ v(X) - v(out)).abs().max()) for v in (vec, vec_col)] for name, M in operators.items()}
 right = sum(error < 1e-12 for pair in errors.values() for error in pair)
 claim(readings_right=(right, 2 * len(operators)), largest_error=max(max(pair) for pair in errors.values()))
 table(
-    [
-        [name, *("exact" if error < 1e-12 else f"off by {error:.1f}" for error in pair)]
-        for name, pair in errors.items()
-    ],
+    [[name, *("exact" if error < 1e-12 else f"off by {error:.1f}" for error in pair)] for name, pair in errors.items()],
     header=["operator", "rows stacked (torch)", "columns stacked (textbooks)"],
 )
 
@@ -100,9 +95,7 @@ claim(
 
 # %% model
 n, d_model, d_head, n_heads = 16, 32, 4, 8
-config = Config(
-    n_layers=1, d_model=d_model, n_heads=n_heads, d_head=d_head, n_ctx=n, d_vocab=64, init_std=0.3
-)
+config = Config(n_layers=1, d_model=d_model, n_heads=n_heads, d_head=d_head, n_ctx=n, d_vocab=64, init_std=0.3)
 model = Transformer(config, seed=0).double()
 sequence = torch.randint(config.d_vocab, (1, n), generator=torch.Generator().manual_seed(0))
 seen = record(["blocks.0.resid_pre", "blocks.0.attn.pattern", "blocks.0.attn_out"])

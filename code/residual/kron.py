@@ -36,9 +36,7 @@ def vec_col(X: Float[Tensor, "m n"]) -> Float[Tensor, " mn"]:
     return X.T.reshape(-1)
 
 
-def rearrange(
-    M: Float[Tensor, "mp nq"], outer: tuple[int, int], inner: tuple[int, int]
-) -> Float[Tensor, "mn pq"]:
+def rearrange(M: Float[Tensor, "mp nq"], outer: tuple[int, int], inner: tuple[int, int]) -> Float[Tensor, "mn pq"]:
     """The blocks of ``M`` as rows: row ``(i, j)`` is vec of block ``(i, j)``.
 
     ``rearrange(A ⊗ B) = vec(A) vec(B)ᵀ``, so a matrix is a sum of ``r`` tensor products of these shapes if
@@ -53,9 +51,7 @@ def rearrange(
     """
     (m, n), (p, q) = outer, inner
     if M.shape != (m * p, n * q):
-        raise ValueError(
-            f"{m}×{n} blocks of {p}×{q} make a {m * p}×{n * q} matrix; this one is {tuple(M.shape)}"
-        )
+        raise ValueError(f"{m}×{n} blocks of {p}×{q} make a {m * p}×{n * q} matrix; this one is {tuple(M.shape)}")
     return M.reshape(m, p, n, q).transpose(1, 2).reshape(m * n, p * q)
 
 
@@ -68,6 +64,4 @@ def expand(
     the square root of its singular value in both factors.
     """
     U, S, Vh = torch.linalg.svd(rearrange(M, outer, inner), full_matrices=False)
-    return [
-        ((S[r].sqrt() * U[:, r]).reshape(outer), (S[r].sqrt() * Vh[r]).reshape(inner)) for r in range(terms)
-    ]
+    return [((S[r].sqrt() * U[:, r]).reshape(outer), (S[r].sqrt() * Vh[r]).reshape(inner)) for r in range(terms)]

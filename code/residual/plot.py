@@ -181,9 +181,9 @@ def attention(
     columns = min(columns, n_heads)
     rows = -(-n_heads // columns)
     side = WIDTH / columns
-    axes = np.atleast_1d(
-        panels(rows, columns, height=rows * (side + 0.05) + (0.6 if tokens else 0.2))
-    ).reshape(rows, columns)
+    axes = np.atleast_1d(panels(rows, columns, height=rows * (side + 0.05) + (0.6 if tokens else 0.2))).reshape(
+        rows, columns
+    )
     for index, ax in enumerate(axes.flat):
         if index >= n_heads:
             ax.set_visible(False)
@@ -252,9 +252,7 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
     figure.draw_without_rendering()  # settles the layout, which the distances below need
     to_axes = ax.transData + ax.transAxes.inverted()
     apart = 13 / 72 * figure.dpi / ax.bbox.height  # one line of text, as a share of the axes' height
-    placed = sorted(
-        (float(to_axes.transform((x, y))[1]), name, colour, (x, y)) for name, colour, x, y in ends
-    )
+    placed = sorted((float(to_axes.transform((x, y))[1]), name, colour, (x, y)) for name, colour, x, y in ends)
     heights = _spread([at for at, *_ in placed], apart)
     for at, (_, name, colour, end) in zip(heights, placed, strict=True):
         ax.annotate(

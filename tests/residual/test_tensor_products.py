@@ -146,9 +146,7 @@ def test_eigenvalues(m: int, p: int, seed: int) -> None:
 def test_singular_values_and_norm(m: int, n: int, p: int, q: int, seed: int) -> None:
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
-    products = (
-        torch.outer(torch.linalg.svdvals(A), torch.linalg.svdvals(B)).flatten().sort(descending=True)[0]
-    )
+    products = torch.outer(torch.linalg.svdvals(A), torch.linalg.svdvals(B)).flatten().sort(descending=True)[0]
     found = torch.linalg.svdvals(kron(A, B))
     assert_close(found[: len(products)], products)
     assert found[len(products) :].abs().sum() < 1e-9 * (1 + products[0])
@@ -293,10 +291,7 @@ def test_no_single_product(n: int, d: int, seed: int) -> None:
     A, W = draw.pattern(n), draw.matrix(d, d)
     head = kron(A, W.T)
     identity = torch.eye(n, dtype=torch.float64)
-    basis = [
-        vec(kron(identity, torch.eye(d * d, dtype=torch.float64)[index].reshape(d, d)))
-        for index in range(d * d)
-    ]
+    basis = [vec(kron(identity, torch.eye(d * d, dtype=torch.float64)[index].reshape(d, d))) for index in range(d * d)]
     best = torch.linalg.lstsq(torch.stack(basis, dim=1), vec(head)[:, None]).solution.reshape(d, d)
     assert_close(best, A.trace() / n * W.T)
     missed = (head - kron(identity, best)).square().sum()
@@ -357,9 +352,7 @@ def test_kronecker_rank_of_a_layer(heads: int, n: int, d: int, seed: int) -> Non
     A = [draw.pattern(n) for _ in range(heads)]
     W = [draw.matrix(d, d) for _ in range(heads)]
     layer = sum(kron(a, w) for a, w in zip(A, W, strict=True))
-    independent = [
-        int(torch.linalg.matrix_rank(torch.stack([vec(m) for m in ms]), rtol=1e-10)) for ms in (A, W)
-    ]
+    independent = [int(torch.linalg.matrix_rank(torch.stack([vec(m) for m in ms]), rtol=1e-10)) for ms in (A, W)]
     rank = int(torch.linalg.matrix_rank(rearrange(layer, (n, n), (d, d)), rtol=1e-12))
     assert rank <= min(independent)
     if independent == [heads, heads]:
