@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weave import recorder
 from weave.notebook import Cell, Notebook
 from weave.problem import Problem
 from weave.publish import CLAIM_MIME
@@ -93,10 +94,7 @@ class Executor:
         folder = Path(tempfile.mkdtemp(prefix="weave-"))
         try:
             outputs, problems = asyncio.run(self._execute(notebook, folder))
-            try:
-                record = json.loads((folder / "record.json").read_text())
-            except FileNotFoundError:
-                record = {"files": {}, "listings": {}, "packages": []}
+            record = recorder.read(folder / "record")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         inputs = {
@@ -104,7 +102,7 @@ class Executor:
             **surroundings(),
             "files": record["files"],
             "listings": record["listings"],
-            "packages": versions(record["packages"]),
+            "packages": versions(list(record["packages"])),
         }
         run = Run(notebook, outputs, inputs, time.monotonic() - started)
         problems = problems or _published_twice(run)
@@ -130,7 +128,7 @@ class Executor:
             ip=str(folder / "kernel"),
             connection_file=str(folder / "kernel.json"),
         )
-        target = str(folder / "record.json")
+        target = str(folder / "record")
         client = NotebookClient(
             document,
             km=manager,
@@ -150,14 +148,14 @@ class Executor:
         current: list[int] = [0]
 
         async def note_cell(cell: Any, cell_index: int) -> None:
+            if self._stopping.is_set():
+                raise DeadKernelError("stopped")
             current[0] = cell_index
 
         client.on_cell_execute = note_cell
         self._kernels.add(manager)
         problem = None
         try:
-            if self._stopping.is_set():
-                raise DeadKernelError("stopped")
             await client.async_execute(env=_environment())
         except CellExecutionError:
             problem = _raised(notebook, document, current[0])
@@ -231,9 +229,12 @@ def _published_twice(run: Run) -> list[Problem]:
 def _tidy(output: Any, root: Path) -> dict[str, Any]:
     """An output without what differs between machines and runs: counters, folders, process numbers."""
 
+    home = Path.home()
+    at_home = f"~{os.sep}{root.relative_to(home)}{os.sep}" if root.is_relative_to(home) else f"{root}{os.sep}"
+
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            return _TEMPORARY_CELL.sub("<cell>", value.replace(f"{root}{os.sep}", ""))
+            return _TEMPORARY_CELL.sub("<cell>", value.replace(f"{root}{os.sep}", "").replace(at_home, ""))
         if isinstance(value, list):
             return [clean(part) for part in value]
         if isinstance(value, dict):

@@ -1,9 +1,9 @@
 """Runs inside a notebook's kernel and writes down everything that its results depend on.
 
-Recorded are: every file of the repository that is opened for reading (and those looked for in vain), every module
-of the repository that is imported, directory listings of the repository, and the packages that files or modules came
+Recorded are: every file of the repository that is opened for reading (and those looked for in vain), every module of
+the repository that is imported, listings of the repository's folders, and the packages that files and modules came
 from. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by
-subprocesses, and existence checks.
+programs that the notebook starts, existence checks, modules that were not there, listings of the repository's root.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import importlib.machinery
 import json
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 _IGNORED = {".git", ".cache", ".venv", "node_modules", "site", "__pycache__"}
@@ -23,11 +26,10 @@ class Recorder:
     def __init__(self, root: Path, target: Path) -> None:
         self.root = str(root.resolve()) + os.sep
         self.prefix = str(Path(sys.prefix).resolve()) + os.sep
-        self.target = target
-        self.files: dict[str, str | None] = {}
-        self.listings: dict[str, str] = {}
-        self.packages: set[str] = set()
-        self.busy = False
+        # A line for each fact, as soon as it is known: a kernel that is killed has told what it read so far.
+        self.target = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.known: set[tuple[str, str]] = set()
+        self.here = threading.local()
 
     def relative(self, path: Any) -> str | None:
         """The path in the repository, or None where it lies outside or does not matter."""
@@ -35,50 +37,56 @@ class Recorder:
             return None
         full = os.path.abspath(os.fsdecode(path))
         if full.startswith(self.prefix) or not full.startswith(self.root):
-            _, found, inside = full.rpartition("site-packages" + os.sep)
-            if found:
-                self.packages.add(inside.split(os.sep)[0].removesuffix(".py"))
             return None
         inside = full[len(self.root) :]
         return None if _IGNORED & set(inside.split(os.sep)) else inside.replace(os.sep, "/")
 
-    def file(self, path: Any) -> None:
-        name = self.relative(path)
-        if name is not None and name not in self.files:
-            self.files[name] = digest(Path(self.root, name))
+    def note(self, kind: str, name: str | None, digest: Callable[[Path], str | None]) -> None:
+        if name is not None and (kind, name) not in self.known:
+            line = json.dumps([kind, name, digest(Path(self.root, name))]) + "\n"
+            os.write(self.target, line.encode())
+            self.known.add((kind, name))
 
-    def listing(self, path: Any) -> None:
-        name = self.relative(path if path is not None else ".")
-        # The import system lists the folders of sys.path: new modules there are none of a notebook's business.
-        if name is not None and not name.startswith("code/") and name != "code" and name not in self.listings:
-            self.listings[name] = listing_digest(Path(self.root, name))
+    def file(self, path: Any) -> None:
+        self.note("files", self.relative(path), digest)
+        self.package(path)
+
+    def package(self, path: Any) -> None:
+        _, found, inside = path.rpartition("site-packages" + os.sep) if isinstance(path, str) else ("", "", "")
+        if found:
+            self.note("packages", inside.split(os.sep)[0].removesuffix(".py"), lambda _: None)
 
     def audit(self, event: str, arguments: tuple) -> None:
-        if self.busy or event not in ("open", "os.listdir", "os.scandir"):
+        if event not in ("open", "os.listdir", "os.scandir") or getattr(self.here, "busy", False):
             return
-        self.busy = True  # what the recorder reads itself is not the notebook's doing
+        self.here.busy = True  # what the recorder reads itself is not the notebook's doing
         try:
-            if event != "open":
-                self.listing(arguments[0])
-            elif _for_reading(*arguments[1:3]):
-                self.file(arguments[0])
+            if event == "open":
+                if _for_reading(*arguments[1:3]):
+                    self.file(arguments[0])
+            elif not _by_import(sys._getframe(1)):
+                path = "." if arguments[0] is None else arguments[0]
+                self.note("listings", self.relative(path), listing_digest)
         finally:
-            self.busy = False
+            self.here.busy = False
 
-    def write(self, *_: object) -> None:
-        """Save what is known so far, so that a run that fails or is killed still tells what it read."""
-        self.busy = True
+    def packages(self, *_: object) -> None:
+        """Note the packages of all modules imported so far."""
+        for name, module in list(sys.modules.items()):
+            if "." not in name:
+                self.package(getattr(getattr(module, "__spec__", None), "origin", None))
+
+
+def read(target: Path) -> dict[str, dict[str, str | None]]:
+    """What was recorded: digests (None for what was not there) of ``files`` and ``listings``, and ``packages``."""
+    record: dict[str, dict[str, str | None]] = {"files": {}, "listings": {}, "packages": {}}
+    for line in target.read_text().split("\n") if target.exists() else ():
         try:
-            for name, module in list(sys.modules.items()):
-                origin = getattr(getattr(module, "__spec__", None), "origin", None)
-                if "." not in name and isinstance(origin, str):
-                    self.relative(origin)
-            record = {"files": self.files, "listings": self.listings, "packages": sorted(self.packages)}
-            aside = self.target.with_suffix(".part")
-            aside.write_text(json.dumps(record))
-            aside.replace(self.target)
-        finally:
-            self.busy = False
+            kind, name, found = json.loads(line)
+        except ValueError:  # the last line, of a kernel that was killed
+            continue
+        record[kind].setdefault(name, found)
+    return record
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
@@ -99,7 +107,7 @@ def digest(path: Path) -> str | None:
     """SHA-256 of a file's bytes, or None where there is none."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -108,13 +116,19 @@ def listing_digest(path: Path) -> str:
         names = sorted(set(os.listdir(path)) - _IGNORED)
     except OSError:
         names = []
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\0".join(names))).hexdigest()
 
 
 def _for_reading(mode: str | None, flags: int = 0) -> bool:
     if mode is not None:
-        return not set("wax+") & set(mode)
+        return not set("wax") & set(mode)
     return not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+
+
+def _by_import(frame: FrameType) -> bool:
+    """Whether the import system lists a folder of sys.path: new modules are none of a notebook's business."""
+    name = frame.f_code.co_filename
+    return "importlib" in name or name.endswith("pkgutil.py")
 
 
 def start(root: str, target: str) -> None:
@@ -127,7 +141,7 @@ def start(root: str, target: str) -> None:
     ]
 
     def in_repository(path: str) -> importlib.machinery.FileFinder:
-        if recorder.relative(path or ".") is None:
+        if recorder.relative(os.path.join(path or ".", "module.py")) is None:
             raise ImportError
         return importlib.machinery.FileFinder(path or ".", *suffixes)
 
@@ -140,4 +154,4 @@ def start(root: str, target: str) -> None:
 
     from IPython import get_ipython
 
-    get_ipython().events.register("post_run_cell", recorder.write)
+    get_ipython().events.register("post_run_cell", recorder.packages)
