@@ -86,7 +86,7 @@ def logits_of(model):
     return (model.W_E @ model.W_U).detach().double()
 
 
-def train_on_the_table(model, steps=800, lr=0.1, watch=None):
+def train_on_the_table(model, steps=800, lr=0.1, watch=None, table=table):
     return train(
         model,
         lambda step: cross_entropy(table, model(every_token)[:, 0]),
@@ -236,7 +236,8 @@ cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centred
 
 # %% [markdown]
 # Plain gradient descent never moves the mean of `W_U`'s columns, since the gradient has no component there. AdamW
-# rescales each coordinate by itself, and so does.
+# rescales each coordinate by itself, and so does. But taking that drift out of the logits does not mend the raw
+# correlation.
 
 # %% conserved
 descended = zero_layer(D_MODEL)
@@ -259,6 +260,7 @@ def moved(trained):
 claim(
     sgd_mean_over_columns=sgd_mean / sgd_columns,
     adam_mean_over_columns=adam_mean / adam_columns,
+    raw_correlation_without_drift=correlation(centred(logits), log_bigram, counts),
 )
 plot.table(
     [
@@ -268,6 +270,37 @@ plot.table(
     ["trained with", "a column moves by", "the mean column moves by"],
     digits=2,
 )
+
+# %% [markdown]
+# What does it is the pairs that never occur. Their logits sink for as long as training lasts; where the mean of a row
+# stays put, the others must rise, and the more so the more of the row is empty.
+
+# %% sinking
+never = live[:, None] & live & ~seen
+constants = logits.logsumexp(dim=-1)  # z_i: logits less log-probabilities
+empty = never.sum(dim=1).double()  # how many of the live tokens never follow token i
+shares = counts.sum(dim=1) / counts.sum()
+
+
+def depth(model):
+    """Mean log-probability of the pairs that never occur, each row with its token's share."""
+    per_row = (logits_of(model).log_softmax(dim=-1) * never).sum(dim=1) / empty.clamp(min=1)
+    return (shares * per_row).sum()
+
+
+halfway = zero_layer(D_MODEL)
+train_on_the_table(halfway, STEPS // 8, lr=0.03)
+filled = zero_layer(D_MODEL)
+train_on_the_table(filled, STEPS, lr=0.03, table=table + 1)  # a text in which every pair occurs
+claim(
+    raw_correlation_when_filled=correlation(logits_of(filled), log_bigram, counts),
+    constants_with_empty=correlation(constants, empty, shares),
+    depth_early=depth(halfway),
+    depth_late=depth(model),
+)
+axes = plot.panels(height=3.2)
+axes.scatter(empty[live], constants[live], s=(2e3 * shares[live]).clip(3, 60), color=plot.BLUE, alpha=0.6, linewidths=0)
+_ = axes.set(xlabel="how many tokens never follow this one", ylabel="constant of its row")
 
 # %% [markdown]
 # ## Rank
