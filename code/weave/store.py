@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -85,7 +86,8 @@ class Store:
         for path in self._entries(notebook):
             run = self._read(path)
             if run and self.why_stale(run, notebook) is None:
-                os.utime(path)
+                with contextlib.suppress(FileNotFoundError):  # another build tidied up
+                    os.utime(path)
                 # Prose may have changed since: cells come from today's notebook, outputs from the store.
                 return Run(notebook, run.outputs, run.inputs, run.seconds)
         return None
@@ -100,8 +102,8 @@ class Store:
         if inputs["code"] != code_digest(notebook):
             return "its code changed"
         for name, value in surroundings().items():
-            if inputs[name] != value:
-                return f"{name} changed from {inputs[name]} to {value}"
+            if inputs.get(name) != value:
+                return f"{name} changed from {inputs.get(name)} to {value}"
         return self._changed_file(inputs) or _changed_package(inputs["packages"])
 
     def save(self, run: Run) -> None:
