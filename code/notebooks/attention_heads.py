@@ -291,13 +291,13 @@ ramp = centred[:-1] @ u
 line = torch.stack([torch.arange(len(ramp)).double(), ramp])
 
 
-def inside(weights: Tensor) -> Tensor:
-    """The share of the unit vector u that lies in each head's subspace [head]."""
+def inside(weights: Tensor, unit: Tensor) -> Tensor:
+    """The share of a unit vector [d_model] that lies in each head's subspace [head]."""
     Q, _ = torch.linalg.qr(weights)
-    return (u @ Q).square().sum(dim=-1)
+    return (unit @ Q).square().sum(dim=-1)
 
 
-share = {name: inside(weights) for name, weights in spaces.items()}
+share = {name: inside(weights, u) for name, weights in spaces.items()}
 rest = attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)  # the keys' maps without that direction
 claim(
     position_one_direction=strength[0] ** 2 / strength.square().sum(),
@@ -348,6 +348,7 @@ claim(
     recency_without_u=profiles["without u"][0] / profiles["without u"][15],
     loss_without_u=lose(u),
     loss_without_random_most=torch.stack([lose(v) for v in random_directions]).max(),
+    mean_in_queries=inside(attn.W_Q, F.normalize(x_held.mean(dim=(0, 1)), dim=0)).mean(),
 )
 
 # %% [markdown]
