@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as etree
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ class Html(HTMLParser):
             self.links.append((self.getpos()[0], tag, url))
 
 
+@cache
 def read(path: Path) -> Html:
     html = Html()
     html.feed(path.read_text("utf-8"))
@@ -45,11 +47,10 @@ def read(path: Path) -> Html:
 
 def broken(site: BuiltSite, pages: list[str]) -> list[str]:
     """`page:line: link` for each link inside the site that leads nowhere."""
-    parsed: dict[Path, Html] = {}
     found = []
     for page in pages:
         here = site.file(page)
-        for line, tag, link in parsed.setdefault(here, read(here)).links:
+        for line, tag, link in read(here).links:
             url = urljoin(page, link)
             if not url.startswith(site.url):
                 # Another site is fine to be sent to, not to load from; our own host outside the sub-path never is.
@@ -60,7 +61,7 @@ def broken(site: BuiltSite, pages: list[str]) -> list[str]:
             anchor = unquote(urlsplit(url).fragment)
             if not target.is_file():
                 found.append(f"{here.relative_to(site.folder)}:{line}: no such file: {link}")
-            elif anchor and target.suffix == ".html" and anchor not in parsed.setdefault(target, read(target)).ids:
+            elif anchor and target.suffix == ".html" and anchor not in read(target).ids:
                 found.append(f"{here.relative_to(site.folder)}:{line}: no such anchor: {link}")
     return found
 
@@ -81,7 +82,7 @@ def test_a_link_that_leads_nowhere_is_found(site: BuiltSite, link: str, tmp_path
 
 def test_the_sitemap_lists_the_pages_under_the_address_of_the_site(site: BuiltSite) -> None:
     tree = etree.parse(site.folder / "sitemap.xml")
-    listed = {element.text for element in tree.iter("{*}loc")}
+    listed = {element.text for element in tree.findall(".//{*}loc")}
     assert listed and listed <= set(site.pages)
     for note in ("tensor-products", "attention-heads", "zero-layer"):
         assert f"{site.url}notes/{note}/" in listed
