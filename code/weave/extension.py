@@ -17,7 +17,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
+from os.path import isfile
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as etree
@@ -28,7 +29,7 @@ from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
-from markdown.util import AtomicString
+from markdown.util import AMP_SUBSTITUTE, AtomicString
 
 from weave import claims, outputs
 from weave.page import Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
@@ -45,9 +46,10 @@ _EMBED = "weave-embed"
 class WeaveExtension(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
         # Before every other preprocessor: line numbers are those of the file.
-        md.preprocessors.register(_MarkLines(md), "weave_lines", 60)
+        lines = _MarkLines(md)
+        md.preprocessors.register(lines, "weave_lines", 60)
         md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
-        md.treeprocessors.register(_Weave(md), "weave", 15)
+        md.treeprocessors.register(_Weave(md, lines), "weave", 15)
         md.postprocessors.register(_Unmark(md), "weave_unmark", -10)
 
 
@@ -55,7 +57,13 @@ class _MarkLines(Preprocessor):
     """Puts its line number into every link's destination, as one invisible character."""
 
     def run(self, lines: list[str]) -> list[str]:
+        self.lines = lines
         return [line if number is None else _mark_destinations(line, number) for line, number in outside_fences(lines)]
+
+    def line_of(self, url: str) -> int:
+        """The line of a destination, marked or not (a definition inside of a quotation): where it stands first."""
+        found = (number for number, line in enumerate(self.lines, start=1) if unmark(url) in line)
+        return marked_line(url) or next(found, 1)
 
 
 def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
@@ -92,7 +100,7 @@ class _Embed(ImageInlineProcessor):
         if not found:
             return None, None, None
         target, _, index, found = self.getLink(data, index)
-        if not found or not urlsplit(unmark(target)).path.endswith((".py", ".ipynb")):
+        if not found or not re.search(r"\.(py|ipynb)([?#]|$)", unmark(target)):
             return None, None, None
         element = etree.Element(_EMBED, {"src": target})
         etree.SubElement(element, "span", {"class": "weave-caption"}).text = text
@@ -114,6 +122,10 @@ class _Weave(Treeprocessor):
 
     page: Page
     site: Site
+
+    def __init__(self, md: Markdown, lines: _MarkLines) -> None:
+        super().__init__(md)
+        self.line_of = lines.line_of
 
     def run(self, root: etree.Element) -> None:
         page = current_page()
@@ -138,9 +150,12 @@ class _Weave(Treeprocessor):
 
     def resolve(self, url: str) -> _Target | None:
         """Where a link leads in the repository; None for one that leads out of it or was reported."""
-        line = marked_line(url) or 1
-        url = unmark(url)
-        parts = urlsplit(url)
+        line = self.line_of(url)
+        url = unescape(unmark(url).replace(AMP_SUBSTITUTE, "&"))  # as <me@example.org> is written
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise _Bad(line, f"'{url}' is no address; correct it") from None
         if parts.scheme or parts.netloc:
             return None
         anchor = unquote(parts.fragment)
@@ -172,11 +187,14 @@ class _Weave(Treeprocessor):
             if target is None:
                 return
             layout = self.site.layout
+            if key == "src" and target.path.endswith(".py"):
+                what = "a cell is shown by its path alone; write ![caption](path.py#cell), without a reference"
+                raise _Bad(target.line, what)
             if layout.is_notebook(target.path):
                 self.notebook_link(element, target)
             elif layout.is_source(target.path):
                 self.source_link(element, target)
-            elif not (layout.root / target.path).is_file():
+            elif not isfile(layout.root / target.path):
                 folder = (layout.root / target.path).parent
                 there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
                 name = posixpath.basename(target.path)
@@ -201,15 +219,13 @@ class _Weave(Treeprocessor):
         if target.anchor.startswith("="):
             self.claim(element, path, target.anchor[1:], target.line)
             return
-        if target.anchor:
-            self.check_cell(path, target.anchor, target.line)
-            self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
-        element.set("href", self.href(path, target.anchor))
-
-    def check_cell(self, path: str, name: str, line: int) -> None:
-        names = self.site.outcomes[path].notebook.names
-        if name not in names:
-            raise _Bad(line, f"{posixpath.basename(path)} has no cell '{name}'; {nearest(name, names)}")
+        line, notebook = self.page.line(target.line), self.site.notebook_of(path)
+        if target.anchor in notebook.names:
+            self.page.uses.append(Use(self.page.path, line, path, target.anchor))
+        elif target.anchor and notebook.cells:  # a heading or a footnote, perhaps
+            self.page.references.append(Reference(line, path, target.anchor))
+        if path != self.page.path:
+            element.set("href", self.href(path, target.anchor))
 
     def claim(self, element: etree.Element, path: str, name: str, line: int) -> None:
         run = self.site.run_of(path)
@@ -249,7 +265,7 @@ class _Weave(Treeprocessor):
     # -- theorems
 
     def source_link(self, element: etree.Element, target: _Target) -> None:
-        if not (self.site.layout.root / target.path).is_file():
+        if not isfile(self.site.layout.root / target.path):
             base = posixpath.basename(target.path)
             there = [posixpath.basename(path) for path in self.site.layout.source_files()]
             raise _Bad(target.line, f"no file {target.path}; {nearest(base, there, 'the site')}")
@@ -275,7 +291,7 @@ class _Weave(Treeprocessor):
     # -- embeds
 
     def embed(self, parent: etree.Element, element: etree.Element) -> None:
-        line = marked_line(element.get("src", "")) or 1
+        line = self.line_of(element.get("src", ""))
         caption = element[0]
         element.tag = "figure"
         url = element.attrib.pop("src")
@@ -291,9 +307,16 @@ class _Weave(Treeprocessor):
             path = posixpath.splitext(target.path)[0] + ".py"
             if path not in self.site.outcomes:
                 raise _Bad(line, self.site.unknown_notebook(path))
+            notebook = self.site.notebook_of(path)
             if not target.anchor:
-                raise _Bad(line, f"name the cell to embed: {posixpath.basename(path)}#cell")
-            self.check_cell(path, target.anchor, line)
+                write = f"write {posixpath.basename(path)}#cell"
+                raise _Bad(line, f"'{unmark(url)}' names no cell to show; {write}; {nearest('', notebook.names)}")
+            if not notebook.cells:  # it cannot be read, as is told once, for the notebook
+                self.error(element, "\n".join(map(str, notebook.problems)))
+                return
+            if target.anchor not in notebook.names:
+                what = f"{posixpath.basename(path)} has no cell '{target.anchor}'"
+                raise _Bad(line, f"{what}; {nearest(target.anchor, notebook.names)}")
             self.figure(element, caption, path, target)
             if parent.tag == "p":  # a figure is no part of a paragraph
                 parent.tag = "div"
@@ -305,7 +328,7 @@ class _Weave(Treeprocessor):
 
     def figure(self, element: etree.Element, caption: etree.Element, path: str, target: _Target) -> None:
         outcome = self.site.outcomes[path]
-        cell = outcome.notebook.names[target.anchor]
+        cell = self.site.notebook_of(path).names[target.anchor]
         run = self.site.run_of(path)
         shown: list[dict[str, Any]] = []
         if run:

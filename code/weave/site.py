@@ -132,6 +132,11 @@ class Site:
         """The result to show for a notebook: today's, or the last good one while today's fails."""
         return self.last_good.get(path)
 
+    def notebook_of(self, path: str) -> Notebook:
+        """A notebook as it is on disk, or as it was last good while what is on disk cannot be read."""
+        today, good = self.outcomes[path].notebook, self.run_of(path)
+        return good.notebook if good and today.problems and not today.cells else today
+
     # -- files
 
     def unknown_notebook(self, path: str) -> str:
@@ -156,8 +161,11 @@ class Site:
             for reference in page.references:
                 target = self.pages.get(reference.target)
                 if target and reference.anchor not in target.anchors:
+                    names = nearest(reference.anchor, target.anchors)
                     where = "this page" if target is page else reference.target
-                    what = f"no anchor '#{reference.anchor}' on {where}; {nearest(reference.anchor, target.anchors)}"
+                    what = f"no anchor '#{reference.anchor}' on {where}; {names}"
+                    if self.layout.is_notebook(reference.target):
+                        what = f"{Path(reference.target).name} has no cell or heading '{reference.anchor}'; {names}"
                     found.append(Problem(page.path, reference.line, what))
         return sorted(set(found), key=lambda problem: (problem.path, problem.line, problem.message))
 

@@ -84,7 +84,7 @@ class Store:
     def fresh(self, notebook: Notebook) -> Run | None:
         """The stored result whose recorded inputs all still are what they were, if there is one."""
         for path in self._entries(notebook):
-            run = self._read(path)
+            run = self._read(path, notebook)
             if run and self.why_stale(run, notebook) is None:
                 with contextlib.suppress(FileNotFoundError):  # another build tidied up
                     os.utime(path)
@@ -94,7 +94,7 @@ class Store:
 
     def last(self, notebook: Notebook) -> Run | None:
         """The last good result, to be shown while a newer run fails."""
-        return next((run for path in self._entries(notebook) if (run := self._read(path))), None)
+        return next((run for path in self._entries(notebook) if (run := self._read(path, notebook))), None)
 
     def why_stale(self, run: Run, notebook: Notebook) -> str | None:
         """What changed since the run, in words; None where nothing did."""
@@ -138,12 +138,12 @@ class Store:
                 continue
         return [path for _, path in sorted(aged, reverse=True)]
 
-    def _read(self, path: Path) -> Run | None:
+    def _read(self, path: Path, today: Notebook) -> Run | None:
         try:
             body = json.loads(path.read_bytes())
             if body.pop("sha256") != _checksum(body):
                 raise ValueError("its checksum does not match")
-            notebook = parse(path.parent.name, body["notebook"])
+            notebook = parse(today.path, body["notebook"])
             run = Run(notebook, body["outputs"], body["inputs"], body["seconds"])
             if len(run.outputs) != len(notebook.code):
                 raise ValueError("its cells do not match")
