@@ -346,6 +346,8 @@ def svd_excess(rank, weighted):
     return min(excess(few, truncated(smoothed(few, alpha), rank, weighted)) for alpha in ALPHAS)
 
 
+names = words(live.nonzero().flatten())
+united_live = names.index(" Un"), names.index("ited")
 plain_svd = {d: svd_excess(d, weighted=False) for d in WIDTHS}
 weighted_svd = {d: svd_excess(d, weighted=True) for d in WIDTHS}
 claim(
@@ -363,6 +365,8 @@ claim(
     svd_over_trained_32=weighted_svd[32] / best[32],
     svd_over_trained_64=weighted_svd[64] / best[64],
     largest_gain_of_longer_run=max(again),
+    weight_on_empty=(row_share[:, None] * next_share)[few == 0].sum() / (row_share[:, None] * next_share).sum(),
+    united_underweighted=few[united_live] / few[united_live[0]].sum() / next_share[united_live[1]],
     svd_1_below_frequencies=plain_svd[1] - mutual_information(counts),
 )
 
@@ -400,6 +404,7 @@ claim(
     validation_smoothed=smooth[alpha],
     validation_64=on_held_out[64],
     validation_128=on_held_out[128],
+    training_gain_128=best[64] - best[128],
     validation_gain_128=on_held_out[64] - on_held_out[128],
 )
 plot.table(
@@ -451,7 +456,6 @@ full = logits_of(two)[live][:, live]
 mean_free = centred(full, next_share.expand_as(full))
 _, singular, Vh = torch.linalg.svd(mean_free * row_share.sqrt()[:, None] * next_share.sqrt())
 place = (Vh[:2] / next_share.sqrt()).T  # next (x y)
-names = words(live.nonzero().flatten())
 often = few.sum(dim=0)
 
 KINDS = {
