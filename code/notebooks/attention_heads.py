@@ -150,7 +150,7 @@ counted = {}
 for form in (operators, sum_over_heads, concatenated):
     with FlopCounterMode(display=False) as flops, Made() as made:
         form()
-    counted[form] = flops.get_total_flops(), made.tensors, made.bytes
+    counted[form] = flops.get_total_flops(), made.tensors, made.bytes / 2**20
 claim(
     flops_dense_over_concatenated=counted[operators][0] / counted[concatenated][0],
     flops_sum_over_concatenated=counted[sum_over_heads][0] / counted[concatenated][0],
@@ -165,7 +165,7 @@ table(
         ["sum over heads, factored", *counted[sum_over_heads]],
         ["concatenate, multiply once", *counted[concatenated]],
     ],
-    header=["form", "FLOPs", "tensors made", "bytes made"],
+    header=["form", "FLOPs", "tensors made", "MiB made"],
 )
 
 # %% [markdown]
@@ -406,9 +406,9 @@ for name, taps in {"patterns computed": (), "patterns frozen": (frozen,)}.items(
         / (end - start).norm()
     )
 ax = panels(height=2.6)
-for (name, bend), colour, side in zip(bends.items(), (ORANGE, BLUE), (-1, 1), strict=True):
+for (name, bend), colour, offset in zip(bends.items(), (ORANGE, BLUE), (-28, 12), strict=True):
     lines(share_of_way, {"": bend}, ax=ax, xlabel="share of the way", ylabel="distance from the line", colours=[colour])
-    ax.annotate(name, (0.5, bend[10]), xytext=(0, 12 * side), textcoords="offset points", ha="center", va="center")
+    ax.annotate(name, (0.5, bend[10]), xytext=(0, offset), textcoords="offset points", ha="center", va="center")
 claim(bend_computed=bends["patterns computed"].max(), bend_frozen=bends["patterns frozen"].max())
 
 # %% [markdown]
@@ -424,7 +424,7 @@ claim(
     account_error=(direct + account.sum() - total).abs(),
     account_terms=account[:, : i + 1].numel(),
     account_direct=direct / total,
-    account_source=account[:, j].sum() / total,
+    account_words=account[:, [shown.index("·the"), j]].sum() / total,
     account_probability=logits[i].softmax(dim=-1)[answer],
 )
 heatmap(

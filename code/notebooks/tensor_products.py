@@ -165,7 +165,7 @@ shares = {
 claim(missed_uniform=shares["uniform over the past"], missed_uniform_formula=1 - harmonic / long)
 claim(missed_half=shares["half itself, half previous"], missed_self=shares["looks at itself only"])
 table(
-    [[name, f"{share:.1%}"] for name, share in shares.items()],
+    [[name, f"{share:.2%}"] for name, share in shares.items()],
     header=["pattern over 128 positions", "missed"],
 )
 
