@@ -143,5 +143,7 @@ def _exact(value: int | float) -> Decimal:
 
 
 def _plain(number: Decimal) -> str:
+    if number and abs(number) < Decimal("1e-5"):
+        return f"{number.normalize():e}".lower()
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -72,7 +72,7 @@ def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
 
 
 def _page_link(site: Site, page: str, line: int, url: Callable[[str], str]) -> str:
-    return f'<a href="{url(page)}">{escape(site.pages[page].title or page)}</a>, line {line}'
+    return f'<a href="{url(page)}">{escape(site.pages[page].title or page)}</a>,&nbsp;line&nbsp;{line}'
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
