@@ -14,11 +14,12 @@ No biases, no LayerNorm, no MLP: the models of that paper, with any number of la
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -86,9 +87,8 @@ class Attention(nn.Module):
             pattern = tap("pattern", scores.softmax(dim=-1))  # batch head query key; rows sum to 1
             z = einsum(pattern, v, "batch head query key, batch key head d_head -> batch query head d_head")
         else:  # the same three lines in one kernel, which never stores the pattern
-            q, k, v = (rearrange(t, "batch pos head d_head -> batch head pos d_head") for t in (q, k, v))
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            z = rearrange(z, "batch head pos d_head -> batch pos head d_head")
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # batch head pos d_head
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         z = tap("z", z)  # batch pos head d_head
 
         if tap.wants("result"):
@@ -161,7 +161,7 @@ class Transformer(nn.Module):
             x = block(x, tap.inside(f"blocks.{layer}"))
         return x @ self.W_U  # batch pos d_vocab
 
-    @property
+    @cached_property
     def activation_names(self) -> list[str]:
         """The names that a tap can ask for, in the order in which they are computed."""
         names = ["embed"] if self.W_pos is None else ["embed", "pos_embed"]

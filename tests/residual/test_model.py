@@ -152,6 +152,21 @@ def test_the_listed_names_are_the_names_seen(model):
         assert tuple(x.shape) == shapes.get(name.split(".")[-1], (batch, pos, c.d_model)), name
 
 
+@pytest.mark.parametrize(
+    "names, fused",
+    [([], 2), (["embed", "*.z", "*.q", "*.resid_pre"], 2), (["blocks.1.attn.pattern"], 1), (["*.scores"], 0)],
+)
+def test_only_what_is_asked_for_is_materialised(names, fused, monkeypatch):
+    """A layer of which nobody asks the pattern goes through the fused kernel, which never has one."""
+    calls = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k)
+    )
+    small()(torch.tensor([[1, 2, 3]]), tap=record(names))
+    assert len(calls) == fused
+
+
 @settings(max_examples=25, deadline=None)
 @given(models())
 def test_residual_stream_is_the_sum_of_what_was_written(model):
