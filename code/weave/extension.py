@@ -222,7 +222,7 @@ class _Weave(Treeprocessor):
         line, notebook = self.page.line(target.line), self.site.notebook_of(path)
         if target.anchor in notebook.names:
             self.page.uses.append(Use(self.page.path, line, path, target.anchor))
-        elif target.anchor and notebook.cells:  # a heading or a footnote, perhaps
+        elif target.anchor and not notebook.problems:  # a heading or a footnote, perhaps
             self.page.references.append(Reference(line, path, target.anchor))
         if path != self.page.path:
             element.set("href", self.href(path, target.anchor))
@@ -300,7 +300,7 @@ class _Weave(Treeprocessor):
             if not _alone(parent, element):
                 raise _Bad(line, "an embedded cell is a paragraph of its own; put blank lines around it")
             if not "".join(caption.itertext()).strip():
-                raise _Bad(line, "an embedded cell needs a caption that says what to see: ![caption](…)")
+                raise _Bad(line, "an embedded cell has no caption; say in it what to see: ![caption](…)")
             target = self.resolve(url)
             if target is None or not self.site.layout.is_notebook(target.path):
                 raise _Bad(line, f"'{unmark(url)}' is no notebook; notebooks lie in {self.site.layout.notebooks}/")
@@ -311,7 +311,7 @@ class _Weave(Treeprocessor):
             if not target.anchor:
                 write = f"write {posixpath.basename(path)}#cell"
                 raise _Bad(line, f"'{unmark(url)}' names no cell to show; {write}; {nearest('', notebook.names)}")
-            if not notebook.cells:  # it cannot be read, as is told once, for the notebook
+            if notebook.problems:  # told once, at the notebook
                 self.error(element, "\n".join(map(str, notebook.problems)))
                 return
             if target.anchor not in notebook.names:

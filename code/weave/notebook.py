@@ -67,19 +67,21 @@ def parse(path: str, text: str) -> Notebook:
             cell, used = _READER({"extension": ".py", "format_name": "percent"}, "python").read(lines[start:])
         except Exception:  # whatever the bad metadata provoked
             what = f"'{marker}' begins no cell that jupytext reads; {_GRAMMAR}"
-            return Notebook(path, text, tuple(cells), (*problems, Problem(path, start_line, what)))
+            return Notebook(path, text, (), (*problems, Problem(path, start_line, what)))
         if "incorrectly_encoded_metadata" in cell.metadata:
             problems.append(Problem(path, start_line, f"cannot read what follows '# %%'; {_GRAMMAR}"))
         label = _LABEL.search(cell.source)
         name = label[1] if label else cell.metadata.get("title") or cell.metadata.get("name")
         if name and cell.cell_type == "code":
+            what = ""
             if not _NAME.fullmatch(name):
                 what = f"'{name}' cannot name a cell; use letters, digits, - and _, 64 at most (a link ends in it)"
-                problems.append(Problem(path, start_line, what))
             elif name in seen:
                 what = f"two cells are named '{name}', the other at line {seen[name]}; rename one"
-                problems.append(Problem(path, start_line, what))
             seen[name] = start_line
+            if what:
+                problems.append(Problem(path, start_line, what))
+                name = None
         kind: Literal["code", "markdown"] = "code" if cell.cell_type == "code" else "markdown"
         blank = ("",) if kind == "code" else ("", "#", '"""', "'''", 'r"""')
         line = start_line + bool(_MARKER.match(marker))

@@ -133,9 +133,9 @@ class Site:
         return self.last_good.get(path)
 
     def notebook_of(self, path: str) -> Notebook:
-        """A notebook as it is on disk, or as it was last good while what is on disk cannot be read."""
+        """A notebook as it is on disk, or as it was last good while something is wrong with how it is written."""
         today, good = self.outcomes[path].notebook, self.run_of(path)
-        return good.notebook if good and today.problems and not today.cells else today
+        return good.notebook if good and today.problems else today
 
     # -- files
 
