@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, FactoredMatrix, Transformer
 from residual.data import corpus, tokenizer, words
-from residual.plot import BLUE, GREY, ORANGE, attention, heatmap, lines, panels, table
+from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import at, compose, freeze, record
 from residual.train import next_token_loss, train, windows
 from weave import claim
@@ -349,6 +349,53 @@ claim(
     loss_without_u=lose(u),
     loss_without_random_most=torch.stack([lose(v) for v in random_directions]).max(),
     mean_in_queries=inside(attn.W_Q, F.normalize(x_held.mean(dim=(0, 1)), dim=0)).mean(),
+)
+
+# %% [markdown]
+# And why do heads *write* along it? The mean coordinate along $u$ at each position: as it enters the layer, what all
+# heads together write, and as it leaves.
+
+# %% erasing
+flow = record(["*.resid_pre", "*.attn_out", "*.resid_post"])
+model(held_out[:, :-1], tap=flow)
+coordinate = {
+    "enters": (flow["blocks.0.resid_pre"] @ u).mean(dim=0)[:-1],  # pos
+    "heads write": (flow["blocks.0.attn_out"] @ u).mean(dim=0)[:-1],
+    "leaves": (flow["blocks.0.resid_post"] @ u).mean(dim=0)[:-1],
+}
+lines(
+    range(len(ramp)),
+    coordinate,
+    xlabel="position",
+    ylabel="along u",
+    colours=[BLUE, ORANGE, GREEN],
+    height=2.6,
+)
+
+
+def slope(y: Tensor) -> Tensor:
+    x = torch.arange(len(y)).double()
+    return torch.stack([x, y]).cov()[0, 1] / x.var()
+
+
+def loss_with(tap) -> Tensor:
+    return F.cross_entropy(model(held_out[:, :-1], tap=tap).flatten(0, 1), held_out[:, 1:].flatten())
+
+
+def not_along(direction: Tensor) -> at:
+    """A tap: the heads write nothing along a direction."""
+    return at("*.attn_out", lambda x: x - (x @ direction)[..., None] * direction)
+
+
+gains = torch.einsum("m,hmn,n->h", u, W_OV, u)  # what a head makes of the coordinate along u
+logit_weights = model.W_U - model.W_U.mean(dim=1, keepdim=True)
+claim(
+    erase_gain_greatest=gains.max(),
+    erase_gain_sum=gains.sum(),
+    ruler_left=slope(coordinate["leaves"]) / slope(coordinate["enters"]),
+    unembedding_along_u=(u @ logit_weights).square().sum() / (logit_weights.square().sum() / d_model),
+    loss_without_erasing=loss_with(not_along(u)) - loss_model,
+    loss_without_random_write=torch.stack([loss_with(not_along(v)) - loss_model for v in random_directions]).max(),
 )
 
 # %% [markdown]
