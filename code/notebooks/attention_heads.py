@@ -95,10 +95,7 @@ heatmap(
 W_OV = attn.W_OV().AB  # head d_model d_model
 by_head = torch.stack([patterns[h] @ stream @ W_OV[h] for h in range(n_heads)])  # head pos d_model
 written = seen["blocks.0.attn_out"][0]  # pos d_model, from concatenated heads
-claim(
-    additive_error=(by_head.sum(dim=0) - written).abs().max(),
-    written_size=written.abs().max(),
-)
+claim(additive_error=(by_head.sum(dim=0) - written).abs().max())
 
 
 # %% [markdown]
