@@ -194,7 +194,7 @@ class _Weave(Treeprocessor):
                 self.notebook_link(element, target)
             elif layout.is_source(target.path):
                 self.source_link(element, target)
-            elif not isfile(layout.root / target.path):
+            elif target.path != self.page.path and not isfile(layout.root / target.path):
                 folder = (layout.root / target.path).parent
                 there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
                 name = posixpath.basename(target.path)
@@ -269,6 +269,7 @@ class _Weave(Treeprocessor):
             base = posixpath.basename(target.path)
             there = [posixpath.basename(path) for path in self.site.layout.source_files()]
             raise _Bad(target.line, f"no file {target.path}; {nearest(base, there, 'the site')}")
+        self.page.sources.add(target.path)
         if target.anchor:
             known = self.site.definitions(target.path)
             if target.anchor not in known:
