@@ -87,7 +87,7 @@ install: $(STAMPS)/package node_modules/.installed  ## install everything into .
 
 $(STAMPS)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo 'This needs Python 3.11 or newer; "$(PYTHON)" is' "$$($(PYTHON) -V 2>&1 || echo missing)."; \
+	  echo 'This needs Python 3.11 or newer; "$(PYTHON)" is' "$$($(PYTHON) -V 2>/dev/null || echo missing)."; \
 	  echo 'Install one, or name one: make PYTHON=python3.12 …'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
