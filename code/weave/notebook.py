@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +51,7 @@ class Notebook:
         return {cell.name: cell for cell in self.code if cell.name}
 
 
+@lru_cache(maxsize=256)
 def parse(path: str, text: str) -> Notebook:
     """Split a notebook into cells that know their line. What is wrong with it is in ``problems``."""
     lines = text.removesuffix("\n").split("\n")

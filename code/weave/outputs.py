@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -46,6 +47,7 @@ def to_html(output: dict[str, Any], prefix: str, label: str) -> str:
     return _text(data.get("text/plain", ""))
 
 
+@lru_cache(maxsize=1024)
 def code_html(source: str) -> str:
     """A cell's code in the classes that the theme colours."""
     return highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True))

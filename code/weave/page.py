@@ -80,6 +80,8 @@ class Page:
     theorems: list[Theorem] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
+    """Tests and modules that the page links to."""
     anchors: set[str] = field(default_factory=set)
 
     def line(self, line: int) -> int:

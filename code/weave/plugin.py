@@ -102,14 +102,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             uri = site.layout.page_uri(path)
             assert uri is not None
             files.append(File(uri, str(target.parents[1]), config.site_dir, config.use_directory_urls))
-        for path in site.layout.source_files():
-            try:
-                text = sources.page(path, site.layout.read(path))
-            except (SyntaxError, UnicodeDecodeError) as error:
-                say(f"{path}:{getattr(error, 'lineno', None) or 1}: cannot be shown on the site: {error}")
-                continue
-            file = File.generated(config, f"source/{path}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV)
-            files.append(file)
+        for path in site.layout.source_files():  # those that no page links to go again on_env
+            head = f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n"
+            uri = f"source/{path}.md"
+            files.append(File.generated(config, uri, content=head, inclusion=InclusionLevel.NOT_IN_NAV))
         return files
 
     def on_nav(self, nav: Navigation, config: MkDocsConfig, files: Files) -> None:
@@ -163,6 +159,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_env(self, env: Any, config: MkDocsConfig, files: Files) -> None:
         """Every page is rendered: say all that is wrong, and go no further unless somebody is at work on it."""
         self.files = files
+        self._show_sources(files)
         problems = self.site.problems()
         for problem in problems:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
@@ -222,6 +219,22 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             files.remove(file)
             content = f"# {file.src_uri}\n\n{error_html(str(problem))}\n"
             files.append(File.generated(config, file.src_uri, content=content))
+
+    def _show_sources(self, files: Files) -> None:
+        """Fill the pages of the tests and modules that are linked to, and drop the others."""
+        linked = {path for about in self.site.pages.values() for path in about.sources}
+        for path in self.site.layout.source_files():
+            file = files.get_file_from_path(f"source/{path}.md")
+            if file is None:
+                continue
+            if path not in linked or file.page is None:
+                files.remove(file)
+                continue
+            try:
+                file.page.content, tokens = sources.page(path, self.site.layout.read(path))
+                file.page.toc = get_toc(tokens)
+            except (SyntaxError, UnicodeDecodeError) as error:
+                file.page.content = error_html(f"{path}:{getattr(error, 'lineno', None) or 1}: {error}")
 
     def _source_of(self, file: File) -> str | None:
         """The Markdown file in the docs folder behind a page; None for a page that is made by the build."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+_LINE_NUMBER = re.compile(r'<span class="linenos">(\s*\d+)</span>')
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,7 @@ class Definition:
     last: int
 
 
+@lru_cache(maxsize=256)
 def definitions(text: str) -> dict[str, Definition]:
     """The module's functions and classes in order.
 
@@ -35,30 +45,35 @@ def definitions(text: str) -> dict[str, Definition]:
     return found
 
 
-def page(path: str, text: str) -> str:
-    """A module as Markdown: its code from top to bottom, with a heading that can be linked to at each definition."""
+@lru_cache(maxsize=256)
+def page(path: str, text: str) -> tuple[str, list[Any]]:
+    """A module as HTML, its code from top to bottom with a heading at each definition; and the table of contents.
+
+    Raises:
+        SyntaxError: the module is not Python.
+    """
     lines = text.splitlines()
-    fence = "````" if "```" in text else "```"
-    command = f"\n\nRun it: `python -m pytest {path}`\n" if path.startswith("tests/") else "\n"
-    parts = [f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n\n# {path}{command}"]
+    title = path.replace("/", "/<wbr>")
+    parts = [f'<h1 id="top">{title}</h1>']
+    if path.startswith("tests/"):
+        parts.append(f"<p>Run it: <code>python -m pytest {path}</code></p>")
+    tokens: list[Any] = []
     start = 1
 
     def code(first: int, last: int) -> None:
-        body = "\n".join(lines[first - 1 : last]).strip("\n")
-        if body.strip():
-            parts.append(f'{fence}python linenums="{_first_line(lines, first)}"\n{body}\n{fence}')
+        while first < last and not lines[first - 1].strip():
+            first += 1
+        body = "\n".join(lines[first - 1 : last]).rstrip()
+        if body:
+            look = HtmlFormatter(cssclass="highlight", wrapcode=True, linenos="inline", linenostart=first)
+            numbered = highlight(body, PythonLexer(), look)
+            parts.append(_LINE_NUMBER.sub(r'<span data-linenos="\1 "></span>', numbered))  # not copied with the code
 
     for definition in definitions(text).values():
         code(start, definition.first - 1)
-        parts.append(f"## `{definition.name}` {{ #{definition.name} }}")
+        parts.append(f'<h2 id="{definition.name}"><code>{definition.name}</code></h2>')
+        tokens.append({"level": 2, "id": definition.name, "name": definition.name, "children": []})
         code(definition.first, definition.last)
         start = definition.last + 1
     code(start, len(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _first_line(lines: list[str], first: int) -> int:
-    """The number of the first line from ``first`` on that is not blank."""
-    while first < len(lines) and not lines[first - 1].strip():
-        first += 1
-    return first
+    return "\n".join(parts), tokens
