@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import io
 import logging
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -20,6 +22,10 @@ from weave.plugin import WeavePlugin, site_of
 from weave.problem import nearest
 from weave.site import Site, not_utf8, say
 from weave.store import write_whole
+
+_CLAIM_LINK = re.compile(
+    r"\[(?P<text>[^\[\]]*)\](?P<target>\(\s*<?(?P<notebook>[^()<>#?]*)(?:\?\w+)?#=(?P<name>\w+)[^()]*\))"
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,20 +62,29 @@ def check() -> None:
 def fix(yes: bool) -> None:
     """Show stale claims as a diff, then rewrite them to what the notebooks computed."""
     site = _rendered()
-    stale = [claim for page in site.pages.values() for claim in page.claims if not claim.holds]
+    for outcome in site.outcomes.values():  # what they computed before is no reason to change a note
+        for problem in outcome.problems:
+            say(f"{problem} (claims of this notebook are left alone)")
+    stale = [
+        claim
+        for page in site.pages.values()
+        for claim in page.claims
+        if not claim.holds and site.outcomes[claim.notebook].run
+    ]
     changes = {path: _rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
+    changes = {path: (before, after) for path, (before, after) in changes.items() if before != after}
     for path, (before, after) in changes.items():
         for line in difflib.unified_diff(before.splitlines(), after.splitlines(), path, path, lineterm="", n=1):
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             click.secho(line, fg=colour)
-    if not any(before != after for before, after in changes.values()):
-        click.echo("no stale claims")
+    if not changes:
+        click.echo("no stale claims" if not stale else "nothing that could be rewritten")
         return
-    if not yes and not click.confirm(f"rewrite {len(stale)} claim{'s' * (len(stale) > 1)}?"):
+    if not yes and not click.confirm(f"rewrite {len(changes)} file{'s' * (len(changes) > 1)}?"):
         return
     for path, (before, after) in changes.items():
         target = site.layout.root / path
-        if target.read_bytes().decode() != before:
+        if target.read_bytes() != before.encode():
             raise click.ClickException(f"{path} was edited in the meantime and is left alone; run weave fix again")
         write_whole(target, after.encode())
 
@@ -120,17 +135,25 @@ def _end(site: Site, good: str) -> None:
 
 def _rewritten(site: Site, path: str, stale: list[Claim]) -> tuple[str, str]:
     """A page's text before and after its stale claims are made true."""
-    before = (site.layout.root / path).read_bytes().decode()  # with its own line ends
-    lines = before.splitlines(keepends=True)
-    for claim in (one for one in stale if one.page == path):
+    before = (site.layout.root / path).read_bytes().decode()
+    lines = list(io.StringIO(before, newline=""))  # whatever ends them, it stays
+    for claim in dict.fromkeys(one for one in stale if one.page == path):
         written = claims.read(claim.text)
         assert written is not None
         new = claims.rewrite(written, claim.value)
-        target = re.compile(rf"\[{re.escape(claim.text)}\](?=\([^)]*#={re.escape(claim.name)}[\s)])")
+
+        def replace(link: re.Match[str], claim: Claim = claim, new: str = new) -> str:
+            notebook = posixpath.normpath(
+                posixpath.join(posixpath.dirname(path), link["notebook"] or posixpath.basename(path))
+            )
+            cites = (posixpath.splitext(notebook)[0] + ".py", link["name"]) == (claim.notebook, claim.name)
+            return f"[{new}]{link['target']}" if cites and link["text"].strip() == claim.text else link[0]
+
         row = claim.line - 1
-        lines[row], count = target.subn(f"[{new}]", lines[row])
-        if not count:
+        rewritten = _CLAIM_LINK.sub(replace, lines[row])
+        if rewritten == lines[row]:
             say(f"{path}:{claim.line}: cannot find '{claim.text}' on this line to rewrite it; make it {new} by hand")
+        lines[row] = rewritten
     return before, "".join(lines)
 
 
