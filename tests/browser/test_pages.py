@@ -239,8 +239,8 @@ def test_the_ledger_lists_the_claims_and_theorems_of_the_notes(browser: Any, sit
         numbers, theorems = [], []
         for note in NOTES:
             page.goto(f"{site.url}notes/{note}/")
-            numbers += page.locator("article a.weave-claim").all_inner_texts()
-            theorems += page.locator("article a.weave-theorem").all_inner_texts()
+            numbers += page.locator("article a.weave-claim").all_text_contents()  # some are folded
+            theorems += page.locator("article a.weave-theorem").all_text_contents()
         (ledger,) = [url for url in site.pages if url.rstrip("/").endswith("ledger")]
         page.goto(ledger)
         rows = [row.locator("td").all_inner_texts() for row in page.locator("article tbody tr").all()]
