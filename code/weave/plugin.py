@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ from weave.katex import EngineError, copy_katex, render_tex
 from weave.math import render_html
 from weave.page import start_page, use_site
 from weave.site import Layout, Site, not_utf8, say
-from weave.store import Run, write_whole
+from weave.store import Run, digest, kept, write_whole
 
 _LEDGER = "<!-- weave:ledger -->"
 _JSON = "assets/ledger.json"
 _STYLE_SHEET = "assets/weave.css"
+_CONVERTERS = [version(name).encode() for name in ("mkdocs-jupyter", "nbconvert")]
 
 
 class WeaveConfig(Config):
@@ -81,6 +83,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.site = site_of(config, self.config)
         self.site.pages.clear()
         use_site(self.site)
+        if not hasattr(self, "made"):
+            self.made = tempfile.TemporaryDirectory(prefix="weave-")  # of this process: builds do not meet in it
+        if jupyter := config.plugins.get("mkdocs-jupyter"):
+            jupyter.config["cache"] = False  # written in place, where a kill leaves half an entry: see on_pre_page
         config.extra_css[:0] = ["assets/katex/katex.min.css", _STYLE_SHEET]
         self.final = Path(config.site_dir)
         if not self.serving:  # built aside, so that a build that fails or is killed leaves the last good site alone
@@ -129,6 +135,27 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     # -- rendering
 
+    @event_priority(-100)
+    def on_pre_page(self, page: MkDocsPage, config: MkDocsConfig, files: Files) -> MkDocsPage:
+        """Let mkdocs-jupyter convert a notebook once, and keep what it made as long as the notebook is the same."""
+        if page.file.src_uri not in self.headings:
+            return page
+        path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
+        hidden = {cell.name or "" for cell in self.site.notebook_of(path).code if "hide-input" in cell.tags}
+        convert = page.render
+
+        def make() -> str:
+            convert(config, files)
+            return pages.clean(page.content or "", hidden)
+
+        def render(config: MkDocsConfig, files: Files) -> None:
+            body = self._notebook_file(path).read_bytes()
+            key = digest(body, repr(sorted(hidden)).encode(), Path(pages.__file__).read_bytes(), *_CONVERTERS)
+            page.content = kept(self.site.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+
+        page.render = render  # type: ignore[method-assign]
+        return page
+
     @event_priority(100)
     def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
         path = self._source_of(page.file)
@@ -145,8 +172,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             path = f"{self.site.layout.notebooks}/{Path(uri).stem}.py"
             page.toc = get_toc(self.headings[uri])
             page.title = next((head["name"] for head in self.headings[uri] if head["level"] == 1), Path(path).name)
-            cells = self.site.outcomes[path].notebook.code
-            html = pages.clean(html, {cell.name or "" for cell in cells if "hide-input" in cell.tags})
         else:
             path = f"{self.site.layout.docs}/{uri}"
             if path in self.site.pages:
@@ -191,11 +216,12 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 body = json.dumps(pages.download(run), indent=1, ensure_ascii=False) + "\n"
                 write_whole(site_dir / "notebooks" / stem / f"{stem}.ipynb", body.encode())
         if not self.serving and not _strict_warnings():
-            _publish(site_dir, self.final)
+            _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
 
-    def on_build_error(self, error: Exception, **_: Any) -> None:
-        if not self.serving:
-            for left in self.final.parent.glob(f".{self.final.name}-{os.getpid()}-*"):
+    def on_shutdown(self) -> None:
+        """Also after an error or Ctrl-C."""
+        if hasattr(self, "final"):
+            for left in self.final.parent.glob(f".{self.final.name}-{os.getpid()}-*.part"):
                 shutil.rmtree(left, ignore_errors=True)
 
     def on_serve(self, server: LiveReloadServer, config: MkDocsConfig, builder: Any) -> LiveReloadServer:
@@ -245,7 +271,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def _notebook_file(self, path: str) -> Path:
         uri = self.site.layout.page_uri(path)
         assert uri is not None
-        return self.site.layout.root / ".cache" / "weave" / "pages" / uri
+        return Path(self.made.name) / uri
 
     def _url(self, path: str, page: MkDocsPage) -> str:
         uri = self.site.layout.page_uri(path)
@@ -306,10 +332,11 @@ def _folder_aside(final: Path) -> str:
     return aside
 
 
-def _publish(built: Path, final: Path) -> None:
+def _publish(built: Path, final: Path, lock: Path) -> None:
     """Put a finished site in the place of the last one."""
-    with FileLock(final.parent / f".{final.name}.lock"):
-        old = built.with_name(built.name + ".old")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        old = built.with_name(built.name.removesuffix(".part") + "-old.part")
         if final.exists():
             final.rename(old)
         built.rename(final)

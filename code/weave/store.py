@@ -157,6 +157,26 @@ class Store:
             return None
 
 
+def digest(*parts: bytes) -> str:
+    """SHA-256 of several parts, each by itself: no two lists of parts have the same."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def kept(folder: Path, key: str, make: Callable[[], str]) -> str:
+    """A text that is made once for a key; the folder keeps the last one, which is not trusted without its checksum."""
+    path = folder / key
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        checksum, _, text = path.read_bytes().decode().partition("\n")
+        if checksum == digest(text.encode()):
+            return text
+    text = make()
+    write_whole(path, f"{digest(text.encode())}\n{text}".encode())
+    for old in folder.iterdir():
+        if old.name != key and not old.name.startswith("."):
+            old.unlink(missing_ok=True)
+    return text
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write aside, then rename: whoever reads sees all of the old or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
