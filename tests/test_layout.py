@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
 
 LOCKS = {"requirements.lock", "requirements-node.lock", "package-lock.json"}
 LARGEST = 500_000  # bytes; nothing written by hand comes near
@@ -50,9 +51,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.lineno, (node.module or "").partition(".")[0]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
-            yield from (
-                (node.lineno, ast.unparse(name).strip("'\"").partition(".")[0]) for name in node.args[:1]
-            )
+            yield from ((node.lineno, ast.unparse(name).strip("'\"").partition(".")[0]) for name in node.args[:1])
 
 
 def code_is_no_package(root: Path) -> list[str]:
@@ -205,9 +204,7 @@ def test_the_rule_finds_what_breaks_it(
     assert len(found) == 1 and found[0].startswith("/".join(name.split("/")[:2]))
 
 
-@pytest.mark.parametrize(
-    "statement", ["import code; code.InteractiveConsole", "import pdb, doctest; pdb.Pdb"]
-)
+@pytest.mark.parametrize("statement", ["import code; code.InteractiveConsole", "import pdb, doctest; pdb.Pdb"])
 def test_the_standard_library_s_code_still_imports(statement: str) -> None:
     """From the repository's root, which python puts first on sys.path, and where a folder is named code."""
     ran = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True)
@@ -215,12 +212,21 @@ def test_the_standard_library_s_code_still_imports(statement: str) -> None:
 
 
 def test_the_two_commands_are_the_first_thing_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    start = readme[: readme.index("\n## ")]
+    start = README[: README.index("\n## ")]
     assert re.search(r"git clone .*\n(cd .*\n)?make serve\b", start) and "make test" in start
     targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert {"serve", "test", "site", "check", "run", "fix", "lock", "bench", "clean", "help"} <= targets
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    """README's examples of the link syntax are real ones, written as in a note."""
+    examples = re.findall(r"`!?\[[^]]+\]\(\.\./\.\./([^)#?]+)(?:\?code)?(?:#(=?)([\w-]+))?\)", README)
+    assert len(examples) >= 6
+    for path, value, name in examples:
+        text = (ROOT / path).read_text("utf-8")
+        pattern = rf"\b{name}=" if value else rf"^(def {name}\(|# %% {name}$)"
+        assert not name or re.search(pattern, text, re.MULTILINE), f"{path} has no {name}"
 
 
 def test_the_licences_are_said() -> None:
