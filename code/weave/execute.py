@@ -25,6 +25,7 @@ from weave.store import Run, Store, code_digest, surroundings, versions
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"Cell In ?\[(\d+)\], line (\d+)")
 _TEMPORARY_FILE = re.compile(r" \(\S*\.py, line \d+\)$")
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+(?=>)")
 _TEMPORARY_CELL = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
 
 
@@ -227,14 +228,15 @@ def _published_twice(run: Run) -> list[Problem]:
 
 
 def _tidy(output: Any, root: Path) -> dict[str, Any]:
-    """An output without what differs between machines and runs: counters, folders, process numbers."""
+    """An output without what differs between machines and runs: counters, folders, process numbers, addresses."""
 
     home = Path.home()
     at_home = f"~{os.sep}{root.relative_to(home)}{os.sep}" if root.is_relative_to(home) else f"{root}{os.sep}"
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            return _TEMPORARY_CELL.sub("<cell>", value.replace(f"{root}{os.sep}", "").replace(at_home, ""))
+            value = value.replace(f"{root}{os.sep}", "").replace(at_home, "")
+            return _ADDRESS.sub("", _TEMPORARY_CELL.sub("<cell>", value))
         if isinstance(value, list):
             return [clean(part) for part in value]
         if isinstance(value, dict):

@@ -116,7 +116,7 @@ class Store:
         body["sha256"] = _checksum(body)
         key = hashlib.sha256(json.dumps(run.inputs, sort_keys=True).encode()).hexdigest()[:24]
         folder = self.folder / run.notebook.stem
-        write_whole(folder / f"{key}.json", json.dumps(body, sort_keys=True).encode())
+        write_whole(folder / f"{key}.json", json.dumps(body).encode())  # in the order of the run, which pages show
         for old in self._entries(run.notebook)[_KEPT:]:
             old.unlink(missing_ok=True)
 
