@@ -51,7 +51,7 @@ PEERS = {
         "numpy",
         "matplotlib",
     ],
-    "book": ["jupyter-book<2", "ipykernel", "numpy", "matplotlib"],
+    "book": ["jupyter-book==1.0.4.post1", "ipykernel", "numpy", "matplotlib"],
 }
 SCENARIOS = ["cold", "unchanged", "prose edit", "cell edit", "module edit"]
 TEXT = """a head reads from the stream what earlier heads wrote and adds its own result so that each later layer
@@ -384,7 +384,9 @@ def compare(args: argparse.Namespace, corpus: Corpus, folder: Path) -> None:
     names = list(pythons)
 
     print(f"\n## {corpus.notes} notes of {corpus.formulas} formulas, {corpus.notes} notebooks of {corpus.cells} cells")
-    print("\nMedian seconds, wall (CPU); × how many times ours.\n")
+    print(
+        "\nMedian seconds, wall (CPU); × how many times ours; stale: the pages do not show what the sources now say.\n"
+    )
     table(
         ["", *SCENARIOS],
         [[name, *(cell(results, name, scenario) for scenario in SCENARIOS)] for name in names],
@@ -422,7 +424,9 @@ def npx_too(corpus: Corpus, folder: Path, python: Path) -> None:
 def cell(results: Results, name: str, scenario: str) -> str:
     wall, cpu = (results.median(name, scenario, what) for what in ("wall", "cpu"))
     ours = results.median("ours", scenario, "wall")
-    return f"{wall:.1f} ({cpu:.1f})" + ("" if name == "ours" else f" ×{wall / ours:.2f}")
+    text = f"{wall:.1f} ({cpu:.1f})" + ("" if name == "ours" else f" ×{wall / ours:.2f}")
+    stale = not any(one.shown for one in results.measures[name, scenario])
+    return f"{text}, stale" if stale else text
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
