@@ -6,7 +6,7 @@ The oracle is never the code under test: loops over indices, numpy's own ``kron`
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -71,6 +71,7 @@ def multiset_distance(found: np.ndarray, expected: np.ndarray) -> float:
 @theorem
 @given(size, size, size, size, seeds)
 def test_definition(m: int, n: int, p: int, q: int, seed: int) -> None:
+    """The entry of A ⊗ B at the pairs (i, k), (j, l) is A_ij B_kl."""
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
     AB = kron(A, B)
@@ -90,6 +91,7 @@ def test_transposed_arguments_are_taken() -> None:
 @theorem
 @given(size, size, size, size, size, size, seeds)
 def test_mixed_product(m: int, n: int, r: int, p: int, q: int, s: int, seed: int) -> None:
+    """(A ⊗ B)(C ⊗ D) = AC ⊗ BD."""
     draw = Draw(seed)
     A, B, C, D = draw.matrix(m, n), draw.matrix(p, q), draw.matrix(n, r), draw.matrix(q, s)
     left = np.kron(A.numpy(), B.numpy()) @ np.kron(C.numpy(), D.numpy())
@@ -99,6 +101,7 @@ def test_mixed_product(m: int, n: int, r: int, p: int, q: int, s: int, seed: int
 @theorem
 @given(size, size, size, size, seeds)
 def test_transpose(m: int, n: int, p: int, q: int, seed: int) -> None:
+    """(A ⊗ B)ᵀ = Aᵀ ⊗ Bᵀ."""
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
     assert_close(kron(A.T, B.T), torch.tensor(np.kron(A.numpy(), B.numpy()).T))
@@ -107,6 +110,7 @@ def test_transpose(m: int, n: int, p: int, q: int, seed: int) -> None:
 @theorem
 @given(size, size, seeds)
 def test_inverse(m: int, p: int, seed: int) -> None:
+    """(A ⊗ B)⁻¹ = A⁻¹ ⊗ B⁻¹."""
     draw = Draw(seed)
     A, B = draw.invertible(m), draw.invertible(p)
     inverse = kron(torch.linalg.inv(A), torch.linalg.inv(B))
@@ -116,6 +120,7 @@ def test_inverse(m: int, p: int, seed: int) -> None:
 @theorem
 @given(size, size, seeds)
 def test_trace(m: int, p: int, seed: int) -> None:
+    """tr(A ⊗ B) = tr A · tr B."""
     draw = Draw(seed)
     A, B = draw.matrix(m, m), draw.matrix(p, p)
     assert_close(kron(A, B).trace(), A.trace() * B.trace())
@@ -124,6 +129,7 @@ def test_trace(m: int, p: int, seed: int) -> None:
 @theorem
 @given(size, size, size, size, st.data(), seeds)
 def test_rank(m: int, n: int, p: int, q: int, data: st.DataObject, seed: int) -> None:
+    """rank(A ⊗ B) = rank A · rank B."""
     a = data.draw(st.integers(1, min(m, n)))
     b = data.draw(st.integers(1, min(p, q)))
     draw = Draw(seed)
@@ -134,6 +140,7 @@ def test_rank(m: int, n: int, p: int, q: int, data: st.DataObject, seed: int) ->
 @theorem
 @given(size, size, seeds)
 def test_eigenvalues(m: int, p: int, seed: int) -> None:
+    """The eigenvalues of A ⊗ B are the products of those of A and B."""
     draw = Draw(seed)
     A, B = draw.matrix(m, m), draw.matrix(p, p)
     products = np.multiply.outer(np.linalg.eigvals(A.numpy()), np.linalg.eigvals(B.numpy())).ravel()
@@ -144,6 +151,7 @@ def test_eigenvalues(m: int, p: int, seed: int) -> None:
 @theorem
 @given(size, size, size, size, seeds)
 def test_singular_values_and_norm(m: int, n: int, p: int, q: int, seed: int) -> None:
+    """The singular values of A ⊗ B are the products of those of A and B, and its norm of theirs."""
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
     products = torch.outer(torch.linalg.svdvals(A), torch.linalg.svdvals(B)).flatten().sort(descending=True)[0]
@@ -179,6 +187,7 @@ def test_causal_head_rank(n: int, d_head: int, seed: int) -> None:
 @theorem
 @given(size, size, size, size, seeds)
 def test_vec_row_major(m: int, n: int, d: int, e: int, seed: int) -> None:
+    """Stacked by rows, vec(A X W) = (A ⊗ Wᵀ) vec(X)."""
     draw = Draw(seed)
     A, X, W = draw.matrix(m, n), draw.matrix(n, d), draw.matrix(d, e)
     assert_close(kron(A, W.T) @ vec(X), vec(attend(A, X, W)))
@@ -187,6 +196,7 @@ def test_vec_row_major(m: int, n: int, d: int, e: int, seed: int) -> None:
 @theorem
 @given(size, size, size, size, seeds)
 def test_vec_column_major(m: int, n: int, d: int, e: int, seed: int) -> None:
+    """Stacked by columns, vec(A X W) = (Wᵀ ⊗ A) vec(X)."""
     draw = Draw(seed)
     A, X, W = draw.matrix(m, n), draw.matrix(n, d), draw.matrix(d, e)
     assert_close(kron(W.T, A) @ vec_col(X), vec_col(attend(A, X, W)))
@@ -228,6 +238,7 @@ def test_commutation(n: int, d: int, seed: int) -> None:
 @theorem
 @given(size, size, size, seeds)
 def test_per_position(n: int, d: int, e: int, seed: int) -> None:
+    """Id ⊗ Wᵀ acts on each position by itself."""
     draw = Draw(seed)
     X, W = draw.matrix(n, d), draw.matrix(d, e)
     each = torch.cat([X[i] @ W for i in range(n)])
@@ -237,6 +248,7 @@ def test_per_position(n: int, d: int, e: int, seed: int) -> None:
 @theorem
 @given(size, size, seeds)
 def test_across_positions(n: int, d: int, seed: int) -> None:
+    """A ⊗ Id mixes positions and leaves channels alone."""
     draw = Draw(seed)
     A, X = draw.pattern(n), draw.matrix(n, d)
     each = torch.stack([A @ X[:, channel] for channel in range(d)], dim=1)
@@ -246,6 +258,7 @@ def test_across_positions(n: int, d: int, seed: int) -> None:
 @theorem
 @given(size, size, seeds)
 def test_position_and_channel_maps_commute(n: int, d: int, seed: int) -> None:
+    """A map across positions and a map of each position commute; together they are A ⊗ Wᵀ."""
     draw = Draw(seed)
     A, W = draw.pattern(n), draw.matrix(d, d)
     move = kron(A, torch.eye(d, dtype=torch.float64))
@@ -257,6 +270,7 @@ def test_position_and_channel_maps_commute(n: int, d: int, seed: int) -> None:
 @theorem
 @given(st.integers(1, 4), size, st.integers(2, 5), st.integers(1, 3), seeds)
 def test_attention_layer(heads: int, n: int, d: int, d_head: int, seed: int) -> None:
+    """An attention layer is Σ_h A^h ⊗ (W_OV^h)ᵀ on the stream stacked by rows."""
     draw = Draw(seed)
     A = [draw.pattern(n) for _ in range(heads)]
     W_V = [draw.matrix(d, d_head) for _ in range(heads)]
@@ -313,18 +327,18 @@ def test_no_single_product_from_the_left(n: int, d: int, seed: int) -> None:
         assert (head - kron(best + 0.1 * draw.matrix(n, n), identity)).square().sum() > missed
 
 
-def test_weights_around_the_pattern_do_not_multiply() -> None:
-    """``W_O A W_V X``, found in some tutorials, is not a product of matrices: positions meet channels."""
-    n, d_model, d_head = 5, 7, 3
-    draw = Draw(0)
-    A, X, W_V, W_O = (
-        draw.pattern(n),
-        draw.matrix(n, d_model),
-        draw.matrix(d_model, d_head),
-        draw.matrix(d_head, d_model),
-    )
+@theorem
+@given(size, size, size, seeds)
+def test_weights_around_the_pattern_do_not_multiply(n: int, d_model: int, d_head: int, seed: int) -> None:
+    """``W_O A W_V X``, found in some tutorials, multiplies only where positions and channels happen to be as many."""
+    assume(n not in (d_model, d_head))
+    draw = Draw(seed)
+    A, X = draw.pattern(n), draw.matrix(n, d_model)
+    W_V, W_O = draw.matrix(d_model, d_head), draw.matrix(d_head, d_model)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        W_O.T @ A  # [d_model d_head] meets [pos pos]
+        W_O @ A  # channels meet positions, in either convention
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        W_O.T @ A
     assert (A @ X @ W_V @ W_O).shape == X.shape
 
 
@@ -334,6 +348,7 @@ def test_weights_around_the_pattern_do_not_multiply() -> None:
 @theorem
 @given(size, size, size, size, seeds)
 def test_rearranged_tensor_product(m: int, n: int, p: int, q: int, seed: int) -> None:
+    """Rearranged, A ⊗ B is the outer product of vec A and vec B."""
     draw = Draw(seed)
     A, B, M = draw.matrix(m, n), draw.matrix(p, q), draw.matrix(m * p, n * q)
     assert_close(rearrange(kron(A, B), (m, n), (p, q)), torch.outer(vec(A), vec(B)))
@@ -362,6 +377,7 @@ def test_kronecker_rank_of_a_layer(heads: int, n: int, d: int, seed: int) -> Non
 @theorem
 @given(st.integers(2, 4), st.integers(2, 4), st.floats(-3, 3), seeds)
 def test_when_two_heads_are_one(n: int, d: int, c: float, seed: int) -> None:
+    """Two heads are one tensor product if they share a pattern or a weight, and two otherwise."""
     draw = Draw(seed)
     A, A2, W, W2 = draw.pattern(n), draw.pattern(n), draw.matrix(d, d), draw.matrix(d, d)
 
@@ -376,6 +392,7 @@ def test_when_two_heads_are_one(n: int, d: int, c: float, seed: int) -> None:
 @theorem
 @given(st.integers(2, 4), st.integers(2, 4), st.integers(1, 3), seeds)
 def test_nearest_sum_of_tensor_products(n: int, d: int, terms: int, seed: int) -> None:
+    """The nearest sum of r tensor products is a truncated SVD of the rearranged matrix."""
     draw = Draw(seed)
     M = draw.matrix(n * d, n * d)
     near = sum(kron(a, b) for a, b in expand(M, (n, n), (d, d), terms))
