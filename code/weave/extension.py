@@ -32,7 +32,7 @@ from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, AtomicString
 
 from weave import claims, outputs
-from weave.page import Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
+from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
 
@@ -205,10 +205,14 @@ class _Weave(Treeprocessor):
             elif target.path != self.page.path:
                 element.set(key, self.href(target.path, target.anchor))
             if target.anchor and target.path.endswith(".md"):
-                reference = Reference(self.page.line(target.line), target.path, target.anchor)
-                self.page.references.append(reference)
+                self.refer(element, target.path, target)
         except _Bad as bad:
             self.show_error(element, bad.line, bad.message)
+
+    def refer(self, element: etree.Element, path: str, target: _Target) -> None:
+        """Note an anchor that is checked when all pages are known, and by what its link is found again then."""
+        element.set(REFERENCE, str(len(self.page.references)))
+        self.page.references.append(Reference(self.page.line(target.line), path, target.anchor))
 
     # -- notebooks
 
@@ -223,7 +227,7 @@ class _Weave(Treeprocessor):
         if target.anchor in notebook.names:
             self.page.uses.append(Use(self.page.path, line, path, target.anchor))
         elif target.anchor and not notebook.problems:  # a heading or a footnote, perhaps
-            self.page.references.append(Reference(line, path, target.anchor))
+            self.refer(element, path, target)
         if path != self.page.path:
             element.set("href", self.href(path, target.anchor))
 
@@ -270,7 +274,9 @@ class _Weave(Treeprocessor):
             there = [posixpath.basename(path) for path in self.site.layout.source_files()]
             raise _Bad(target.line, f"no file {target.path}; {nearest(base, there, 'the site')}")
         self.page.sources.add(target.path)
-        if target.anchor:
+        unshown = self.site.unshown(target.path)
+        self.page.problems += unshown
+        if target.anchor and not unshown:
             known = self.site.definitions(target.path)
             if target.anchor not in known:
                 kind = "test" if target.anchor.startswith("test_") else "function"

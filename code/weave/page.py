@@ -57,6 +57,10 @@ class Use:
     cell: str
 
 
+REFERENCE = "data-weave-reference"
+"""Attribute of a link to an anchor: the number of its Reference."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A link to a heading or other anchor, to be checked when all pages are known."""

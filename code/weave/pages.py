@@ -13,7 +13,8 @@ from mkdocs.utils import meta
 from weave import outputs
 from weave.claims import show
 from weave.notebook import Notebook
-from weave.page import Page, rendering
+from weave.page import REFERENCE, Page, rendering
+from weave.problem import Problem
 from weave.publish import CLAIM_MIME
 from weave.site import Site
 from weave.store import Run
@@ -37,6 +38,8 @@ _PIECE = re.compile(
     r'|<div class="highlight-ipynb[^"]*"><pre><span></span>(?P<code>.*?)</pre></div>',
     re.DOTALL,
 )
+_REFERENCE_MARK = re.compile(rf' {REFERENCE}="\d+"')
+_REFERENCE = re.compile(rf'<a\b[^>]* {REFERENCE}="(\d+)"[^>]*>.*?</a>', re.DOTALL)
 _CODE_CELL = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="([^"]+)"[^>]*>')
 
 
@@ -183,6 +186,20 @@ def clean(html: str, hidden: set[str]) -> str:
         return f'<details class="weave-code"><summary>code</summary>{code}</details>' if name in hidden else code
 
     return _PIECE.sub(piece, html)
+
+
+def show_dangling(html: str, dangling: dict[int, Problem]) -> str:
+    """The page with what is wrong in the place of each link that leads to no anchor."""
+
+    def link(match: re.Match[str]) -> str:
+        problem = dangling.get(int(match[1]))
+        return f'<strong class="weave-error">{html_module.escape(str(problem))}</strong>' if problem else match[0]
+
+    return _REFERENCE.sub(link, html) if dangling else html
+
+
+def without_marks(html: str) -> str:
+    return _REFERENCE_MARK.sub("", html)
 
 
 def annotate(html: str, top: str, above: Callable[[str], str]) -> str:

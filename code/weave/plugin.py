@@ -140,7 +140,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Let mkdocs-jupyter convert a notebook once, and keep what it made as long as the notebook is the same."""
         if page.file.src_uri not in self.headings:
             return page
-        path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
+        path = self._path_of(page.file.src_uri)
         hidden = {cell.name or "" for cell in self.site.notebook_of(path).code if "hide-input" in cell.tags}
         convert = page.render
 
@@ -167,15 +167,12 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         start_page(None)
-        uri = page.file.src_uri
+        uri, path = page.file.src_uri, self._path_of(page.file.src_uri)
         if uri in self.headings:
-            path = f"{self.site.layout.notebooks}/{Path(uri).stem}.py"
             page.toc = get_toc(self.headings[uri])
             page.title = next((head["name"] for head in self.headings[uri] if head["level"] == 1), Path(path).name)
-        else:
-            path = f"{self.site.layout.docs}/{uri}"
-            if path in self.site.pages:
-                self.site.pages[path].anchors = pages.anchors(html)
+        elif path in self.site.pages:
+            self.site.pages[path].anchors = pages.anchors(html)
         if path in self.site.pages:
             self.site.pages[path].title = str(page.title)
         return html
@@ -185,6 +182,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Every page is rendered: say all that is wrong, and go no further unless somebody is at work on it."""
         self.files = files
         self._show_sources(files)
+        for file in files.documentation_pages():
+            path = self._path_of(file.src_uri)
+            if path in self.site.pages and file.page and file.page.content:
+                file.page.content = pages.show_dangling(file.page.content, self.site.dangling(self.site.pages[path]))
         problems = self.site.problems()
         for problem in problems:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
@@ -196,12 +197,12 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     @event_priority(-100)
     def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
         if page.file.src_uri in self.headings:
-            path = f"{self.site.layout.notebooks}/{Path(page.file.src_uri).stem}.py"
+            path = self._path_of(page.file.src_uri)
             output = pages.annotate(output, self._about(path, page), lambda cell: self._used(path, cell, page))
         if _LEDGER in output:
             table = ledger.as_html(self.site, lambda path: self._url(path, page), get_relative_url(_JSON, page.url))
             output = output.replace(_LEDGER, table)
-        return render_html(output)
+        return render_html(pages.without_marks(output))
 
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
@@ -232,6 +233,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     # -- pieces
 
+    def _path_of(self, uri: str) -> str:
+        """The source of a page, relative to the repository's root."""
+        layout = self.site.layout
+        return f"{layout.notebooks}/{Path(uri).stem}.py" if uri in self.headings else f"{layout.docs}/{uri}"
+
     def _check_encoding(self, file: File, files: Files, config: MkDocsConfig) -> None:
         path = self._source_of(file)
         if path is None:
@@ -259,8 +265,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             try:
                 file.page.content, tokens = sources.page(path, self.site.layout.read(path))
                 file.page.toc = get_toc(tokens)
-            except (SyntaxError, UnicodeDecodeError) as error:
-                file.page.content = error_html(f"{path}:{getattr(error, 'lineno', None) or 1}: {error}")
+                file.page.present_anchor_ids = pages.anchors(file.page.content)
+            except (SyntaxError, UnicodeDecodeError):  # reported where it is linked to
+                file.page.content = "".join(error_html(str(problem)) for problem in self.site.unshown(path))
 
     def _source_of(self, file: File) -> str | None:
         """The Markdown file in the docs folder behind a page; None for a page that is made by the build."""

@@ -144,10 +144,17 @@ class Site:
         return f"no notebook {Path(path).name}; {nearest(Path(path).name, names, self.layout.notebooks + '/')}"
 
     def definitions(self, path: str) -> dict[str, sources.Definition]:
+        return sources.definitions(self.layout.read(path))
+
+    def unshown(self, path: str) -> list[Problem]:
+        """Why a module cannot have a page, if it cannot."""
         try:
-            return sources.definitions(self.layout.read(path))
-        except (SyntaxError, UnicodeDecodeError):
-            return {}
+            self.definitions(path)
+        except UnicodeDecodeError as error:
+            return [not_utf8(path, (self.layout.root / path).read_bytes(), error)]
+        except SyntaxError as error:
+            return [Problem(path, error.lineno or 1, f"a page links to it, but {error.msg}; mend it")]
+        return []
 
     # -- what is wrong
 
@@ -158,16 +165,22 @@ class Site:
             found += outcome.problems
         for page in self.pages.values():
             found += page.problems
-            for reference in page.references:
-                target = self.pages.get(reference.target)
-                if target and reference.anchor not in target.anchors:
-                    names = nearest(reference.anchor, target.anchors)
-                    where = "this page" if target is page else reference.target
-                    what = f"no anchor '#{reference.anchor}' on {where}; {names}"
-                    if self.layout.is_notebook(reference.target):
-                        what = f"{Path(reference.target).name} has no cell or heading '{reference.anchor}'; {names}"
-                    found.append(Problem(page.path, reference.line, what))
+            found += self.dangling(page).values()
         return sorted(set(found), key=lambda problem: (problem.path, problem.line, problem.message))
+
+
+    def dangling(self, page: Page) -> dict[int, Problem]:
+        """Links of a page, by their number, to anchors that are not there; to be asked when all pages are known."""
+        found = {}
+        for number, reference in enumerate(page.references):
+            target = self.pages.get(reference.target)
+            if target and reference.anchor not in target.anchors:
+                what = f"no anchor '#{reference.anchor}' on {'this page' if target is page else reference.target}"
+                if self.layout.is_notebook(reference.target):
+                    what = f"{Path(reference.target).name} has no cell or heading '{reference.anchor}'"
+                names = nearest(reference.anchor, target.anchors)
+                found[number] = Problem(page.path, reference.line, f"{what}; {names}")
+        return found
 
 
 def not_utf8(path: str, data: bytes, error: UnicodeDecodeError) -> Problem:

@@ -33,7 +33,7 @@ def definitions(text: str) -> dict[str, Definition]:
     Raises:
         SyntaxError: the module is not Python.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")
     found = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -52,7 +52,7 @@ def page(path: str, text: str) -> tuple[str, list[Any]]:
     Raises:
         SyntaxError: the module is not Python.
     """
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")
     title = path.replace("/", "/<wbr>")
     parts = [f'<h1 id="top">{title}</h1>']
     if path.startswith("tests/"):

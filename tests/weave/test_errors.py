@@ -357,6 +357,20 @@ def test_what_depends_on_a_broken_notebook_that_never_ran_is_not_blamed(bare: Sm
 
 
 @pytest.mark.parametrize(
+    ("data", "line", "what"),
+    [
+        (b"def test_cools():\n    return 1\n\n\nx = = 3\n", 5, "a page links to it, but invalid syntax; mend it"),
+        (b"def test_cools():\n    return '\xe9'\n", 2, "not UTF-8 (byte 0xe9); save the file as UTF-8"),
+    ],
+)
+def test_a_linked_test_that_cannot_be_read(small: Small, data: bytes, line: int, what: str) -> None:
+    small.write("tests/test_heat.py", data)
+    write_note(small, "[The tests](../../tests/test_heat.py).\n")
+    result = small.weave("check")
+    assert result.exit_code == 1 and said_in(result) == [f"tests/test_heat.py:{line}: {what}"]
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         ("  - weave: {cell_timeout: 10}\n", ""),

@@ -183,7 +183,7 @@ def test_a_page_without_links_of_ours_is_the_same_without_the_extension(bench: B
     html, problems = bench.render(note)
     assert problems == []
     with rendering(pages.start(Site(Layout(bench.site.layout.root)), "docs/notes/x.md", note, note)):
-        assert html == bench.plain("weave").convert(note)
+        assert pages.without_marks(html) == bench.plain("weave").convert(note)
 
 
 @given(st.text(st.sampled_from("[]()!`$*_#>|-\\<> \nab\t~:^.\"'/=?&%{}"), max_size=80))
