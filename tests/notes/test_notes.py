@@ -1,109 +1,168 @@
-"""The notes as published: what they say is checked, what they show runs, what they prove is tested."""
+"""The notes themselves: every number, theorem, link and formula holds, every snippet runs, each has what a note needs.
+
+The first test executes the notebooks that changed since they last ran, which takes minutes after an edit of the library
+and nothing otherwise: results are shared with the build, in .cache.
+"""
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import importlib.util
 import re
+import subprocess
+import sys
 import traceback
 from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from mkdocs.utils import meta
 
-from weave.cli import main
-from weave.notebook import parse
+from weave.cli import _rendered
+from weave.site import Site
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 NOTES = sorted((ROOT / "docs/notes").glob("*.md"))
-TEXTS = [*NOTES, *sorted((ROOT / "docs/pages").glob("*.md")), *sorted((ROOT / "docs/log").rglob("*.md"))]
-OPENING = re.compile(r"^( *)```python\b.*$")
-THEOREM = re.compile(r"\]\((?:\.\./)+(tests/[\w/]+\.py)#(test_\w+)\)")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+FENCE = re.compile(
+    r"^(?P<indent>[ ]*)(?P<fence>`{3,}|~{3,})[ ]*python\b[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence)[ ]*$",
+    re.MULTILINE | re.DOTALL,
+)
 
-by_name = pytest.mark.parametrize("note", NOTES, ids=lambda note: note.stem)
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+notes = pytest.mark.parametrize("note", NOTES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def site() -> Site:
+    with contextlib.chdir(ROOT):
+        return _rendered()
+
+
+def test_everything_that_the_notes_say_holds(site: Site) -> None:
+    """As `weave check` does: claims, theorems, formulas, links; and every notebook runs."""
+    assert [str(problem) for problem in site.problems()] == []
+    assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(one).name for one in site.outcomes}
+    assert all(outcome.run for outcome in site.outcomes.values())
+
+
+def test_the_notes_rest_on_their_notebooks(site: Site) -> None:
+    for note in NOTES:
+        page = site.pages[name(note)]
+        own = f"code/notebooks/{note.stem.replace('-', '_')}.py"
+        assert any(claim.notebook == own for claim in page.claims), f"{name(note)} has no number of {own}"
+        assert any(use.notebook == own for use in page.uses), f"{name(note)} shows nothing of {own}"
+        assert page.theorems, f"{name(note)} has no theorem"
+
+
+# -- snippets
 
 
 def snippets(text: str) -> list[tuple[int, str]]:
-    """The fenced python blocks of a note, those in lists and folded boxes too, each with its first line's number."""
-    found, lines, number = [], text.splitlines(), 0
-    while number < len(lines):
-        if opening := OPENING.match(lines[number]):
-            indent, body, first = len(opening[1]), [], number + 2
-            number += 1
-            while lines[number].strip() != "```":
-                body.append(lines[number][indent:])
-                number += 1
-            found.append((first, "\n".join(body)))
-        number += 1
+    """Python blocks of a note: the line of each one's first line of code, and the code."""
+    found = []
+    for match in FENCE.finditer(text):
+        code = dedent("".join(line[len(match["indent"]) :] for line in match["code"].splitlines(keepends=True)))
+        found.append((text.count("\n", 0, match.start("code")) + 1, code))
     return found
 
 
-def test_every_claim_theorem_formula_and_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the notebooks whose inputs changed, so this is the test that takes its time."""
-    monkeypatch.chdir(ROOT)
-    result = CliRunner().invoke(main, ["check"])
-    assert result.exit_code == 0, result.output
-
-
-@by_name
-def test_snippets_run(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From top to bottom in one namespace, as a reader would type them; a failure names the note's line."""
-    monkeypatch.chdir(ROOT)
-    shown, namespace = note.relative_to(ROOT).as_posix(), {"__name__": "__main__"}
-    for first, code in snippets(note.read_text(encoding="utf-8")):
+def run_snippets(path: str, text: str) -> None:
+    """Run a note's snippets from top to bottom in one namespace; a failure names the line of the note."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for line, code in snippets(text):
         try:
-            exec(compile("\n" * (first - 1) + code, shown, "exec"), namespace)  # line numbers are the note's
+            exec(compile("\n" * (line - 1) + code, path, "exec"), namespace)
+        except SyntaxError as error:
+            place = error.lineno if error.filename == path else line
+            pytest.fail(f"{path}:{place}: {type(error).__name__}: {error.msg}", pytrace=False)
         except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            line = next((frame.lineno for frame in reversed(frames) if frame.filename == shown), None)
-            line = line or getattr(error, "lineno", first)
-            pytest.fail(f"{shown}:{line}: {type(error).__name__}: {error}", pytrace=False)
+            inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+            pytest.fail(f"{path}:{inside[-1]}: {type(error).__name__}: {error}", pytrace=False)
 
 
-@by_name
-def test_has_what_a_note_has(note: Path) -> None:
-    """A description, a notebook of its name, a theorem, open questions, exercises with folded solutions."""
-    text = note.read_text(encoding="utf-8")
-    assert re.search(r"^description: .{20,}\.$", text, re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_snippets_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.chdir(ROOT):
+        run_snippets(name(page), page.read_text(encoding="utf-8"))
+
+
+def test_a_snippet_that_fails_is_named_with_its_line() -> None:
+    indented = "    def f():\n        return y / 0\n\n\n    y = x\n"
+    good = f"# N\n\n```python\nx = 1\n```\n\n!!! note\n\n    ```python\n{indented}    ```\n\n"
+    run_snippets("docs/n.md", good)
+    for slip, said in {
+        "```python\nf()\n```\n": "docs/n.md:11: ZeroDivisionError: division by zero",
+        "```python\nx\n\nz\n```\n": "docs/n.md:20: NameError: name 'z' is not defined",
+        "~~~python\nx\n  x\n~~~\n": "docs/n.md:19: IndentationError: unexpected indent",
+        "```text\nz\n```\n\n```python\nimport json\njson.loads('[')\n```\n": "docs/n.md:23: JSONDecodeError: ",
+    }.items():
+        with pytest.raises(pytest.fail.Exception) as failure:
+            run_snippets("docs/n.md", good + slip)
+        assert str(failure.value).startswith(said), failure.value
+
+
+# -- what each note has
+
+
+def parts(note: Path) -> tuple[dict[str, Any], str]:
+    text, front = meta.get_data(note.read_text(encoding="utf-8"))
+    return front, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_has_a_plain_description(page: Path) -> None:
+    """One sentence: it stands in search engines' results and in feeds, where nothing renders TeX or Markdown."""
+    description = parts(page)[0].get("description", "")
+    assert re.fullmatch(r"[A-Z][^\n$`*\[\]<>]{20,160}\.", description), description
+
+
+@notes
+def test_a_note_opens_with_what_the_reader_will_be_able_to_do(note: Path) -> None:
+    _, text = parts(note)
+    title, opening = re.split(r"\n\s*\n", text.strip())[:2]
+    assert re.fullmatch(r"# [^\n]+", title)
+    sentence = " ".join(opening.split())
+    assert re.fullmatch(r"After this note you can .+; it takes about (an hour|\d+ minutes)\.", sentence), sentence
+    assert not re.search(r"\. [A-Z]", sentence), "one sentence"
+
+
+@notes
+def test_a_note_has_a_notebook_of_its_name(note: Path) -> None:
     assert (ROOT / "code/notebooks" / f"{note.stem.replace('-', '_')}.py").is_file()
-    opening = text.split("# ", 1)[1].split("\n\n")[1]
-    assert "fter this note you can" in opening and re.search(r"minutes|an hour", opening)
-    assert THEOREM.search(text) and "- [ ] " in text
-    assert len(re.findall(r'\?\?\? success "Solution"', text)) >= 4
 
 
-@by_name
-def test_shows_only_what_it_says(note: Path) -> None:
-    """Every embedded figure has a caption that is a sentence: it is the figure's alternative text as well."""
-    captions = re.findall(r"!\[(.*?)\]\([^)]*\.py[^)]*\)", note.read_text(encoding="utf-8"), re.DOTALL)
-    assert captions
+@notes
+def test_embedded_figures_have_captions(note: Path) -> None:
+    text = note.read_text(encoding="utf-8")
+    captions = re.findall(r"^ *!\[(.*)\]\([^)\s]*\.py[^)]*\)$", text, re.MULTILINE)
+    assert captions, "a note shows something of its notebook"
     for caption in captions:
-        assert len(caption.split()) >= 3 and caption.rstrip().endswith((".", "?", ")")), caption
+        assert re.fullmatch(r".{20,}[.?!)]", caption), f"a caption is a sentence that says what to see: {caption!r}"
 
 
-def theorems() -> list[tuple[str, str]]:
-    return sorted({found for text in TEXTS for found in THEOREM.findall(text.read_text(encoding="utf-8"))})
+# -- theorems
 
 
-@pytest.mark.parametrize(("path", "name"), theorems(), ids=lambda part: part.rpartition("/")[2])
-def test_a_theorem_is_tested_on_drawn_inputs(path: str, name: str) -> None:
-    """A badge stands for a property: the test draws its inputs with hypothesis and asserts something of them."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    test = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    assert any("given" in ast.unparse(decorator) for decorator in test.decorator_list), f"{name} draws nothing"
-    # The check may lie in a helper of the same file, called by the test.
-    helpers = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    called = {node.func.id for node in ast.walk(test) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    bodies = [test, *(helpers[one] for one in called & helpers.keys())]
-    checks = (ast.Assert, ast.With)
-    asserted = any(isinstance(node, checks) for body in bodies for node in ast.walk(body))
-    assert asserted or any("assert" in ast.unparse(body) for body in bodies)
-    assert ast.get_docstring(test), f"{name} says in no word what it holds"
+def test_every_theorem_s_test_is_collected_and_is_a_property(site: Site) -> None:
+    """A badge says "tested": pytest finds the test, and hypothesis draws what it holds for."""
+    tests = sorted({theorem.test for page in site.pages.values() for theorem in page.theorems})
+    files = sorted({test.partition("::")[0] for test in tests})
+    command = [sys.executable, "-m", "pytest", "--collect-only", *files]  # -q is set in pyproject.toml
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    collected = {line.partition("[")[0] for line in listed.stdout.splitlines()}
+    assert [test for test in tests if test not in collected] == [], listed.stdout
+    assert [test for test in tests if not is_property(*test.split("::"))] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "code/notebooks").glob("*.py")), ids=lambda path: path.stem)
-def test_a_notebook_belongs_to_a_note(path: Path) -> None:
-    """A notebook without problems, whose note cites it."""
-    notebook = parse(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
-    assert not notebook.problems
-    note = ROOT / "docs/notes" / f"{path.stem.replace('_', '-')}.md"
-    assert f"notebooks/{path.name}#" in note.read_text(encoding="utf-8")
+def is_property(file: str, test: str) -> bool:
+    spec = importlib.util.spec_from_file_location(f"theorems_{Path(file).stem}", ROOT / file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(getattr(module, test), "is_hypothesis_test", False)
