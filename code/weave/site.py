@@ -15,7 +15,7 @@ from weave.execute import Executor, Outcome
 from weave.notebook import Notebook, parse
 from weave.page import Page
 from weave.problem import Problem, nearest
-from weave.store import Run, Store
+from weave.store import Run, Store, version_of
 
 _say_lock = threading.Lock()
 
@@ -102,6 +102,7 @@ class Site:
         A notebook that failed is run again only when something it read has changed.
         """
         stale = []
+        version_of.cache_clear()
         chosen = None if only is None else set(only)
         notebooks = [one for one in self.notebooks() if chosen is None or one.path in chosen]
         for notebook in notebooks:

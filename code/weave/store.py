@@ -72,7 +72,16 @@ def versions(top_level: list[str]) -> dict[str, str]:
     """Versions of the distributions that these top-level modules belong to."""
     owners = importlib.metadata.packages_distributions()
     names = {owner for module in top_level for owner in owners.get(module, ())}
-    return {name: importlib.metadata.version(name) for name in sorted(names)}
+    return {name: version_of(name) for name in sorted(names)}
+
+
+@cache
+def version_of(package: str) -> str:
+    """The version that is installed now, or "none"; looked up once until the cache is cleared."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 class Store:
@@ -197,10 +206,6 @@ def _checksum(body: dict[str, Any]) -> str:
 
 def _changed_package(recorded: dict[str, str]) -> str | None:
     for name, version in recorded.items():
-        try:
-            now = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            now = "none"
-        if now != version:
-            return f"{name} changed from {version} to {now}"
+        if version_of(name) != version:
+            return f"{name} changed from {version} to {version_of(name)}"
     return None
