@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import re
@@ -92,7 +93,9 @@ class Executor:
     def _once(self, notebook: Notebook) -> Outcome:
         started = time.monotonic()
         self.say(f"{notebook.path} runs ({len(notebook.code)} cells)")
-        folder = Path(tempfile.mkdtemp(prefix="weave-"))
+        # Sockets lie in it, whose paths may be some hundred bytes long.
+        short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
+        folder = Path(tempfile.mkdtemp(prefix="weave-", dir=short))
         try:
             outputs, problems = asyncio.run(self._execute(notebook, folder))
             record = recorder.read(folder / "record")
@@ -129,7 +132,10 @@ class Executor:
             ip=str(folder / "kernel"),
             connection_file=str(folder / "kernel.json"),
         )
-        target = str(folder / "record")
+        start = [
+            f"import weave.recorder; weave.recorder.start({str(self.root)!r}, {str(folder / 'record')!r})",
+            "import logging; logging.getLogger('matplotlib.font_manager').setLevel('ERROR')",  # "this may take…"
+        ]
         client = NotebookClient(
             document,
             km=manager,
@@ -142,41 +148,51 @@ class Executor:
                 "--HistoryManager.enabled=False",
                 "--InlineBackend.figure_formats={'svg'}",
                 "--InlineBackend.print_figure_kwargs={'bbox_inches':'tight','metadata':{'Date':None}}",
-                f"--IPKernelApp.exec_lines=import weave.recorder; weave.recorder.start({str(self.root)!r}, {target!r})",
+                *(f"--IPKernelApp.exec_lines={line}" for line in start),
             ],
         )
         client.owns_km = True  # or the kernel outlives us
-        current: list[int] = [0]
+        current: list[int] = []
 
         async def note_cell(cell: Any, cell_index: int) -> None:
             if self._stopping.is_set():
                 raise DeadKernelError("stopped")
-            current[0] = cell_index
+            current[:] = [cell_index]
 
         client.on_cell_execute = note_cell
         self._kernels.add(manager)
         problem = None
         try:
-            await client.async_execute(env=_environment())
+            await client.async_execute(env=_environment(folder))
         except CellExecutionError:
             problem = _raised(notebook, document, current[0])
         except CellTimeoutError:
             what = f"took longer than {self.timeout} s; make it quicker, or raise weave: cell_timeout in mkdocs.yml"
             problem = _at(notebook, code[current[0]], what)
-        except DeadKernelError:
-            what = f"the kernel died here (killed, or out of memory); try: weave run {notebook.stem}"
-            problem = _at(notebook, code[current[0]], what)
+        except Exception as error:
+            if current and not isinstance(error, DeadKernelError):
+                raise
+            if current:
+                what = f"the kernel died here (killed, or out of memory); try: weave run {notebook.stem}"
+                problem = _at(notebook, code[current[0]], what)
+            else:
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                problem = Problem(
+                    notebook.path, 1, f"its kernel did not start ({first}); try: weave run {notebook.stem}"
+                )
         finally:
             self._kernels.discard(manager)
+            atexit.unregister(client._cleanup_kernel)  # nbclient forgets to, where the kernel did not start
         outputs = [[_tidy(output, self.root) for output in cell.outputs] for cell in made]
         if problem is None:
             problem = _did_not_raise(notebook, outputs)
         return outputs, [problem] if problem else []
 
 
-def _environment() -> dict[str, str]:
-    """One thread and fixed seeds for what Python itself leaves open, so that every machine computes alike."""
+def _environment(folder: Path) -> dict[str, str]:
+    """One thread, fixed seeds for what Python leaves open, nobody's own settings: every machine computes alike."""
     fixed = {
+        "IPYTHONDIR": str(folder / "ipython"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -185,7 +201,7 @@ def _environment() -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "TQDM_DISABLE": "1",
     }
-    return {**os.environ, **fixed}
+    return {name: value for name, value in {**os.environ, **fixed}.items() if name != "PYTHONSTARTUP"}
 
 
 def _at(notebook: Notebook, cell: Cell, what: str, offset: int = 0, detail: str = "") -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from subprocess import CompletedProcess
@@ -320,6 +321,24 @@ def test_a_slip_in_a_notebook_alone_fails_the_check(small: Small, name: str) -> 
     result = small.weave("check")
     assert result.exit_code == 1
     assert [line.partition(": ")[0] for line in said_in(result)] == [f"code/notebooks/{stem(name)}.py:{slip.line + 1}"]
+
+
+def test_a_kernel_that_does_not_start(bare: Small) -> None:
+    bare.write("code/ipykernel_launcher.py", "raise SystemExit(3)\n")
+    result = bare.weave("check")
+    assert result.exit_code == 1
+    what = "its kernel did not start (Kernel died before replying to kernel_info); try: weave run heat"
+    assert said_in(result) == [f"code/notebooks/heat.py:1: {what}"]
+
+
+def test_a_long_name_of_the_folder_for_temporary_files(bare: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are talked to through sockets in such a folder, and those must have short names."""
+    long = bare.root / ("x" * 90)
+    long.mkdir()
+    bare.write("code/notebooks/heat.py", "# %%\n1\n")
+    bare.write("docs/notes/heat.md", "# Heat\n\n## On alpha decay\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert bare.rerun() == {"heat"} and list(long.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -160,6 +160,22 @@ def test_listings_see_names_and_no_caches(tmp_path: Path) -> None:
     assert recorder.listing_digest(tmp_path) not in (first, second)
 
 
+def test_nobody_s_own_settings_reach_a_notebook(bare: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.write("mine/startup.py", "mine = 1\n")
+    bare.write("mine/profile_default/startup/mine.py", "mine = 1\n")
+    bare.write(
+        "mine/profile_default/ipython_config.py", "c = get_config()\nc.InteractiveShellApp.exec_lines=['mine=1']\n"
+    )
+    bare.write("mine/matplotlibrc", "figure.facecolor: red\n")
+    monkeypatch.setenv("PYTHONSTARTUP", str(bare.root / "mine/startup.py"))
+    monkeypatch.setenv("IPYTHONDIR", str(bare.root / "mine"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(bare.root / "mine"))
+    text = "# %%\nimport os\nassert 'mine' not in globals()\nassert os.environ['OMP_NUM_THREADS'] == '1'\n"
+    text += "import logging\nassert logging.getLogger('matplotlib.font_manager').level == logging.ERROR\n"
+    bare.write("code/notebooks/heat.py", text)
+    assert bare.rerun() == {"heat"}
+
+
 def test_a_failed_or_killed_cell_has_told_what_it_read(bare: Small) -> None:
     """Else the notebook would not run again once that file is mended."""
     from weave.site import Layout, Site
