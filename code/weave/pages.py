@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html as html_module
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from markdown import Markdown
@@ -80,13 +81,30 @@ def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int
         lines[max(cell.line - 2, 0)] = f"<!--weave:{number}-->"
     page = Page(notebook.path, site=site)
     site.pages[notebook.path] = page
-    with rendering(page):
+    with rendering(page), _without(notebook.names, md):
         html = md.reset().convert("\n".join(lines))
     page.anchors = anchors(html) | set(notebook.names)
     if notebook.text != site.outcomes[notebook.path].notebook.text:  # shown while today's fails: not to be mended
         site.pages[notebook.path] = Page(notebook.path, site=site, anchors=page.anchors)
     pieces = _SEPARATOR.split(html)
     return {int(pieces[i]): pieces[i + 1].strip() for i in range(1, len(pieces), 2)}, getattr(md, "toc_tokens", [])
+
+
+@contextmanager
+def _without(taken: Collection[str], md: Markdown) -> Iterator[None]:
+    """No heading gets an id that is taken: a section "Training" above the cell ``training``."""
+    toc: Any = md.treeprocessors["toc"]
+    plain = toc.slugify
+
+    def slugify(text: str, separator: str) -> str:
+        slug = plain(text, separator)
+        return f"{slug}{separator}section" if slug in taken else slug
+
+    toc.slugify = slugify
+    try:
+        yield
+    finally:
+        toc.slugify = plain
 
 
 def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, Any]:

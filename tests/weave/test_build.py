@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 TAGGED = """# %% [markdown]
 # # Tags $\\alpha$
 #
-# Prose with $\\R$ and a [claim](heat.py#values).
+# Prose with $\\R$, a [claim](heat.py#values) and [a cell](#folded).
+#
+# ## Folded
 
 # %% setup tags=["remove-cell"]
 from weave import claim
@@ -299,6 +301,9 @@ def test_a_notebook_s_page_says_which_notes_use_which_cell(rich: Small) -> None:
 def test_cells_can_be_linked_to_and_headings_are_in_the_table_of_contents(rich: Small) -> None:
     html = page(rich, "notebooks/heat")
     assert {"setup", "decay", "values", "words", "heat"} <= set(Loads(html).ids)
+    folded = page(rich, "notebooks/tags")
+    assert re.search(r'<h2 id="folded-section">', folded) and 'href="#folded-section"' in folded
+    assert re.search(r'jp-CodeCell[^>]*id="folded"', folded) and '<a href="#folded">a cell</a>' in folded
     assert "<title>Heat - Small</title>" in html
 
 
