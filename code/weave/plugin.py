@@ -218,6 +218,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 write_whole(site_dir / "notebooks" / stem / f"{stem}.ipynb", body.encode())
         if not self.serving and not _strict_warnings():
             _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
+            config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
 
     def on_shutdown(self) -> None:
         """Also after an error or Ctrl-C."""

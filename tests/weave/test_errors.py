@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from weave import katex
+
 if TYPE_CHECKING:
     from conftest import Small
 
@@ -329,6 +331,15 @@ def test_a_kernel_that_does_not_start(bare: Small) -> None:
     assert result.exit_code == 1
     what = "its kernel did not start (Kernel died before replying to kernel_info); try: weave run heat"
     assert said_in(result) == [f"code/notebooks/heat.py:1: {what}"]
+
+
+def test_a_machine_without_node(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    katex.engine.cache_clear()
+    monkeypatch.setattr(katex.shutil, "which", lambda *_, **__: None)
+    result = small.weave("check")
+    katex.engine.cache_clear()
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.output.startswith("Error: there is no node to render math with; install Node.js")
 
 
 def test_a_long_name_of_the_folder_for_temporary_files(bare: Small, monkeypatch: pytest.MonkeyPatch) -> None:
