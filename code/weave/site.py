@@ -169,7 +169,6 @@ class Site:
             found += self.dangling(page).values()
         return sorted(set(found), key=lambda problem: (problem.path, problem.line, problem.message))
 
-
     def dangling(self, page: Page) -> dict[int, Problem]:
         """Links of a page, by their number, to anchors that are not there; to be asked when all pages are known."""
         found = {}
