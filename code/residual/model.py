@@ -109,16 +109,15 @@ class Norm(nn.Module):
         if self.w is None:
             return x
         eps = self.config.norm_eps
-        if tap.wants("scale"):
+        if tap.wants("scale", "normalized"):
             if self.b is not None:
                 x = x - x.mean(dim=-1, keepdim=True)
             scale = tap("scale", (x.square().mean(dim=-1, keepdim=True) + eps).sqrt())  # batch pos 1
-            x = x / scale * self.w if self.b is None else x / scale * self.w + self.b
-        elif self.b is not None:  # the same lines in one kernel
-            x = F.layer_norm(x, self.w.shape, self.w, self.b, eps)
-        else:
-            x = F.rms_norm(x, self.w.shape, self.w, eps)
-        return tap("normalized", x)  # batch pos d_model
+            x = tap("normalized", x / scale) * self.w  # batch pos d_model
+            return x if self.b is None else x + self.b
+        if self.b is not None:  # the same lines in one kernel
+            return F.layer_norm(x, self.w.shape, self.w, self.b, eps)
+        return F.rms_norm(x, self.w.shape, self.w, eps)
 
 
 class Attention(nn.Module):

@@ -243,7 +243,7 @@ def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
     tokens = tokens_for(model)
     untapped = model(tokens)
     for name in model.activation_names:
-        materialised = name.endswith(("scores", "pattern", "result", "scale"))
+        materialised = name.endswith(("scores", "pattern", "result", "scale", "normalized"))
         materialised |= name == "pos_embed" and model.config.positions == "shortformer"  # else one for the whole batch
         expected = model(tokens, tap=record(name)) if materialised else untapped
         assert torch.equal(model(tokens, tap=at(name, lambda x: x)), expected)
@@ -302,7 +302,9 @@ def test_residual_stream_is_the_sum_of_what_was_written(model):
             stream = stream + x
         elif name.endswith(("resid_pre", "resid_mid", "resid_post")):
             assert torch.equal(x, stream), name
-    last = seen["ln_final.normalized"] if model.config.norm != "none" else stream
+    last, norm = stream, model.ln_final
+    if norm.w is not None:
+        last = seen["ln_final.normalized"] * norm.w + (0 if norm.b is None else norm.b)
     torch.testing.assert_close(last @ model.W_U + (0 if model.b_U is None else model.b_U), logits)
 
 
