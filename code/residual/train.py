@@ -38,7 +38,7 @@ def train(
     clip: float | None = None,
     accumulate: int = 1,
     watch: Callable[[int], None] | None = None,
-    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    evaluate: Callable[[], Mapping[str, float | Tensor]] | None = None,
     evaluate_every: int = 100,
     history: History | None = None,
     state: str | Path | None = None,
@@ -88,11 +88,11 @@ def train(
             torch.distributed.broadcast(weight.data, 0)
 
     def look(updates: int) -> None:
-        if watch is not None and rank == 0:
-            watch(updates)
         if evaluate is not None and (updates % evaluate_every == 0 or updates == steps):
             with torch.no_grad():
                 history.evaluations[updates] = {name: float(value) for name, value in evaluate().items()}
+        if watch is not None and rank == 0:
+            watch(updates)
 
     began = time.perf_counter() - history.seconds
     bar = tqdm(  # only in a terminal
