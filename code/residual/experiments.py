@@ -67,10 +67,12 @@ EXPERIMENTS = {
     ),
     "attn-2l": Experiment(
         "Two layers of attention and nothing else, as in the Framework paper, on the State of the Union",
-        Config(n_layers=2, d_model=128, n_heads=4, d_head=32, n_ctx=128, d_vocab=512),
-        steps=1500,
+        Config(n_layers=2, d_model=128, n_heads=8, d_head=16, n_ctx=128, d_vocab=512, init_std=0.05),
+        steps=2000,
         batch=32,
-        lr=3e-3,
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
     ),
 }
 
