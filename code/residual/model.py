@@ -16,9 +16,9 @@ included. ``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Ra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,16 +27,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from residual.cache import KVCache
+from residual.checks import Checked, check_stream, check_tokens
 from residual.factored import FactoredMatrix
-from residual.taps import Scope, Tap, nearest, scope
-
-Positions = Literal["learned", "shortformer", "rotary", "none"]
-Act = Literal["relu", "gelu", "gelu_new", "swiglu"]
-NormKind = Literal["none", "layer", "rms"]
+from residual.taps import Scope, Tap, scope
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """The numbers of a model.
 
     Raises:
@@ -50,11 +47,12 @@ class Config:
     d_head: int = 32  # need not be d_model / n_heads
     n_ctx: int = 128  # the longest sequence, in tokens
     d_vocab: int = 512
-    positions: Positions = "learned"  # added to the stream, added to queries and keys, rotating them, or absent
+    positions: Literal["learned", "shortformer", "rotary", "none"] = "learned"
+    # that is: added to the stream; added to what queries and keys read (Press et al. 2021); turning these; absent
     init_std: float = 0.02  # standard deviation of the weights before training
     d_mlp: int = 0  # 0: no MLP
-    act: Act = "gelu_new"  # GPT-2's approximation by tanh; "gelu" is the exact one
-    norm: NormKind = "none"
+    act: Literal["relu", "gelu", "gelu_new", "swiglu"] = "gelu_new"  # GPT-2's, by tanh; "gelu" is the exact one
+    norm: Literal["none", "layer", "rms"] = "none"
     norm_eps: float = 1e-5
     n_kv_heads: int | None = None  # as many as n_heads, or fewer, which query heads share
     rotary_base: float = 10000.0
@@ -64,27 +62,8 @@ class Config:
     bias: bool = False
     causal: bool = True
 
-    def __new__(cls, *args, **kwargs) -> Config:
-        known = [field.name for field in fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(f"Config has no field {name!r}; {nearest(name, known)}")
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
-        for name, least in dict(
-            n_layers=0, d_model=1, n_heads=1, d_head=1, n_ctx=1, d_vocab=1, d_mlp=0, kv_heads=1
-        ).items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"Config.{name} is {value!r}; it must be a whole number, at least {least}")
-        for name, choices in dict(positions=Positions, act=Act, norm=NormKind).items():
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise ValueError(f"Config.{name} is {value!r}; {nearest(str(value), get_args(choices))}")
-        for name in ("norm_eps", "rotary_base"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Config.{name} is {getattr(self, name)!r}; it must be above 0")
+        super().__post_init__()
         if self.n_heads % self.kv_heads:
             raise ValueError(f"Config.n_heads is {self.n_heads}; {self.kv_heads} key heads cannot share it evenly")
         if self.positions == "rotary" and self.d_head % 2:
@@ -142,9 +121,8 @@ class Attention(nn.Module):
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
         q, k, v = qkv.unflatten(-1, (-1, c.d_head)).split([n, m, m], dim=-2)
-        if (
-            c.positions == "shortformer" and place is not None
-        ):  # (x + place) W = x W + place W; values never see positions
+        if c.positions == "shortformer" and place is not None:
+            # (x + place) W = x W + place W, and the second is the same for the whole batch. Values see no positions.
             shift = F.linear(place, self.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
             q, k = q + shift[..., :n, :], k + shift[..., n:, :]
         q, k, v = tap("q", q), tap("k", k), tap("v", v)  # batch pos head d_head
@@ -310,7 +288,7 @@ class Transformer(nn.Module):
             TypeError: the tokens are not whole numbers.
             ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
         """
-        self._check(tokens)
+        check_tokens(tokens, self.config.d_vocab)
         start, stop = self._span(tokens, cache)
         seen = scope(tap, self.activation_names)
         x = seen("embed", F.embedding(tokens, self.W_E))  # batch pos d_model
@@ -332,12 +310,7 @@ class Transformer(nn.Module):
         Raises:
             ValueError: there is no such layer, ``resid`` has the wrong shape, or the tap names what comes before.
         """
-        c = self.config
-        if not 0 <= layer <= c.n_layers:
-            raise ValueError(f"cannot start at layer {layer}; the model's layers are 0 to {c.n_layers - 1}")
-        if resid.ndim != 3 or resid.shape[-1] != c.d_model or 0 in resid.shape:
-            raise ValueError(f"resid has shape {list(resid.shape)}; it must be [batch pos d_model = {c.d_model}]")
-        self._span(resid, cache)
+        check_stream(resid, layer, self.config.n_layers, self.config.d_model)
         return self._layers(layer, resid, scope(tap, self._names(layer)), cache)
 
     def _layers(self, first: int, x: Tensor, tap: Scope, cache: KVCache | None) -> Float[Tensor, "batch pos d_vocab"]:
@@ -377,19 +350,6 @@ class Transformer(nn.Module):
         for layer in range(first, self.config.n_layers):
             names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
         return names + norm("ln_final")
-
-    def _check(self, tokens: Tensor) -> None:
-        c = self.config
-        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-            raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, say torch.long")
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
-        low, high = (int(end) for end in tokens.aminmax())
-        if low < 0 or high >= c.d_vocab:
-            bad = low if low < 0 else high
-            raise ValueError(
-                f"token {bad} is out of range; the model knows 0 to {c.d_vocab - 1} (d_vocab = {c.d_vocab})"
-            )
 
     def _span(self, x: Tensor, cache: KVCache | None) -> tuple[int, int]:
         """The position of the first token or vector of ``x``, and that after its last."""

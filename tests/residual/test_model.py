@@ -587,7 +587,11 @@ def test_reading_what_was_not_recorded():
         (dict(n_heads=4, n_kv_heads=3), ValueError, "n_heads is 4; 3 key heads cannot share it evenly"),
         (dict(n_kv_heads=0), ValueError, "kv_heads is 0"),
         (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions turn pairs"),
-        (dict(norm_eps=0.0), ValueError, "norm_eps is 0.0; it must be above 0"),
+        (dict(norm_eps=0.0), ValueError, "norm_eps is 0.0; it must be a number above 0"),
+        (dict(rotary_base="large"), ValueError, "rotary_base is 'large'; it must be a number above 0"),
+        (dict(init_std=-1.0), ValueError, "init_std is -1.0; it must be a number not below 0"),
+        (dict(tied=1), ValueError, "tied is 1; it must be True or False"),
+        (dict(n_layers=True), ValueError, "n_layers is True; it must be a whole number"),
     ],
 )
 def test_bad_config(fields, error, says):
