@@ -40,3 +40,19 @@ class KVCache:
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""
         self.k, self.v = self.k[:, rows], self.v[:, rows]
+
+
+def span(x: Tensor, n_ctx: int, cache: KVCache | None) -> tuple[int, int]:
+    """The position of the first token or vector of ``x [batch pos …]``, and that after its last.
+
+    Raises:
+        ValueError: it does not fit into the context, or into the cache.
+    """
+    start = 0 if cache is None else cache.length
+    stop = start + x.shape[1]
+    if stop > n_ctx:
+        raise ValueError(f"the sequence has {stop} tokens; the model's context holds n_ctx = {n_ctx}")
+    if cache is not None and (len(x) != cache.k.shape[1] or stop > cache.k.shape[3]):
+        batch, room = cache.k.shape[1], cache.k.shape[3]
+        raise ValueError(f"the cache is for {batch} × {room} tokens; {len(x)} × {stop} do not fit")
+    return start, stop

@@ -52,16 +52,19 @@ def _check_field(name: str, value, kind, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a number {'above' if least else 'not below'} 0")
 
 
-def check_tokens(tokens: Tensor, d_vocab: int) -> None:
+def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
     """
     Raises:
         TypeError: the tokens are not whole numbers.
-        ValueError: they are not ``[batch pos]``, or one is out of range.
+        ValueError: they are not ``[batch pos]``, not where the model is, or one is out of range.
     """
+    d_vocab = len(W_E)
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, say torch.long")
     if tokens.ndim != 2 or 0 in tokens.shape:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
+    if tokens.device != W_E.device:
+        raise ValueError(f"the tokens are on {tokens.device}, the model on {W_E.device}; move one with .to(…)")
     low, high = (int(end) for end in tokens.aminmax())
     if low < 0 or high >= d_vocab:
         bad = low if low < 0 else high

@@ -26,10 +26,10 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from residual.cache import KVCache
+from residual.cache import KVCache, span
 from residual.checks import Checked, check_stream, check_tokens
 from residual.factored import FactoredMatrix
-from residual.taps import Scope, Tap, scope
+from residual.taps import Scope, Tap, activations, scope
 
 
 @dataclass(frozen=True)
@@ -288,8 +288,8 @@ class Transformer(nn.Module):
             TypeError: the tokens are not whole numbers.
             ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
         """
-        check_tokens(tokens, self.config.d_vocab)
-        start, stop = self._span(tokens, cache)
+        check_tokens(tokens, self.W_E)
+        start, stop = span(tokens, self.config.n_ctx, cache)
         seen = scope(tap, self.activation_names)
         x = seen("embed", F.embedding(tokens, self.W_E))  # batch pos d_model
         if self.W_pos is not None and self.config.positions == "learned":
@@ -311,11 +311,11 @@ class Transformer(nn.Module):
             ValueError: there is no such layer, ``resid`` has the wrong shape, or the tap names what comes before.
         """
         check_stream(resid, layer, self.config.n_layers, self.config.d_model)
-        return self._layers(layer, resid, scope(tap, self._names(layer)), cache)
+        return self._layers(layer, resid, scope(tap, activations(self.config, layer)), cache)
 
     def _layers(self, first: int, x: Tensor, tap: Scope, cache: KVCache | None) -> Float[Tensor, "batch pos d_vocab"]:
         c = self.config
-        start, stop = self._span(x, cache)
+        start, stop = span(x, c.n_ctx, cache)
         place = None  # what an attention layer is told of positions
         if c.positions == "shortformer" and self.W_pos is not None:
             place = self.W_pos[start:stop]  # pos d_model
@@ -333,34 +333,7 @@ class Transformer(nn.Module):
     @cached_property
     def activation_names(self) -> list[str]:
         """The names that a tap can ask for, in the order in which they are computed."""
-        added = ["pos_embed"] if self.config.positions == "learned" else []
-        return ["embed", *added, *self._names(0)]
-
-    def _names(self, first: int) -> list[str]:
-        """The names from layer ``first`` on."""
-
-        def norm(name: str) -> list[str]:
-            return [] if self.config.norm == "none" else [f"{name}.scale", f"{name}.normalized"]
-
-        attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result")]
-        block = ["resid_pre", *norm("ln1"), *attn, "attn_out"]
-        if self.config.d_mlp:
-            block += ["resid_mid", *norm("ln2"), "mlp.pre", "mlp.post", "mlp_out"]
-        names = ["pos_embed"] if self.config.positions == "shortformer" else []
-        for layer in range(first, self.config.n_layers):
-            names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
-        return names + norm("ln_final")
-
-    def _span(self, x: Tensor, cache: KVCache | None) -> tuple[int, int]:
-        """The position of the first token or vector of ``x``, and that after its last."""
-        start = 0 if cache is None else cache.length
-        stop, n_ctx = start + x.shape[1], self.config.n_ctx
-        if stop > n_ctx:
-            raise ValueError(f"the sequence has {stop} tokens; the model's context holds n_ctx = {n_ctx}")
-        if cache is not None and (len(x) != cache.k.shape[1] or stop > cache.k.shape[3]):
-            batch, room = cache.k.shape[1], cache.k.shape[3]
-            raise ValueError(f"the cache is for {batch} × {room} tokens; {len(x)} × {stop} do not fit")
-        return start, stop
+        return activations(self.config)
 
 
 def angles(start: int, stop: int, width: int, base: float) -> Float[Tensor, "pos half"]:

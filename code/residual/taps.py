@@ -18,11 +18,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from residual.model import Config
 
 Tap = Callable[[str, Tensor], Tensor]
 Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]  # the same in every example, or marked in each
@@ -325,6 +328,24 @@ class Scope:
         if y.shape != x.shape:
             raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
         return y
+
+
+def activations(config: Config, first: int | None = None) -> list[str]:
+    """The names of a model's activations, in the order in which they are computed; or those from layer ``first`` on."""
+
+    def norm(name: str) -> list[str]:
+        return [] if config.norm == "none" else [f"{name}.scale", f"{name}.normalized"]
+
+    attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result")]
+    block = ["resid_pre", *norm("ln1"), *attn, "attn_out"]
+    if config.d_mlp:
+        block += ["resid_mid", *norm("ln2"), "mlp.pre", "mlp.post", "mlp_out"]
+    names = ["embed"] if first is None else []
+    if config.positions == "shortformer" or (config.positions == "learned" and first is None):
+        names += ["pos_embed"]
+    for layer in range(first or 0, config.n_layers):
+        names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
+    return names + norm("ln_final")
 
 
 def scope(tap: Tap | None, known: list[str]) -> Scope:

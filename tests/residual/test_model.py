@@ -536,6 +536,7 @@ def small():
         (torch.tensor([1, 2]), ValueError, r"tokens have shape \[2\]; the model takes \[batch pos\]"),
         (torch.zeros(2, 0, dtype=torch.long), ValueError, r"shape \[2, 0\]"),
         (torch.zeros(1, 2), TypeError, "tokens are torch.float32"),
+        (torch.zeros(1, 2, dtype=torch.long, device="meta"), ValueError, "the tokens are on meta, the model on cpu"),
     ],
 )
 def test_bad_tokens(tokens, error, says):
