@@ -1,10 +1,14 @@
 """Our models compute what Hugging Face's GPT-2 and Llama compute from the same random weights, and read their files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from residual import Config, Transformer
+from residual.sampling import generate
+from residual.weights import load
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed here; `make test-peers` installs it and compares"
@@ -196,3 +200,31 @@ def test_logits_are_those_of_hugging_face(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_hugging_face_in_float64(name: str, all_double: None) -> None:
     assert compared(name, torch.float64) < 1e-9
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_that_hugging_face_saved_loads(name: str, tmp_path: Path) -> None:
+    make, changes = MODELS[name]
+    theirs = make(torch.float32, **changes)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1  # shards too
+    ours = load(tmp_path)
+    with torch.no_grad():
+        assert (ours(tokens()) - theirs(tokens()).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_greedy_text_is_that_of_hugging_face(name: str) -> None:
+    make, changes = MODELS[name]
+    theirs = make(torch.float32, **changes)
+    prompt = tokens()[:, :7]
+    theirs.generation_config.eos_token_id = None  # any token may come, and the text goes on
+    text = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+    assert text.shape == (3, 27) and torch.equal(generate(ours_of(theirs), prompt, 20), text)
+
+
+def test_a_rotary_scaling_that_ours_does_not_have_is_refused(tmp_path: Path) -> None:
+    stretched = dict(rope_type="linear", factor=2.0, rope_theta=10000.0)
+    llama(torch.float32, rope_parameters=stretched).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of type 'linear'"):
+        load(tmp_path)
