@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from residual import Config, Transformer
+from residual.fold import center, fold_layernorm, rotate
 from residual.taps import record
 
 theorem = settings(deadline=None, max_examples=25, derandomize=True)
@@ -194,6 +195,9 @@ def test_with_layernorm_only_after_folding_and_centring(n_layers: int, seed: int
     plain = folded_and_centred(model)
     assert_close(plain(tokens), logits)
     assert_close(in_another_basis(plain, Q)(tokens), logits)
+
+    library = rotate(center(fold_layernorm(model)), Q)  # it centres the unembedding too
+    assert_close(library(tokens).log_softmax(dim=-1), logits.log_softmax(dim=-1))
 
 
 def test_without_them_it_does_not_hold() -> None:
