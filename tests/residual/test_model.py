@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+import dataclasses
 import math
 
 import numpy as np
@@ -11,54 +13,133 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
+from residual.cache import KVCache
 from residual.taps import at, compose, freeze, record
 
 # ---- The oracle: numpy, a loop for every index, and nothing shared with the library but the weights
 
 
-def attention(x, W_Q, W_K, W_V, W_O):
-    """One layer of causal attention on ``x [pos d_model]``.
+def normed(x, kind, eps, w, b):
+    """One vector, LayerNormed or RMSNormed."""
+    if kind == "none":
+        return x
+    n = len(x)
+    mean = sum(x) / n if kind == "layer" else 0.0
+    scale = math.sqrt(sum((value - mean) ** 2 for value in x) / n + eps)
+    return np.array([(x[i] - mean) / scale * w[i] + (0.0 if b is None else b[i]) for i in range(n)])
+
+
+def turned(x, position, base, interleaved):
+    """One head's query or key: its pairs, read as complex numbers, times ``exp(i p θ)``."""
+    half = len(x) // 2
+    out = np.zeros(len(x))
+    for i in range(half):
+        first, second = (2 * i, 2 * i + 1) if interleaved else (i, i + half)
+        turn = complex(x[first], x[second]) * cmath.exp(1j * position * base ** (-2 * i / len(x)))
+        out[first], out[second] = turn.real, turn.imag
+    return out
+
+
+def attention(x, c, W, place=None):
+    """One layer of attention on ``x [pos d_model]``, with the layer's weights ``W`` by name.
 
     Returns what the layer writes ``[pos d_model]``, and where it looked ``[head query key]``.
     """
     n_pos, d_model = x.shape
-    n_heads, _, d_head = W_Q.shape
-    out = np.zeros((n_pos, d_model))
-    pattern = np.zeros((n_heads, n_pos, n_pos))
-    for head in range(n_heads):
+    n_kv = c.n_heads if c.n_kv_heads is None else c.n_kv_heads
+    bias = {name: np.zeros((c.n_heads, c.d_head)) if W[name] is None else W[name] for name in ("b_Q", "b_K", "b_V")}
+    to_compare = x if place is None else x + place
+
+    def made(name, source, head, pos):
+        return [
+            sum(source[pos, m] * W["W_" + name][head, m, d] for m in range(d_model)) + bias["b_" + name][head, d]
+            for d in range(c.d_head)
+        ]
+
+    def key(head, pos):
+        k = np.array(made("K", to_compare, head, pos))
+        return turned(k, pos, c.rotary_base, c.rotary_interleaved) if c.positions == "rotary" else k
+
+    out = np.zeros((n_pos, d_model)) + (0.0 if W["b_O"] is None else W["b_O"])
+    pattern = np.zeros((c.n_heads, n_pos, n_pos))
+    for head in range(c.n_heads):
+        kv = head * n_kv // c.n_heads  # neighbouring query heads share a key head
+        keys = [key(kv, pos) for pos in range(n_pos)]
+        if c.smeared_keys:
+            own = 1 / (1 + math.exp(-W["smear"][kv]))
+            keys = [own * keys[j] + (1 - own) * keys[j - 1] if j else keys[0] for j in range(n_pos)]
+        values = [made("V", x, kv, pos) for pos in range(n_pos)]
         for query in range(n_pos):
-            q = [sum(x[query, m] * W_Q[head, m, d] for m in range(d_model)) for d in range(d_head)]
-            weights = []
-            for key in range(query + 1):
-                k = [sum(x[key, m] * W_K[head, m, d] for m in range(d_model)) for d in range(d_head)]
-                weights.append(math.exp(sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(d_head)))
-            for key in range(query + 1):
-                pattern[head, query, key] = weights[key] / sum(weights)
-                v = [sum(x[key, m] * W_V[head, m, d] for m in range(d_model)) for d in range(d_head)]
+            q = np.array(made("Q", to_compare, head, query))
+            if c.positions == "rotary":
+                q = turned(q, query, c.rotary_base, c.rotary_interleaved)
+            seen = range(query + 1) if c.causal else range(n_pos)
+            weights = {j: math.exp(sum(q * keys[j]) / math.sqrt(c.d_head)) for j in seen}
+            for j in seen:
+                pattern[head, query, j] = weights[j] / sum(weights.values())
                 for m in range(d_model):
-                    moved = sum(v[d] * W_O[head, d, m] for d in range(d_head))
-                    out[query, m] += pattern[head, query, key] * moved
+                    moved = sum(values[j][d] * W["W_O"][head, d, m] for d in range(c.d_head))
+                    out[query, m] += pattern[head, query, j] * moved
     return out, pattern
 
 
-def transformer(tokens, weights):
+def neurons(x, c, W):
+    """The MLP on one vector."""
+    act = {
+        "relu": lambda t: max(t, 0.0),
+        "gelu": lambda t: t * 0.5 * (1 + math.erf(t / math.sqrt(2))),
+        "gelu_new": lambda t: 0.5 * t * (1 + math.tanh(math.sqrt(2 / math.pi) * (t + 0.044715 * t**3))),
+        "swiglu": lambda t: t / (1 + math.exp(-t)),
+    }[c.act]
+
+    def into(name, neuron):
+        bias = 0.0 if W["b_" + name] is None else W["b_" + name][neuron]
+        return sum(x[m] * W["W_" + name][m, neuron] for m in range(len(x))) + bias
+
+    out = np.zeros(len(x)) + (0.0 if W["b_out"] is None else W["b_out"])
+    for n in range(c.d_mlp):
+        value = act(into("gate", n)) * into("in", n) if c.act == "swiglu" else act(into("in", n))
+        out = out + value * W["W_out"][n]
+    return out
+
+
+def transformer(tokens, c, weights):
     """Logits ``[pos d_vocab]`` of a list of tokens."""
     x = np.array([weights["W_E"][token] for token in tokens])
-    if weights["W_pos"] is not None:
+    place = None
+    if c.positions == "learned":
         x = x + weights["W_pos"][: len(tokens)]
+    elif c.positions == "shortformer":
+        place = weights["W_pos"][: len(tokens)]
+
+    def norm(x, W):
+        return np.array([normed(row, c.norm, c.norm_eps, W["w"], W["b"]) for row in x])
+
     for layer in weights["layers"]:
-        x = x + attention(x, *layer)[0]
-    return x @ weights["W_U"]
+        x = x + attention(norm(x, layer["ln1"]), c, layer["attn"], place)[0]
+        if c.d_mlp:
+            x = x + np.array([neurons(row, c, layer["mlp"]) for row in norm(x, layer["ln2"])])
+    logits = norm(x, weights["ln_final"]) @ weights["W_U"]
+    return logits if weights["b_U"] is None else logits + weights["b_U"]
 
 
 def weights_of(model):
-    """A model's weights, as numpy arrays."""
+    """A model's weights, by name, as numpy arrays."""
 
-    def array(tensor):
-        return None if tensor is None else tensor.detach().numpy().copy()
+    def arrays(module, names):
+        found = {name: getattr(module, name, None) for name in names.split()}
+        return {name: None if x is None else x.detach().numpy().copy() for name, x in found.items()}
 
-    layers = [tuple(map(array, (b.attn.W_Q, b.attn.W_K, b.attn.W_V, b.attn.W_O))) for b in model.blocks]
-    return dict(W_E=array(model.W_E), W_pos=array(model.W_pos), W_U=array(model.W_U), layers=layers)
+    layers = [
+        dict(
+            ln1=arrays(block.ln1, "w b"),
+            attn=arrays(block.attn, "W_Q W_K W_V W_O b_Q b_K b_V b_O smear"),
+            ln2=arrays(block.ln2, "w b"),
+            mlp=arrays(block.mlp, "W_in W_gate W_out b_in b_gate b_out"),
+        )
+        for block in model.blocks
+    ]
+    return dict(arrays(model, "W_E W_pos W_U b_U"), layers=layers, ln_final=arrays(model.ln_final, "w b"))
 
 
 # ---- Models small enough for the oracle, with weights large enough for patterns far from uniform
@@ -66,6 +147,7 @@ def weights_of(model):
 
 @st.composite
 def models(draw, max_layers=2):
+    """Attention alone: no norm, no MLP, no biases."""
     config = Config(
         n_layers=draw(st.integers(0, max_layers)),
         d_model=draw(st.integers(1, 6)),
@@ -79,6 +161,40 @@ def models(draw, max_layers=2):
     return Transformer(config, seed=draw(st.integers(0, 2**32 - 1))).double()
 
 
+@st.composite
+def all_kinds(draw, causal=None, **fixed):
+    """Every kind of block, in every combination."""
+    heads, kv_heads = draw(st.sampled_from([(1, None), (2, None), (2, 1), (4, 2)]))
+    fields = dict(
+        n_layers=draw(st.integers(0, 2)),
+        d_model=draw(st.integers(2, 6)),
+        n_heads=heads,
+        d_head=draw(st.sampled_from([2, 4])),
+        n_ctx=6,
+        d_vocab=7,
+        positions=draw(st.sampled_from(["learned", "shortformer", "rotary", "none"])),
+        init_std=0.6,
+        d_mlp=draw(st.sampled_from([0, 5])),
+        act=draw(st.sampled_from(["relu", "gelu", "gelu_new", "swiglu"])),
+        norm=draw(st.sampled_from(["none", "layer", "rms"])),
+        norm_eps=draw(st.sampled_from([1e-5, 0.1])),
+        n_kv_heads=kv_heads,
+        rotary_base=draw(st.sampled_from([100.0, 10000.0])),
+        rotary_interleaved=draw(st.booleans()),
+        smeared_keys=draw(st.booleans()),
+        tied=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        causal=draw(st.booleans()) if causal is None else causal,
+    )
+    seed = draw(st.integers(0, 2**32 - 1))
+    model = Transformer(Config(**{**fields, **fixed}), seed=seed).double()
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():  # norms that are not 1, biases that are not 0
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
 def tokens_for(model, batch=2):
     c = model.config
     generator = torch.Generator().manual_seed(c.d_model)
@@ -90,50 +206,52 @@ def everything(name, x):
     return x
 
 
-@settings(max_examples=25, deadline=None)
-@given(models())
+@settings(max_examples=80, deadline=None)
+@given(all_kinds())
 def test_model_equals_plain_loops(model):
     tokens = tokens_for(model, batch=1)
-    expected = transformer(tokens[0].tolist(), weights_of(model))
+    expected = transformer(tokens[0].tolist(), model.config, weights_of(model))
     np.testing.assert_allclose(model(tokens)[0].detach().numpy(), expected, atol=1e-9, rtol=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
-@given(models().filter(lambda model: model.config.n_layers > 0))
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(n_layers=1, norm="none"))
 def test_pattern_equals_plain_loops(model):
-    seen = record("blocks.0.attn.pattern")
     tokens = tokens_for(model, batch=1)
+    seen = record("blocks.0.*")
     model(tokens, tap=seen)
-    weights = weights_of(model)
-    x = weights["W_E"][tokens[0].numpy()]
-    if weights["W_pos"] is not None:
-        x = x + weights["W_pos"][: tokens.shape[1]]
-    _, expected = attention(x, *weights["layers"][0])
+    weights, shortformer = weights_of(model), model.config.positions == "shortformer"
+    x = seen["blocks.0.resid_pre"][0].detach().numpy()
+    _, expected = attention(x, model.config, weights["layers"][0]["attn"], weights["W_pos"] if shortformer else None)
     np.testing.assert_allclose(seen["blocks.0.attn.pattern"][0].detach().numpy(), expected, atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
-@given(models())
+@given(all_kinds())
 def test_tapped_equals_fast_path(model):
     """Every subset of the activations may be asked for; the logits are those of the fused kernels."""
     tokens = tokens_for(model)
     logits = model(tokens)
     for names in [[name] for name in model.activation_names] + [model.activation_names]:
-        torch.testing.assert_close(model(tokens, tap=record(names)), logits, atol=1e-12, rtol=1e-9)
-
-
-@settings(max_examples=20, deadline=None)
-@given(models())
-def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
-    tokens = tokens_for(model)
-    for name in model.activation_names:
-        watched = model(tokens, tap=record(name))
-        assert torch.equal(model(tokens, tap=at(name, lambda x: x)), watched)
-        assert torch.equal(model(tokens, tap=at(name, torch.clone)), watched)
+        torch.testing.assert_close(model(tokens, tap=record(names)), logits, atol=1e-11, rtol=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
-@given(models())
+@given(all_kinds())
+def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
+    """Where looking alone makes another kernel compute it, the same bits as looking; else those of no tap at all."""
+    tokens = tokens_for(model)
+    untapped = model(tokens)
+    for name in model.activation_names:
+        materialised = name.endswith(("scores", "pattern", "result", "scale", "normalized"))
+        materialised |= name == "pos_embed" and model.config.positions == "shortformer"  # else one for the whole batch
+        expected = model(tokens, tap=record(name)) if materialised else untapped
+        assert torch.equal(model(tokens, tap=at(name, lambda x: x)), expected)
+        assert torch.equal(model(tokens, tap=at(name, torch.clone)), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds())
 def test_the_listed_names_are_the_names_seen(model):
     """In order, each once, with the shape that the papers give it."""
     order = []
@@ -144,7 +262,10 @@ def test_the_listed_names_are_the_names_seen(model):
     c = model.config
     batch, pos = 2, c.n_ctx
     shapes = {
-        **dict.fromkeys("qkvz", (batch, pos, c.n_heads, c.d_head)),
+        **dict.fromkeys("qz", (batch, pos, c.n_heads, c.d_head)),
+        **dict.fromkeys("kv", (batch, pos, c.n_kv_heads or c.n_heads, c.d_head)),
+        **dict.fromkeys(["pre", "post"], (batch, pos, c.d_mlp)),
+        "scale": (batch, pos, 1),
         **dict.fromkeys(["scores", "pattern"], (batch, c.n_heads, pos, pos)),
         "result": (batch, pos, c.n_heads, c.d_model),
     }
@@ -168,16 +289,35 @@ def test_only_what_is_asked_for_is_materialised(names, fused, monkeypatch):
 
 
 @settings(max_examples=25, deadline=None)
-@given(models())
+@given(all_kinds())
 def test_residual_stream_is_the_sum_of_what_was_written(model):
+    """Exactly: what was written, added up in the order of writing, is the stream, to the last bit."""
     seen = record()
     logits = model(tokens_for(model), tap=seen)
-    written = [x for name, x in seen.items() if name in ("embed", "pos_embed") or name.endswith("attn_out")]
-    torch.testing.assert_close(sum(written) @ model.W_U, logits)
-    for layer in range(model.config.n_layers):
-        here = f"blocks.{layer}."
-        torch.testing.assert_close(seen[here + "attn.result"].sum(-2), seen[here + "attn_out"])
-        torch.testing.assert_close(seen[here + "resid_pre"] + seen[here + "attn_out"], seen[here + "resid_post"])
+    stream = seen["embed"]
+    if model.config.positions == "learned":
+        stream = stream + seen["pos_embed"]
+    for name, x in seen.items():
+        if name.endswith(("attn_out", "mlp_out")):
+            stream = stream + x
+        elif name.endswith(("resid_pre", "resid_mid", "resid_post")):
+            assert torch.equal(x, stream), name
+    last, norm = stream, model.ln_final
+    if norm.w is not None:
+        last = seen["ln_final.normalized"] * norm.w + (0 if norm.b is None else norm.b)
+    torch.testing.assert_close(last @ model.W_U + (0 if model.b_U is None else model.b_U), logits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds())
+def test_heads_add(model):
+    seen = record()
+    model(tokens_for(model), tap=seen)
+    for layer, block in enumerate(model.blocks):
+        here = f"blocks.{layer}.attn"
+        heads = seen[f"{here}.result"].unbind(dim=-2)
+        written = sum(heads) if block.attn.b_O is None else sum(heads) + block.attn.b_O
+        torch.testing.assert_close(written, seen[f"{here}_out"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -238,7 +378,7 @@ def test_without_freezing_a_layer_is_not_linear():
 
 
 @settings(max_examples=25, deadline=None)
-@given(models())
+@given(all_kinds(causal=True))
 def test_no_position_sees_a_later_token(model):
     tokens = tokens_for(model)
     logits = model(tokens)
@@ -246,6 +386,86 @@ def test_no_position_sees_a_later_token(model):
     changed[:, 3:] = (changed[:, 3:] + 1) % model.config.d_vocab
     torch.testing.assert_close(model(changed)[:, :3], logits[:, :3])
     torch.testing.assert_close(model(tokens[:, :3]), logits[:, :3])
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(causal=False, positions="none", smeared_keys=False), st.permutations(range(6)))
+def test_bidirectional_without_positions_knows_no_order(model, order):
+    tokens = tokens_for(model)
+    torch.testing.assert_close(model(tokens[:, order]), model(tokens)[:, order])
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(positions="rotary", n_layers=1))
+def test_rotary_scores_depend_on_the_distance_alone(model):
+    """The same token everywhere: a score is then a function of how far back the key is."""
+    seen = record("blocks.0.attn.scores")
+    model(torch.full((1, 6), 3), tap=seen)
+    scores = seen["blocks.0.attn.scores"][0]
+    n = 5 if model.config.smeared_keys else 6  # the first key has none before it to be mixed with
+    for back in range(n):
+        along = scores.diagonal(-back, dim1=-2, dim2=-1)[:, -(n - back) :]
+        torch.testing.assert_close(along, along[:, :1].expand_as(along))
+
+
+@settings(max_examples=40, deadline=None)
+@given(all_kinds(causal=True), st.data())
+def test_restarting_at_a_layer_and_position_changes_nothing(model, data):
+    tokens = tokens_for(model)
+    seen, cache = record("*resid*" if model.config.n_layers else "embed"), KVCache(model, 2)
+    with torch.no_grad():
+        logits = model(tokens, tap=seen, cache=cache)
+        layer = data.draw(st.integers(0, model.config.n_layers))
+        if layer < model.config.n_layers:
+            stream = seen[f"blocks.{layer}.resid_pre"]
+        else:
+            stream = seen[list(seen)[-1]] if layer else seen["embed"]
+            if not layer and model.config.positions == "learned":
+                stream = stream + model.W_pos
+        torch.testing.assert_close(model.run_from(layer, stream), logits)
+        cache.length = position = data.draw(st.integers(0, 5))
+        again = model.run_from(layer, stream[:, position:], cache=cache)
+        torch.testing.assert_close(again, logits[:, position:])
+
+
+def test_known_sizes():
+    """GPT-2 small has 124,439,808 parameters and SmolLM2-135M 134,515,008 (their model cards round both)."""
+    gpt2 = Config(12, 768, 12, 64, 1024, 50257, d_mlp=3072, norm="layer", tied=True, bias=True)
+    smollm2 = Config(
+        30, 576, 9, 64, 8192, 49152, "rotary", d_mlp=1536, act="swiglu", norm="rms", n_kv_heads=3, tied=True
+    )
+    for config, size in [(gpt2, 124_439_808), (smollm2, 134_515_008)]:
+        with torch.device("meta"):  # shapes without numbers
+            model = Transformer(config)
+        assert sum(weight.numel() for weight in model.parameters()) == size
+
+
+def test_sharing_key_heads_equals_repeating_them():
+    """A model with two key heads for four query heads is one with four, equal in pairs."""
+    config = Config(2, 6, 4, 2, 6, 7, "rotary", init_std=0.8, n_kv_heads=2)
+    model = Transformer(config).double()
+    full = Transformer(dataclasses.replace(config, n_kv_heads=None)).double()
+    with torch.no_grad():
+        for name in ("W_E", "W_U"):
+            getattr(full, name).copy_(getattr(model, name))
+        for shared, own in zip(model.blocks, full.blocks, strict=True):
+            own.attn.W_Q.copy_(shared.attn.W_Q)
+            own.attn.W_K.copy_(shared.attn.W_K[[0, 0, 1, 1]])
+            own.attn.W_V.copy_(shared.attn.W_V[[0, 0, 1, 1]])
+            own.attn.W_O.copy_(shared.attn.W_O)
+            for head in range(4):
+                torch.testing.assert_close(shared.attn.W_QK(head).AB, own.attn.W_QK(head).AB)
+                torch.testing.assert_close(shared.attn.W_OV().AB, own.attn.W_OV().AB)
+    tokens = tokens_for(model)
+    torch.testing.assert_close(model(tokens), full(tokens))
+
+
+def test_a_tied_model_reads_out_what_it_embeds():
+    model = Transformer(Config(1, 6, 2, 3, 6, 7, tied=True))
+    assert "W_U" not in model.state_dict()
+    assert torch.equal(model.W_U, model.W_E.T)
+    model(torch.tensor([[1, 2]]))[0, 0, 5].backward()
+    assert model.W_E.grad[5].abs().sum() > 0, "the gradient of a logit reaches the embedding"
 
 
 def test_gradients_flow_through_taps():
@@ -316,6 +536,7 @@ def small():
         (torch.tensor([1, 2]), ValueError, r"tokens have shape \[2\]; the model takes \[batch pos\]"),
         (torch.zeros(2, 0, dtype=torch.long), ValueError, r"shape \[2, 0\]"),
         (torch.zeros(1, 2), TypeError, "tokens are torch.float32"),
+        (torch.zeros(1, 2, dtype=torch.long, device="meta"), ValueError, "the tokens are on meta, the model on cpu"),
     ],
 )
 def test_bad_tokens(tokens, error, says):
@@ -362,8 +583,39 @@ def test_reading_what_was_not_recorded():
         (dict(n_layers=-1), ValueError, "Config.n_layers is -1"),
         (dict(n_heads=2.5), ValueError, "Config.n_heads is 2.5"),
         (dict(positions="lerned"), ValueError, "Config.positions is 'lerned'; there is learned"),
+        (dict(act="gleu"), ValueError, "Config.act is 'gleu'; there is gelu"),
+        (dict(norm=None), ValueError, "Config.norm is None; there is none, "),
+        (dict(n_heads=4, n_kv_heads=3), ValueError, "n_heads is 4; 3 key heads cannot share it evenly"),
+        (dict(n_kv_heads=0), ValueError, "kv_heads is 0"),
+        (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions turn pairs"),
+        (dict(norm_eps=0.0), ValueError, "norm_eps is 0.0; it must be a number above 0"),
+        (dict(rotary_base="large"), ValueError, "rotary_base is 'large'; it must be a number above 0"),
+        (dict(init_std=-1.0), ValueError, "init_std is -1.0; it must be a number not below 0"),
+        (dict(tied=1), ValueError, "tied is 1; it must be True or False"),
+        (dict(n_layers=True), ValueError, "n_layers is True; it must be a whole number"),
     ],
 )
 def test_bad_config(fields, error, says):
     with pytest.raises(error, match=says):
         Config(**fields)
+
+
+def test_bad_restart():
+    model, stream = small(), torch.zeros(2, 3, 6)
+    with pytest.raises(ValueError, match="cannot start at layer 3; the model's layers are 0 to 1"):
+        model.run_from(3, stream)
+    with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
+        model.run_from(0, stream[..., 0])
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.z'; there is blocks.1.attn.z"):
+        model.run_from(1, stream, tap=record("blocks.0.attn.z"))
+
+
+def test_bad_cache():
+    model = small()
+    cache = KVCache(model, batch=2, n_ctx=4)
+    with pytest.raises(ValueError, match="the cache is for 2 × 4 tokens; 1 × 2 do not fit"):
+        model(torch.tensor([[1, 2]]), cache=cache)
+    with pytest.raises(ValueError, match="the cache is for 2 × 4 tokens; 2 × 5 do not fit"):
+        model(torch.ones(2, 5, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match="a bidirectional model has no cache"):
+        KVCache(Transformer(Config(causal=False)), 1)

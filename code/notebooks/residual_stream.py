@@ -1,0 +1,534 @@
+# %% [markdown]
+# # The residual stream
+#
+# The computations behind the note of the same name, on a committed checkpoint of two attention layers and nothing
+# else, in float64. `residual train attn-2l` makes it again.
+
+# %% setup
+from copy import deepcopy
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from residual import Transformer
+from residual.checkpoints import load
+from residual.data import corpus, tokenizer, words
+from residual.fold import center_unembedding, rotate
+from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
+from residual.taps import ablate, at, record
+from residual.train import windows
+from weave import claim
+
+run = load("attn-2l")
+model = run.model.double().requires_grad_(False)
+c = model.config
+first, second = (block.attn for block in model.blocks)
+generator = torch.Generator().manual_seed(0)
+
+# %% model
+text = corpus()
+held_out = windows(text.validation, 32, c.n_ctx + 1, seed=1)
+read, target = held_out[:, :-1], held_out[:, 1:]
+
+
+def loss(tap=None, by: Transformer = model) -> Tensor:
+    """Nats a token on speeches that were not trained on."""
+    return F.cross_entropy(by(read, tap=tap).flatten(0, 1), target.flatten())
+
+
+whole = loss()
+claim(
+    parameters=sum(weight.numel() for weight in model.parameters()),
+    tokens_seen=run.card.training["tokens"],
+    loss_model=whole,
+    d_model=c.d_model,
+)
+
+# %% [markdown]
+# ## Eighteen writers
+#
+# The token, the position, and sixteen heads. Everything that is ever written, on held-out text and on one sentence.
+
+# %% writers
+NAMES = ["token", "position", *(f"{layer}.{h}" for layer in range(c.n_layers) for h in range(c.n_heads))]
+
+
+def taken_apart(tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    """What each writer wrote [writer batch pos d_model]; the stream before, between and after the layers; logits."""
+    seen = record(["embed", "pos_embed", "*.result", "*.resid_pre", "*.resid_post"])
+    logits = model(tokens, tap=seen)
+    heads = [seen[f"blocks.{layer}.attn.result"].unbind(dim=2) for layer in range(c.n_layers)]
+    written = torch.stack([seen["embed"], seen["pos_embed"], *heads[0], *heads[1]])
+    return written, [seen["blocks.0.resid_pre"], seen["blocks.1.resid_pre"], seen["blocks.1.resid_post"]], logits
+
+
+written, (before, between, after), logits = taken_apart(read)
+claim(
+    writers=len(NAMES),
+    sum_error=(written.sum(dim=0) - after).abs().max(),
+    logit_error=((written @ model.W_U).sum(dim=0) - logits).abs().max(),
+)
+
+# %% [markdown]
+# ## The sum, at one position
+#
+# A plane through the stream. Across: the direction in which one head, 0.7, writes (more of it below). Up: toward the
+# token that comes next, and away from the mean of all tokens.
+
+# %% message-direction
+ruler_head = NAMES.index("0.7")
+its_writes = written[ruler_head].flatten(0, 1)
+_, strength, right = torch.linalg.svd(its_writes - its_writes.mean(dim=0), full_matrices=False)
+m = right[0] * torch.sign((written[ruler_head][:, -1] @ right[0]).mean())  # positive at late positions
+coordinate = written[ruler_head] @ m  # batch pos
+at_position = torch.arange(c.n_ctx).double()
+claim(
+    message_one_direction=strength[0] ** 2 / strength.square().sum(),
+    message_straight=torch.corrcoef(torch.stack([at_position, coordinate.mean(dim=0)]))[0, 1],
+    message_scatter=coordinate.std(dim=0).mean(),
+    message_span=coordinate[:, -1].mean() - coordinate[:, 0].mean(),
+    message_norm=written[ruler_head].norm(dim=-1).mean(),
+    other_norm=written[2:10].norm(dim=-1).mean(dim=(1, 2))[:7].mean(),
+)
+
+# %% sentence
+sentence = " And that will define the state of our Union."
+tokens = torch.tensor(tokenizer().encode(sentence).ids)[None]
+shown = [word.replace(" ", "·") for word in words(tokens[0])]
+place = shown.index("ate")
+parts, _, its_logits = taken_apart(tokens)
+parts = parts[:, 0, place]  # writer d_model
+toward = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, tokens[0, place + 1]]
+up = F.normalize(toward - (toward @ m) * m, dim=0)
+claim(answer_probability=its_logits[0, place].softmax(dim=-1)[tokens[0, place + 1]])
+print(" ".join(shown), "| at", shown[place], "| next", shown[place + 1])
+
+# %% walk
+steps = torch.stack([parts @ m, parts @ up], dim=1)  # writer 2
+stops = torch.cat([torch.zeros(1, 2, dtype=steps.dtype), steps.cumsum(dim=0)])
+ax = panels(height=4.0)
+colours = [GREY, GREY, *[BLUE] * 8, *[ORANGE] * 8]
+for start, end, colour in zip(stops[:-1], stops[1:], colours, strict=True):
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=end.tolist(), xytext=start.tolist(), arrowprops=arrow)
+for i, name, offset in (
+    (0, "token", (6, 0)),
+    (1, "position", (-62, -8)),
+    (9, "head 0.7", (0, 10)),
+    (13, "layer 1", (-34, 12)),
+):
+    ax.annotate(name, stops[i : i + 2].mean(dim=0).tolist(), xytext=offset, textcoords="offset points", va="center")
+ax.plot(*stops.T, linestyle="")  # for the limits
+ax.plot(*stops[-1], marker="o", color=INK)
+ax.set(xlabel="along what head 0.7 writes", ylabel=f"toward “{shown[place + 1]}”")
+ax.margins(0.08)
+claim(
+    walk_out=parts[ruler_head] @ m,
+    walk_back=parts[10:].sum(dim=0) @ m,
+    walk_end=parts.sum(dim=0) @ m,
+)
+
+# %% gram
+gram = parts @ parts.T
+ax = panels(height=4.6)
+heatmap(gram, ax=ax, rows=NAMES, columns=NAMES, limit=8, bar="inner product")
+claim(
+    squared_length=gram.sum(),
+    gram_error=(gram.sum() - parts.sum(dim=0).square().sum()).abs(),
+    own_squares=gram.diagonal().sum(),
+    length_ruler=gram[ruler_head, ruler_head].sqrt(),
+    length_others_most=gram.diagonal()[torch.arange(len(NAMES)) != ruler_head].max().sqrt(),
+    ruler_with_layer_1_taken=-2 * gram[ruler_head, 10:].sum(),
+)
+
+# %% [markdown]
+# ## Another basis, the same model
+
+
+# %% basis
+def in_another_basis(model: Transformer, M: Tensor) -> Transformer:
+    """What is written is multiplied by M, what is read by its inverse."""
+    other, back = deepcopy(model), torch.linalg.inv(M)
+    for weight in (other.W_E, other.W_pos, *(block.attn.W_O for block in other.blocks)):
+        weight.copy_(weight @ M)
+    for block in other.blocks:
+        block.attn.W_QKV.copy_(block.attn.W_QKV @ back.T)  # its last axis is the stream
+    other.W_U.copy_(back @ other.W_U)
+    return other
+
+
+def rotation() -> Tensor:
+    """Uniformly random [d_model d_model]."""
+    Q, R = torch.linalg.qr(torch.randn(c.d_model, c.d_model, generator=generator, dtype=torch.float64))
+    return Q * R.diagonal().sign()
+
+
+def cosine(writer: Tensor, stream: Tensor) -> Tensor:
+    """Mean cosine of what is written and what is there."""
+    return F.cosine_similarity(writer, stream, dim=-1).mean()
+
+
+turned = rotate(model, rotation())
+squeeze = torch.eye(c.d_model, dtype=torch.float64) - 0.99 * torch.outer(m, m)  # one axis to a hundredth
+squeezed = in_another_basis(model, squeeze)
+centred = center_unembedding(model)
+eraser = NAMES.index("1.1")
+ov = [one.blocks[1].attn.W_OV(1) for one in (model, squeezed)]
+claim(
+    turned_logits=(turned(read) - logits).abs().max(),
+    turned_weights=(turned.W_E - model.W_E).norm() / model.W_E.norm(),
+    squeezed_logits=(squeezed(read) - logits).abs().max(),
+    cosine_as_trained=cosine(written[eraser], between),
+    cosine_squeezed=cosine(written[eraser] @ squeeze, between @ squeeze),
+    norm_as_trained=between.norm(dim=-1).mean(),
+    norm_squeezed=(between @ squeeze).norm(dim=-1).mean(),
+    trace_difference=(ov[0].trace() - ov[1].trace()).abs(),
+    centred_logits=(centred(read) - logits).abs().max(),
+    centred_probabilities=(centred(read).log_softmax(dim=-1) - logits.log_softmax(dim=-1)).abs().max(),
+)
+
+# %% [markdown]
+# ## Is the trained basis special?
+#
+# Kurtosis over coordinates, $d \sum_i x_i^4 / (\sum_i x_i^2)^2$, of each vector, averaged; and the root mean square of
+# each coordinate. A random rotation of the stream is the null: under gradient descent the trained basis would be one.
+
+
+# %% kurtosis
+def kurtosis(x: Tensor) -> Tensor:
+    """Mean over vectors [vector d_model]; 3 d / (d + 2) for a random direction."""
+    return (x.shape[-1] * x.pow(4).sum(dim=-1) / x.square().sum(dim=-1).square()).mean()
+
+
+def without(direction: Tensor, x: Tensor) -> Tensor:
+    return x - (x @ direction)[..., None] * direction
+
+
+places = {
+    "tokens": written[0],
+    "positions": written[1],
+    "before layer 0": before,
+    "between the layers": between,
+    "between, without one direction": without(m, between),
+    "after layer 1": after,
+}
+sample = {name: x[:, ::4].flatten(0, 1) for name, x in places.items()}  # vector d_model
+rotations = [rotation() for _ in range(100)]
+rms = {name: [] for name in sample}
+found = {}
+for name, x in sample.items():
+    at_random = []
+    for Q in rotations:
+        y = x @ Q
+        at_random.append(kurtosis(y))
+        rms[name].append(y.square().mean(dim=0).sqrt().sort(descending=True).values)
+    found[name] = kurtosis(x), torch.stack(at_random)
+top = int(between.square().mean(dim=(0, 1)).argmax())
+claim(
+    kurtosis_expected=3 * c.d_model / (c.d_model + 2),
+    kurtosis_tokens=found["tokens"][0],
+    kurtosis_before=found["before layer 0"][0],
+    kurtosis_before_random_least=found["before layer 0"][1].min(),
+    kurtosis_between=found["between the layers"][0],
+    kurtosis_between_random_most=found["between the layers"][1].max(),
+    kurtosis_without=found["between, without one direction"][0],
+    kurtosis_after=found["after layer 1"][0],
+    kurtosis_after_random_most=found["after layer 1"][1].max(),
+    top_coordinate=top,
+    message_on_top=m[top] ** 2,
+)
+table(
+    [[name, float(mine), float(null.min()), float(null.max())] for name, (mine, null) in found.items()],
+    header=["the stream’s vectors", "trained basis", "least of 100 rotations", "most"],
+)
+
+# %% spectrum
+x = sample["between the layers"]
+own = x.square().mean(dim=0).sqrt().sort(descending=True).values
+null = torch.stack(rms["between the layers"])
+axes_of = torch.linalg.svdvals(x) / len(x) ** 0.5
+rank = torch.arange(1, c.d_model + 1)
+ax = panels(height=3.2)
+ax.fill_between(rank, null.amin(0), null.amax(0), color=GREY, alpha=0.45, linewidth=0)
+lines(
+    rank,
+    {"principal axes": axes_of, "coordinates": own, "rotated": null.mean(0)},
+    ax=ax,
+    log="xy",
+    xlabel="coordinates, largest first",
+    ylabel="root mean square",
+    colours=[GREEN, BLUE, GREY],
+)
+turned_x = x @ rotations[0]
+claim(
+    top_over_median=own[0] / own[c.d_model // 2],
+    top_over_median_rotated=(null[:, 0] / null[:, c.d_model // 2]).max(),
+    spectrum_moved=(torch.linalg.svdvals(turned_x) / len(x) ** 0.5 - axes_of).abs().max(),
+)
+
+# %% [markdown]
+# ## Who reads whom
+#
+# $\|X W\|^2$ against $\|X\|^2 \|W\|^2 / d$, which is what a random rotation between them would give on average; $X$ is
+# everything that a writer wrote on held-out text, less its mean, and $W$ what a reader reads by.
+
+# %% virtual
+readers = {
+    f"{kind}{layer}": W
+    for layer, attn in enumerate((first, second))
+    for kind, W in (("Q", attn.W_Q), ("K", attn.W_K), ("V", attn.W_V))
+}
+columns = [W[h] for W in readers.values() for h in range(c.n_heads)]
+columns.append(model.W_U - model.W_U.mean(dim=1, keepdim=True))
+wrote = written.flatten(1, 2)  # writer (batch pos) d_model
+wrote = wrote - wrote.mean(dim=1, keepdim=True)
+covariance = wrote.mT @ wrote  # writer d_model d_model
+
+
+def heard(covariance: Tensor, W: Tensor) -> Tensor:
+    """‖X W‖² in units of what strangers would have; of each writer."""
+    size = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) * W.square().sum() / c.d_model
+    return torch.einsum("...mn,mk,nk->...", covariance, W, W) / size
+
+
+ratio = torch.stack([heard(covariance, W) for W in columns], dim=1)  # writer reader
+ratio[2:10, :24] = torch.nan  # a layer reads before it writes
+ratio[10:, :-1] = torch.nan
+strangers = torch.stack([heard(Q.T @ covariance @ Q, columns[0]) for Q in rotations])  # rotation writer
+ax = panels(height=3.0)
+labels = [""] * 49
+for block, name in enumerate(readers):
+    labels[8 * block + 3] = name[0] + "₀₁"[int(name[1])]
+labels[48] = "U"
+named = {0: "token", 1: "position", 5: "layer 0", 9: "head 0.7", 13: "layer 1"}
+heatmap(ratio.log2(), ax=ax, rows=[named.get(i, "") for i in range(18)], columns=labels, limit=5, bar=None)
+ax.tick_params(axis="x", rotation=0)
+ax.set_aspect("auto")
+hairline = {"color": INK, "alpha": 0.35, "linewidth": 0.7}
+for edge in range(0, 50, 8):
+    ax.plot([edge - 0.5] * 2, [-0.5, 17.5], **hairline)
+for edge in (2, 10):
+    ax.plot([-0.5, 48.5], [edge - 0.5] * 2, **hairline)
+K0, V0, Q1, K1, V1, U = slice(8, 16), slice(16, 24), slice(24, 32), slice(32, 40), slice(40, 48), 48
+claim(
+    position_to_keys=ratio[1, K0].mean(),
+    position_to_values_of_ruler=ratio[1, 16 + 7],
+    position_to_other_values_most=ratio[1, 16 : 16 + 7].max(),
+    position_to_unembedding=ratio[1, U],
+    message_to_keys=ratio[ruler_head, K1].mean(),
+    message_to_queries_most=ratio[ruler_head, Q1].max(),
+    message_to_values_most=ratio[ruler_head, V1].max(),
+    message_to_unembedding=ratio[ruler_head, U],
+    others_to_keys_most=ratio[2:9, K1].max(),
+    pale=(int((ratio.log2().abs() < 1).sum()), int(ratio.isfinite().sum())),
+    strangers_mean=strangers.mean(),
+    strangers_most=strangers.max(),
+)
+
+# %% [markdown]
+# ## Bandwidth
+#
+# Sixteen heads of sixteen dimensions write into 128. How crowded is that, and at least how crowded must it be?
+
+
+# %% bandwidth
+def overlaps(one: Tensor, other: Tensor) -> Tensor:
+    """Mean squared cosine of the principal angles of all pairs [head head] of write spaces [head d_head d_model]."""
+    bases = [torch.linalg.qr(W.mT)[0] for W in (one, other)]  # head d_model d_head
+    return torch.einsum("amk,bml->abkl", *bases).square().sum(dim=(2, 3)) / c.d_head
+
+
+heads = 2 * c.n_heads
+pairs = torch.tensor(list(combinations(range(heads), 2)))
+W_O = torch.cat([first.W_O, second.W_O])
+every = overlaps(W_O, W_O)
+of_pairs = every[pairs[:, 0], pairs[:, 1]]
+within = (pairs < c.n_heads).all(dim=1) | (pairs >= c.n_heads).all(dim=1)
+random_W_O = torch.randn(W_O.shape, generator=generator, dtype=W_O.dtype)
+of_random = overlaps(random_W_O, random_W_O)[pairs[:, 0], pairs[:, 1]]
+
+
+def dimensions(x: Tensor, share: float = 0.9) -> int:
+    """How many principal axes hold that share of the variance."""
+    spread = torch.linalg.svdvals(x - x.mean(dim=0)).square()
+    return int((spread.cumsum(0) < share * spread.sum()).sum()) + 1
+
+
+needs = [dimensions(X) for X in wrote]
+claim(
+    write_dimensions=heads * c.d_head,
+    overlap_least_possible=(heads * c.d_head / c.d_model - 1) / (heads - 1),
+    overlap_chance=c.d_head / c.d_model,
+    overlap_within=of_pairs[within].mean(),
+    overlap_across=of_pairs[~within].mean(),
+    overlap_random_mean_most=of_random.mean(),
+    need_token=needs[0],
+    need_position=needs[1],
+    need_ruler=needs[ruler_head],
+    need_other_least=min(need for i, need in enumerate(needs) if i > 1 and i != ruler_head),
+    need_other_most=max(need for i, need in enumerate(needs) if i > 1),
+    need_sum=sum(needs),
+    need_after=dimensions(after.flatten(0, 1)),
+    gpt2_dimensions=12 * (12 * 64 + 3072),
+    gpt2_per_dimension=12 * (12 * 64 + 3072) / 768,
+)
+
+# %% [markdown]
+# ## Who deletes
+#
+# The cosine of what a head writes with what is there when it writes, at the same position and at another one drawn at
+# random from all texts; and at the same position with one direction taken out of both.
+
+# %% deleting
+streams = [before] * 8 + [between] * 8
+elsewhere = torch.randperm(read.numel(), generator=generator)
+here = torch.stack([cosine(w, s) for w, s in zip(written[2:], streams, strict=True)])
+shuffled = torch.stack(
+    [cosine(w.flatten(0, 1), s.flatten(0, 1)[elsewhere]) for w, s in zip(written[2:], streams, strict=True)]
+)
+rest = torch.stack([cosine(without(m, w), without(m, s)) for w, s in zip(written[2:], streams, strict=True)])
+ax = panels(height=3.0)
+ax.axhline(0, color=INK, linewidth=0.7, alpha=0.5)
+for values, colour, marker in ((shuffled, GREY, "_"), (rest, GREEN, "o"), (here, ORANGE, "o")):
+    ax.plot(range(16), values, linestyle="", marker=marker, color=colour, markersize=7 if marker == "_" else 5)
+for y, colour, name in (
+    (-0.13, ORANGE, "here"),
+    (-0.18, GREEN, "here, m taken out"),
+    (-0.23, GREY, "at another position"),
+):
+    ax.plot([0], [y], marker="_" if colour == GREY else "o", color=colour, markersize=6)
+    ax.text(0.5, y, name, va="center")
+ax.set(xticks=range(16), ylabel="cosine with the stream")
+ax.set_xticklabels(NAMES[2:], rotation=90)
+claim(
+    deleters=(int((here[8:] < shuffled[8:].min()).sum()), 8),
+    deleters_layer_0=(int((here[:8] < shuffled[:8].min()).sum()), 8),
+    cosine_deepest=here.min(),
+    cosine_shuffled_most=shuffled.abs().max(),
+    cosine_rest_least=rest.min(),
+)
+
+# %% [markdown]
+# ## One message, from sending to deletion
+
+# %% life
+life = {
+    "written by W_pos": written[1] @ m,
+    "after layer 0": between @ m,
+    "after layer 1": after @ m,
+}
+ax = panels(height=3.0)
+for (_, value), colour in zip(life.items(), (GREY, BLUE, ORANGE), strict=True):
+    ax.fill_between(
+        range(c.n_ctx), value.quantile(0.1, dim=0), value.quantile(0.9, dim=0), color=colour, alpha=0.25, linewidth=0
+    )
+lines(
+    range(c.n_ctx),
+    {name: value.mean(dim=0) for name, value in life.items()},
+    ax=ax,
+    xlabel="position",
+    ylabel="along m",
+    colours=[GREY, BLUE, ORANGE],
+)
+
+
+def slope(y: Tensor) -> Tensor:
+    """Of the mean over texts [batch pos], per position."""
+    return torch.stack([at_position, y.mean(dim=0)]).cov()[0, 1] / at_position.var()
+
+
+def share_in(weights: Tensor) -> Tensor:
+    """The share of m that lies in each head's subspace [head d_model d_head]."""
+    Q, _ = torch.linalg.qr(weights)
+    return torch.einsum("m,hmk->hk", m, Q).square().sum(dim=-1)
+
+
+gains = torch.einsum("m,hmn,n->h", m, second.W_OV().AB, m)  # what a layer-1 head makes of the coordinate along m
+ruler = torch.linalg.svd(model.W_pos - model.W_pos.mean(dim=0))[2][0]
+claim(
+    angle_to_ruler=(m @ ruler).abs(),
+    ruler_variance=dimensions(model.W_pos, 0.95),
+    m_in_keys_least=share_in(second.W_K).min(),
+    m_in_queries_most=share_in(second.W_Q).max(),
+    m_in_values_most=share_in(second.W_V).max(),
+    amplified=slope(between @ m) / slope(written[1] @ m),
+    scatter_in_positions=coordinate.std(dim=0).mean() / slope(coordinate),
+    left=slope(after @ m) / slope(between @ m),
+    gains_negative=(int((gains < 0).sum()), c.n_heads),
+    gains_sum=gains.sum(),
+)
+
+# %% [markdown]
+# Interventions, in nats on held-out text. First the head: silenced, then told the position and nothing else.
+
+# %% interventions
+shape = written[ruler_head].mean(dim=0)  # pos d_model: what the head writes at a position on average
+
+
+def only_position(result: Tensor) -> Tensor:
+    result = result.clone()
+    result[:, :, 7] = shape
+    return result
+
+
+def silent(layer: int, head: int) -> Tensor:
+    return loss(ablate(f"blocks.{layer}.attn.result", "zero", heads=head)) - whole
+
+
+def reading(kind: str, direction: Tensor) -> Tensor:
+    """The loss when the layer-1 queries, keys or values do not see a direction."""
+    W = {"q": second.W_Q, "k": second.W_K, "v": second.W_V}[kind]
+    seen = torch.einsum("bpm,hmk->bphk", without(direction, between), W)
+    return loss(at(f"blocks.1.attn.{kind}", lambda _: seen)) - whole
+
+
+def not_writing(direction: Tensor) -> Tensor:
+    """The loss when layer 1 writes nothing along a direction."""
+    return loss(at("blocks.1.attn_out", lambda x: without(direction, x))) - whole
+
+
+random_directions = F.normalize(torch.randn(5, c.d_model, generator=generator, dtype=torch.float64), dim=1)
+others = torch.stack([silent(0, h) for h in range(7)])
+claim(
+    silent_ruler=silent(0, 7),
+    silent_others_least=others.min(),
+    silent_others_most=others.max(),
+    ruler_tells_position_only=loss(at("blocks.0.attn.result", only_position)) - whole,
+    hidden_from_keys=reading("k", m),
+    hidden_from_queries=reading("q", m),
+    hidden_from_values=reading("v", m),
+    hidden_random_most=torch.stack([reading("k", v) for v in random_directions]).max(),
+    not_deleting=not_writing(m),
+    not_writing_random_most=torch.stack([not_writing(v) for v in random_directions]).max(),
+)
+
+# %% [markdown]
+# The same without any ruler: the score, in nats, that a source gets from the mean query of a layer-1 head, and how much
+# it rises from one position to the next. No change of basis alters these numbers.
+
+# %% scores
+mean_query = torch.einsum("bpm,hmk->hk", between, second.W_Q) / read.numel()
+asked = torch.einsum("hmk,hk->hm", second.W_K, mean_query) / c.d_head**0.5  # head d_model
+rises = {
+    "W_pos": written[1],
+    "the token": written[0],
+    "heads 0.0 to 0.6": written[2:9].sum(dim=0),
+    "head 0.7": written[ruler_head],
+    "layer 1 (not read any more)": written[10:].sum(dim=0),
+    "what is left at the end": after,
+}
+rise = {name: torch.stack([slope(x @ r) for r in asked]) for name, x in rises.items()}
+claim(
+    rise_between_least=torch.stack([slope(between @ r) for r in asked]).min(),
+    rise_between_most=torch.stack([slope(between @ r) for r in asked]).max(),
+    rise_share_of_ruler=(rise["head 0.7"] / torch.stack([slope(between @ r) for r in asked])).mean(),
+    rise_left_most=(rise["what is left at the end"] / torch.stack([slope(between @ r) for r in asked])).max(),
+    reach=1 / torch.stack([slope(between @ r) for r in asked]).min(),
+)
+table(
+    [[name, *(float(value) for value in (rise[name].min(), rise[name].mean(), rise[name].max()))] for name in rises],
+    header=["written by", "least of 8 heads", "mean", "most"],
+    digits=2,
+)

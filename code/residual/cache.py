@@ -1,0 +1,58 @@
+"""What a model keeps of the positions that it has read, to read on from there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from residual.model import Transformer
+
+
+class KVCache:
+    """Keys and values of the positions already read, so that the next ones need not compute them again.
+
+    ``model(tokens, cache=cache)`` reads ``tokens`` as what follows. Forget positions by setting ``length`` back.
+    It is for inference: give it under ``torch.no_grad()``.
+
+    Raises:
+        ValueError: the model is bidirectional, so that what a position computes depends on those to come.
+    """
+
+    def __init__(self, model: Transformer, batch: int, n_ctx: int | None = None) -> None:
+        c = model.config
+        if not c.causal:
+            raise ValueError("a bidirectional model has no cache: each new token changes every earlier position")
+        self.length = 0
+        shape = (c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head)
+        self.k, self.v = model.W_E.new_empty(shape), model.W_E.new_empty(shape)  # layer batch head pos d_head
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""
+        n_new, stop = k.shape[-2], self.length + k.shape[-2]
+        all_k, all_v = self.k[layer], self.v[layer]
+        all_k.narrow(2, self.length, n_new).copy_(k)
+        all_v.narrow(2, self.length, n_new).copy_(v)
+        return all_k.narrow(2, 0, stop), all_v.narrow(2, 0, stop)
+
+    def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
+        """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""
+        self.k, self.v = self.k[:, rows], self.v[:, rows]
+
+
+def span(x: Tensor, n_ctx: int, cache: KVCache | None) -> tuple[int, int]:
+    """The position of the first token or vector of ``x [batch pos …]``, and that after its last.
+
+    Raises:
+        ValueError: it does not fit into the context, or into the cache.
+    """
+    start = 0 if cache is None else cache.length
+    stop = start + x.shape[1]
+    if stop > n_ctx:
+        raise ValueError(f"the sequence has {stop} tokens; the model's context holds n_ctx = {n_ctx}")
+    if cache is not None and (len(x) != cache.k.shape[1] or stop > cache.k.shape[3]):
+        batch, room = cache.k.shape[1], cache.k.shape[3]
+        raise ValueError(f"the cache is for {batch} × {room} tokens; {len(x)} × {stop} do not fit")
+    return start, stop

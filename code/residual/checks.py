@@ -1,0 +1,82 @@
+"""What a config and a model's input must be, in sentences, so that model.py need only say what it computes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from types import UnionType
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from residual.taps import nearest
+
+MAY_BE_ZERO = ("n_layers", "d_mlp", "init_std")
+
+
+class Checked:
+    """A dataclass whose fields are compared with their types when it is made.
+
+    Raises:
+        TypeError: a field that does not exist (the message lists the nearest).
+        ValueError: a value that is none of its field's.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{cls.__name__} has no field {name!r}; {nearest(name, known)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            _check_field(f"{type(self).__name__}.{name}", getattr(self, name), kind, int(name not in MAY_BE_ZERO))
+
+
+def _check_field(name: str, value, kind, least: int) -> None:
+    if isinstance(kind, UnionType):  # int | None
+        if value is not None:
+            _check_field(name, value, get_args(kind)[0], least)
+    elif get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}; {nearest(str(value), get_args(kind))}")
+    elif kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; it must be True or False")
+    elif kind is int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    elif not isinstance(value, int | float) or not math.isfinite(value) or (value <= 0 if least else value < 0):
+        raise ValueError(f"{name} is {value!r}; it must be a number {'above' if least else 'not below'} 0")
+
+
+def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
+    """
+    Raises:
+        TypeError: the tokens are not whole numbers.
+        ValueError: they are not ``[batch pos]``, not where the model is, or one is out of range.
+    """
+    d_vocab = len(W_E)
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, say torch.long")
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
+    if tokens.device != W_E.device:
+        raise ValueError(f"the tokens are on {tokens.device}, the model on {W_E.device}; move one with .to(…)")
+    low, high = (int(end) for end in tokens.aminmax())
+    if low < 0 or high >= d_vocab:
+        bad = low if low < 0 else high
+        raise ValueError(f"token {bad} is out of range; the model knows 0 to {d_vocab - 1} (d_vocab = {d_vocab})")
+
+
+def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None:
+    """
+    Raises:
+        ValueError: there is no such layer to start at, or ``resid`` is not ``[batch pos d_model]``.
+    """
+    if not 0 <= layer <= n_layers:
+        raise ValueError(f"cannot start at layer {layer}; the model's layers are 0 to {n_layers - 1}")
+    if resid.ndim != 3 or resid.shape[-1] != d_model or 0 in resid.shape:
+        raise ValueError(f"resid has shape {list(resid.shape)}; it must be [batch pos d_model = {d_model}]")

@@ -1,0 +1,293 @@
+"""What can be read off the weights, and off where heads look.
+
+From Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", and Olsson et al. 2022, "In-context
+Learning and Induction Heads", for row vectors. With norms in the model, fold them first (``fold.fold_layernorm``):
+otherwise their scales are missing from every product below. Nothing here makes a ``d_model × d_model`` or a
+``d_vocab × d_vocab`` matrix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residual.factored import FactoredMatrix
+from residual.model import Attention, Block, Transformer
+
+
+def full_OV(model: Transformer, layer: int, head: int | slice = slice(None)) -> FactoredMatrix:
+    """``W_E W_OV W_U [d_vocab d_vocab]``: which tokens' logits a token raises where it is attended to."""
+    attn = _attention(model)[layer]
+    return model.W_E @ attn.W_OV(head) @ model.W_U
+
+
+def full_QK(model: Transformer, layer: int, head: int | slice = slice(None)) -> FactoredMatrix:
+    """``W_E W_QK W_Eᵀ [d_vocab d_vocab]``: how much a token asks for another, without the ``1/√d_head``."""
+    attn = _attention(model)[layer]
+    return model.W_E @ attn.W_QK(head) @ model.W_E.mT
+
+
+# Composition
+
+
+class Composition(NamedTuple):
+    """Scores of pairs of heads, the one that reads first: ``K[2, 5, 0, 3]`` is head 2.5 reading head 0.3 by its keys.
+
+    NaN where the head to be read does not come in an earlier layer.
+    """
+
+    Q: Float[Tensor, "layer head layer head"]
+    K: Float[Tensor, "layer head layer head"]
+    V: Float[Tensor, "layer head layer head"]
+    baseline: float  # mean score of random matrices of the same shapes and rank
+    spread: float  # standard deviation of the same
+
+
+@torch.no_grad()
+def composition_scores(model: Transformer, *, samples: int = 64, seed: int = 0) -> Composition:
+    """How much of what a head reads can come from an earlier head's output (Elhage et al. 2021, "Composition").
+
+    ::
+
+        Q   ‖W_OV¹ W_QK²‖ / (‖W_OV¹‖ ‖W_QK²‖)
+        K   ‖W_QK² W_OV¹ᵀ‖ / (‖W_QK²‖ ‖W_OV¹‖)
+        V   ‖W_OV¹ W_OV²‖ / (‖W_OV¹‖ ‖W_OV²‖)
+
+    in Frobenius norms. That norm is not cyclic (‖AB‖ ≠ ‖BA‖), which the first version of the paper's figure had
+    overlooked; here the four factors stay in order. Random matrices have a score too, near ``1/√d_model``: subtract
+    ``baseline`` before calling a score large.
+
+    Args:
+        samples: pairs of Gaussian matrices, with the model's shapes and rank, that the baseline is the mean of.
+        seed: of these.
+    """
+    c = model.config
+    attention = _attention(model)
+    ov, qk = [attn.W_OV() for attn in attention], [attn.W_QK() for attn in attention]
+    scores = {kind: model.W_E.new_full((c.n_layers, c.n_heads) * 2, torch.nan) for kind in "QKV"}
+    for reader in range(c.n_layers):
+        for writer in range(reader):
+            wrote = ov[writer]
+            scores["Q"][reader, :, writer] = _ratios(wrote, qk[reader]).mT
+            scores["K"][reader, :, writer] = _ratios(qk[reader], wrote.T)
+            scores["V"][reader, :, writer] = _ratios(wrote, ov[reader]).mT
+    random = _random_scores(c.d_model, c.d_head, samples, seed)
+    return Composition(**scores, baseline=random.mean().item(), spread=random.std().item())
+
+
+def _ratios(one: FactoredMatrix, other: FactoredMatrix) -> Float[Tensor, "one other"]:
+    """``‖A B‖ / (‖A‖ ‖B‖)`` of every pair from two batches of matrices.
+
+    From ``A = Q R`` of the outermost factors: ``‖A¹ (B¹ A²) B²‖ = ‖R (B¹ A²) R'‖``, all of them d_head wide.
+    """
+    left = torch.linalg.qr(one.A, mode="r").R  # one rank rank
+    right = torch.linalg.qr(other.B.mT, mode="r").R  # other rank rank
+    core = one.B[:, None] @ other.A[None]  # one other rank rank
+    products = torch.linalg.matrix_norm(left[:, None] @ core @ right.mT[None])
+    return products / (one.norm()[:, None] * other.norm()[None])
+
+
+def _random_scores(d_model: int, d_head: int, samples: int, seed: int) -> Float[Tensor, " samples"]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(samples):  # one after the other: wide models' factors are large
+        shapes = ((d_model, d_head), (d_head, d_model)) * 2
+        a, b, c, d = (torch.randn(1, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        made.append(_ratios(FactoredMatrix(a, b), FactoredMatrix(c, d)).squeeze())
+    return torch.stack(made)
+
+
+# Copying and matching
+
+
+def positivity(M: FactoredMatrix) -> Float[Tensor, "*batch"]:
+    """``Σ λ / Σ |λ|`` over the eigenvalues: 1 if all are positive, -1 if all are negative (Elhage et al. 2021).
+
+    A real matrix has them in conjugate pairs, so the sum is real. Positive eigenvalues alone do not prove copying:
+    eigenvectors need not be orthogonal. Look at the diagonal too (``top_entries``).
+    """
+    values = M.eigenvalues()
+    return values.real.sum(dim=-1) / values.abs().sum(dim=-1)
+
+
+@torch.no_grad()
+def copying_score(model: Transformer) -> Float[Tensor, "layer head"]:
+    """``positivity`` of each head's ``W_E W_OV W_U``: does attending to a token raise that token's own logit?"""
+    found = [positivity(full_OV(model, layer)) for layer in range(model.config.n_layers)]
+    return torch.stack(found) if found else model.W_E.new_zeros(0, model.config.n_heads)
+
+
+# Where heads look
+
+
+@torch.no_grad()
+def prefix_matching_score(
+    model: Transformer,
+    *,
+    examples: int = 32,
+    periods: tuple[int, int] | None = None,
+    length: int | None = None,
+    start: int | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "layer head"]:
+    """How much a head attends, from a token that came before, to what followed it then (Olsson et al. 2022).
+
+    Each example repeats a stretch of random distinct tokens. Its length differs from example to example: a head that
+    looks a fixed distance back gets no credit on the whole, as it would if all periods were the same.
+
+    Args:
+        periods: the shortest and the longest stretch; a quarter and half of the sequence, if not given.
+        length: of the sequences, in tokens; the model's context, if not given.
+        start: a token put before each sequence, for models that expect one.
+
+    Returns:
+        The mean, over examples and over positions from the second stretch on, of the attention paid to the position
+        one period less one step back: from 0 to 1.
+
+    Raises:
+        ValueError: the sequence is too short, or the vocabulary too small, for such periods.
+    """
+    c = model.config
+    length = c.n_ctx if length is None else length
+    n_pos = length - (start is not None)
+    shortest, longest = periods or (max(2, n_pos // 4), min(max(2, n_pos // 2), c.d_vocab))
+    if not 2 <= shortest <= longest < n_pos:
+        raise ValueError(f"periods from {shortest} to {longest} do not repeat in {n_pos} tokens")
+    if longest > c.d_vocab:
+        raise ValueError(f"a stretch of {longest} distinct tokens cannot be drawn from {c.d_vocab}")
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
+    stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens
+    tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
+    query = torch.arange(n_pos).expand(examples, -1)
+    key = query - period + 1
+    counted = query >= period
+    if start is not None:
+        tokens = torch.cat([torch.full((examples, 1), start), tokens], dim=1)
+        key = torch.cat([torch.zeros(examples, 1, dtype=torch.long), key + 1], dim=1)
+        counted = torch.cat([torch.zeros(examples, 1, dtype=torch.bool), counted], dim=1)
+    return attention_to(model, tokens, key, counted)
+
+
+@torch.no_grad()
+def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
+    """The mean attention to the position just before, from the second position on."""
+    key = (torch.arange(tokens.shape[1]) - 1).expand(tokens.shape)
+    return attention_to(model, tokens, key, key >= 0)
+
+
+@torch.no_grad()
+def attention_to(
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    key: Int[Tensor, "batch pos"],
+    counted: Tensor | None = None,
+) -> Float[Tensor, "layer head"]:
+    """The mean attention that position i pays to position ``key[i]``, over the examples and i that are ``counted``."""
+    device = model.W_E.device
+    counted = torch.ones_like(key, dtype=torch.bool) if counted is None else counted
+    seen = _Attended(key.clamp(min=0).to(device), counted.to(device))
+    model(tokens.to(device), tap=seen)
+    return torch.stack(seen.means) if seen.means else model.W_E.new_zeros(0, model.config.n_heads)
+
+
+class _Attended:
+    """A tap that keeps one number of each head's pattern, and so needs no room for the patterns of all layers."""
+
+    def __init__(self, key: Tensor, counted: Tensor) -> None:
+        self.key, self.counted = key, counted
+        self.means: list[Tensor] = []
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(".pattern"):  # batch head query key
+            index = self.key[:, None, :, None].expand(-1, x.shape[1], -1, 1)
+            paid = x.gather(3, index).squeeze(3)  # batch head query
+            self.means.append((paid * self.counted[:, None]).sum(dim=(0, 2)) / self.counted.sum())
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset(name for name in known if name.endswith(".pattern"))
+
+
+# Tables too large to write down
+
+
+class Entries(NamedTuple):
+    """Entries of a table, largest first."""
+
+    values: Float[Tensor, " k"]
+    rows: Int[Tensor, " k"]
+    columns: Int[Tensor, " k"]
+
+
+@torch.no_grad()
+def top_entries(
+    A: Float[Tensor, "rows rank"], B: Float[Tensor, "rank columns"], k: int = 10, *, block: int = 1024
+) -> Entries:
+    """The ``k`` largest entries of ``A @ B``, of which never more than ``block × block`` are there at once.
+
+    Exact. Rows and columns are visited from the longest to the shortest; since ``|a · b| ≤ ‖a‖ ‖b‖``, a block whose
+    bound is below the smallest entry kept so far holds none of them, nor do those after it. For the smallest
+    entries, give ``-A``.
+
+    Raises:
+        ValueError: the shapes do not multiply, or there are fewer than ``k`` entries.
+    """
+    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[0]:
+        raise ValueError(f"no table is {list(A.shape)} @ {list(B.shape)}; both have two axes, the inner ones alike")
+    n_rows, n_columns = A.shape[0], B.shape[1]
+    if not 0 < k <= n_rows * n_columns:
+        raise ValueError(f"cannot take {k} entries of a table of {n_rows} × {n_columns}")
+    row_norms, row_order = A.norm(dim=1).sort(descending=True, stable=True)
+    column_norms, column_order = B.norm(dim=0).sort(descending=True, stable=True)
+    A, B = A[row_order], B[:, column_order]
+    values, places = A.new_zeros(0), row_order.new_zeros(0)
+    for top in range(0, n_rows, block):
+        for left in range(0, n_columns, block):
+            bound = row_norms[top] * column_norms[left] * (1 + 1e-5)  # (norms are rounded)
+            if len(values) == k and bound < values[-1]:
+                break
+            part = A[top : top + block] @ B[:, left : left + block]
+            best, where = part.flatten().topk(min(k, part.numel()))
+            rows, columns = where // part.shape[1] + top, where % part.shape[1] + left
+            values, order = torch.cat([values, best]).topk(min(k, len(values) + len(best)))
+            places = torch.cat([places, rows * n_columns + columns])[order]
+    return Entries(values, row_order[places // n_columns], column_order[places % n_columns])
+
+
+# Subspaces
+
+
+def principal_cosines(
+    A: Float[Tensor, "*batch d_model rank_a"], B: Float[Tensor, "*batch d_model rank_b"]
+) -> Float[Tensor, "*batch rank"]:
+    """Cosines of the principal angles between the spaces that the columns of A and of B span, largest first."""
+    return torch.linalg.svdvals(_basis(A).mT @ _basis(B)).clamp(max=1)
+
+
+def overlap(
+    A: Float[Tensor, "*batch d_model rank_a"], B: Float[Tensor, "*batch d_model rank_b"]
+) -> Float[Tensor, "*batch"]:
+    """Mean squared cosine of the principal angles: 1 if one space lies in the other, 0 if they are orthogonal.
+
+    Of two random spaces it is ``max(rank_a, rank_b) / d_model`` on average: compare with that. For what heads write,
+    pass ``W_O.mT``; for what they read, ``W_Q``, ``W_K``, ``W_V`` as they are.
+    """
+    one, other = _basis(A), _basis(B)
+    # the columns that _basis leaves empty count for nothing: neither here nor in the rank
+    smaller = torch.minimum(*(basis.square().sum(dim=(-2, -1)) for basis in (one, other)))
+    return (one.mT @ other).square().sum(dim=(-2, -1)) / smaller
+
+
+def _basis(A: Float[Tensor, "*batch d_model rank"]) -> Float[Tensor, "*batch d_model rank"]:
+    """An orthonormal basis of the columns' span; where they are dependent, the rest of the columns is zero."""
+    U, S, _ = torch.linalg.svd(A, full_matrices=False)
+    tolerance = S[..., :1] * max(A.shape[-2:]) * torch.finfo(A.dtype).eps
+    return U * S.gt(tolerance)[..., None, :]
+
+
+def _attention(model: Transformer) -> list[Attention]:
+    return [cast(Block, block).attn for block in model.blocks]

@@ -1,0 +1,207 @@
+"""The runs behind the committed checkpoints: ``residual train gpt`` makes ``code/checkpoints/gpt.safetensors``.
+
+An entry holds all that decides the weights: config, data, seed, steps, and the optimiser's numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from residual.checkpoints import FOLDER, Card, Run, save, versions
+from residual.data import CACHE, Corpus, corpus
+from residual.model import Config, Transformer
+from residual.resume import History
+from residual.taps import nearest
+from residual.train import next_token_loss, train, windows
+
+DATA: dict[str, Callable[[], Corpus]] = {"sotu": corpus}
+"""Token streams for training and validation, by name."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run: the next token of random windows of a text, one context long."""
+
+    about: str
+    config: Config
+    steps: int
+    batch: int  # windows a step
+    lr: float
+    warmup: int = 50
+    weight_decay: float = 0.01
+    clip: float | None = 1.0
+    data: str = "sotu"
+    seed: int = 0  # of the weights before training, and of the windows
+    stages: tuple[int, ...] = ()  # after these updates a checkpoint of its own is kept: NAME-STEPS
+    evaluate_every: int = 50
+    held_out: int = 64  # windows of the validation text that the loss is measured on
+
+
+EXPERIMENTS = {
+    "gpt": Experiment(
+        "GPT-2 made small: three layers with LayerNorm and MLP on the State of the Union",
+        Config(
+            n_layers=3,
+            d_model=128,
+            n_heads=4,
+            d_head=32,
+            n_ctx=128,
+            d_vocab=512,
+            d_mlp=512,
+            norm="layer",
+            bias=True,
+            tied=True,
+        ),
+        steps=1500,
+        batch=32,
+        lr=3e-3,
+        warmup=100,
+        stages=(30, 300),
+    ),
+    "attn-2l": Experiment(
+        "Two layers of attention and nothing else, as in the Framework paper, on the State of the Union",
+        Config(n_layers=2, d_model=128, n_heads=8, d_head=16, n_ctx=128, d_vocab=512, init_std=0.05),
+        steps=2000,
+        batch=32,
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
+    ),
+}
+
+
+def experiment(name: str) -> Experiment:
+    """The entry of that name.
+
+    Raises:
+        KeyError: there is none; the message lists the nearest.
+    """
+    if name not in EXPERIMENTS:
+        raise KeyError(f"no experiment {name!r}; {nearest(name, EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def run(
+    name: str,
+    *,
+    folder: Path = FOLDER,
+    steps: int | None = None,
+    seed: int | None = None,
+    accumulate: int = 1,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> Run:
+    """Train what ``name`` describes and write it to ``folder``, stages too. A killed run goes on where it was.
+
+    Args:
+        steps, seed: other ones than the entry's.
+        device: a GPU where there is one, unless said otherwise.
+        dtype: of the numbers in the file (float16: half the size; see ``checkpoints.save``).
+    """
+    entry = experiment(name)
+    entry = replace(entry, steps=steps or entry.steps, seed=entry.seed if seed is None else seed)
+    command = f"residual train {name}" + (f" --steps {steps}" if steps else "") + (f" --seed {seed}" if seed else "")
+    where = _device(device)
+    text = DATA[entry.data]()
+    model = Transformer(entry.config, seed=entry.seed).to(where)
+    length = entry.config.n_ctx + 1
+    held_out = windows(text.validation, entry.held_out, length).to(where)
+    history = History()
+
+    def loss(step: int) -> torch.Tensor:
+        return next_token_loss(model, windows(text.train, entry.batch, length, step=step, seed=entry.seed))
+
+    def evaluate() -> dict[str, torch.Tensor]:
+        return {"validation": next_token_loss(model, held_out)}
+
+    def keep(updates: int, file: str) -> Run:
+        if updates not in history.evaluations:
+            with torch.no_grad():
+                history.evaluations[updates] = {name: value.item() for name, value in evaluate().items()}
+        evaluations = {step: found for step, found in sorted(history.evaluations.items()) if step <= updates}
+        card = Card(
+            name=file,
+            config=asdict(entry.config),
+            data=entry.data,
+            seed=entry.seed,
+            steps=updates,
+            training={
+                **{
+                    key: value for key, value in asdict(entry).items() if key not in ("config", "data", "seed", "about")
+                },
+                "about": entry.about,
+                "tokens": updates * entry.batch * entry.config.n_ctx,
+                "accumulate": accumulate,
+                "threads": torch.get_num_threads(),
+                "processes": int(os.environ.get("WORLD_SIZE", 1)),
+                "device": where.type,
+                "seconds": round(history.seconds),
+            },
+            losses=history.losses[:updates],
+            metrics={
+                "validation": round(evaluations[updates]["validation"], 5),
+                "validation by step": {str(step): round(found["validation"], 5) for step, found in evaluations.items()},
+            },
+            command=command,
+            versions=versions(),
+        )
+        made = Run(model, card)
+        save(made, folder / f"{file}.safetensors", dtype=dtype)
+        return made
+
+    def watch(updates: int) -> None:
+        if updates in entry.stages and updates < entry.steps:
+            keep(updates, f"{name}-{updates}")
+
+    key = hashlib.sha256(repr((name, entry, accumulate)).encode()).hexdigest()[:12]
+    state = CACHE / "runs" / f"{name}-{key}.safetensors"
+    train(
+        model,
+        loss,
+        steps=entry.steps,
+        lr=entry.lr,
+        warmup=min(entry.warmup, entry.steps - 1),
+        weight_decay=entry.weight_decay,
+        clip=entry.clip,
+        accumulate=accumulate,
+        watch=watch,
+        evaluate=evaluate,
+        evaluate_every=entry.evaluate_every,
+        history=history,
+        state=state,
+        label=name,
+    )
+    if int(os.environ.get("RANK", 0)) != 0:
+        return Run(model, Card(name, asdict(entry.config)))
+    made = keep(entry.steps, name)
+    state.unlink(missing_ok=True)
+    return made
+
+
+def sketch(values: list[float], width: int | None = None) -> str:
+    """A curve in one line of text, ``▇▅▃▂▁``: means over equal stretches, from the lowest to the highest."""
+    width = min(width or max(20, shutil.get_terminal_size().columns - 30), len(values))
+    means = [
+        sum(part) / len(part)
+        for i in range(width)
+        if (part := values[i * len(values) // width : (i + 1) * len(values) // width])
+    ]
+    low, high = min(means), max(means)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (mean - low) / (high - low or 1)))] for mean in means)
+
+
+def _device(asked: str | None) -> torch.device:
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device(asked)

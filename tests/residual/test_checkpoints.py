@@ -1,0 +1,163 @@
+"""What is saved comes back; what is damaged, absurd or another model's is refused before a tensor of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residual import Config, Transformer
+from residual.checkpoints import Card, CheckpointError, Run, load, save
+
+CONFIG = Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=5, d_vocab=7)
+TOKENS = torch.tensor([[1, 2, 6]])
+
+
+def saved(folder, seed=0, **options):
+    model = Transformer(CONFIG, seed=seed)
+    card = Card("small", {}, data="none", seed=seed, steps=3, losses=[2.5, 1.25], command="residual train small")
+    return model, save(Run(model, card), folder / "small", **options)
+
+
+def rewrite(path, blob=None, **fields):
+    """Other weights or other fields of the card, with a hash that fits: what a careless or hostile hand would do."""
+    if blob is not None:
+        path.write_bytes(blob)
+        fields.setdefault("sha256", hashlib.sha256(blob).hexdigest())
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | fields))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]))
+def test_the_same_weights_come_back(tmp_path_factory, seed, dtype):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    model = Transformer(CONFIG, seed=seed).to(dtype)
+    path = save(Run(model, Card("x", {}, losses=[3.0, 2.0], steps=2)), folder / "x", dtype=dtype)
+    back = load(path)
+    assert torch.equal(back.model(TOKENS), model(TOKENS))
+    assert back.model.config == CONFIG and back.card.losses == [3.0, 2.0] and back.card.steps == 2
+    before = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    save(back, path, dtype=dtype)
+    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saved again: the same bytes"
+    assert len(list(folder.iterdir())) == 2, "nothing is left beside the weights and the card"
+
+
+def test_halves_keep_eleven_bits_and_half_the_bytes(tmp_path):
+    model, path = saved(tmp_path, dtype=torch.float16)
+    for weight, half in zip(model.parameters(), load(path).model.parameters(), strict=True):
+        assert half.dtype == torch.float32
+        assert ((weight - half).abs() <= weight.abs() * 2**-11 + 2**-25).all()
+    numbers = sum(weight.numel() for weight in model.parameters())
+    assert 2 * numbers < path.stat().st_size < 2 * numbers + 700
+    with torch.no_grad():
+        model.W_U[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"W_U has entries too large for torch.float16; nothing was saved"):
+        save(Run(model, Card("x", {})), tmp_path / "x", dtype=torch.float16)
+
+
+def test_the_card_says_what_the_weights_are(tmp_path):
+    _, path = saved(tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["config"]["d_model"] == 6 and card["seed"] == 0 and card["losses"] == [2.5, 1.25]
+    assert card["shapes"]["blocks.0.attn.W_O"] == [2, 3, 6]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_damaged_byte_goes_unnoticed(tmp_path_factory, data):
+    _, path = saved(tmp_path_factory.mktemp("damage"))
+    blob = path.read_bytes()
+    place = data.draw(st.integers(0, len(blob) - 1))
+    if data.draw(st.booleans()):
+        path.write_bytes(blob[:place])
+    else:
+        path.write_bytes(blob[:place] + bytes([blob[place] ^ data.draw(st.integers(1, 255))]) + blob[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"SHA-256 differs.*make it again: residual train small"):
+        load(path)
+
+
+def header(entries, tail=b""):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + tail
+
+
+@pytest.mark.parametrize(
+    "blob, says",
+    [
+        (b"1234567", "it has 7 bytes"),
+        (struct.pack("<Q", 2**63) + b"{}", r"claims a header of 9,223,372,036,854,775,808 bytes; 2 follow"),
+        (header([]), "its header does not read"),
+        (struct.pack("<Q", 3) + b"{{{", "its header does not read"),
+        (header({"W_E": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, b"8 bytes."), "cannot lie"),
+        (header({"W_E": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}), "has shape"),
+        (header({"W_E": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"4byt"), "its tensors need 8 bytes"),
+        (header({"W_E": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"8 bytes."), "cannot lie in bytes 4"),
+        (header({"W_E": {"dtype": "odd", "shape": [1], "data_offsets": [0, 4]}}, b"4byt"), "W_E of type odd"),
+    ],
+)
+def test_absurd_files_are_refused_even_where_the_hash_fits(tmp_path, blob, says):
+    _, path = saved(tmp_path)
+    rewrite(path, blob)
+    with pytest.raises(CheckpointError, match=says):
+        load(path)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    model, path = saved(tmp_path)
+    other = Transformer(replace(CONFIG, d_model=8))
+    rewrite(path, safetensors.torch.save(dict(other.named_parameters())))
+    with pytest.raises(CheckpointError, match=r"the file has for W_E the shape \[7, 8\]; its card has \[7, 6\]"):
+        load(path)
+    rewrite(path, safetensors.torch.save({"W_E": model.W_E}))
+    with pytest.raises(CheckpointError, match=r"the file has for W_U the shape none; its card has \[6, 7\]"):
+        load(path)
+    rewrite(path, safetensors.torch.save({name: w.double() for name, w in model.named_parameters()}))
+    with pytest.raises(CheckpointError, match=r"W_E is torch.float64; the card says F32"):
+        load(path)
+    rewrite(path, safetensors.torch.save({name: w * torch.nan for name, w in model.named_parameters()}))
+    with pytest.raises(CheckpointError, match=r"W_E has entries that are not finite"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        (dict(config={"n_layers": 10**9}), "a model of 1000000000 layers cannot consist of 5 tensors"),
+        (dict(config={"n_layer": 1}), "Config has no field 'n_layer'"),
+        (dict(config={"n_layers": 1, "d_model": 10**12}), "the card has for W_E the shape"),
+        (dict(config={"n_layers": 1, "d_model": 10**30}), "no model has this config"),
+        (dict(config=[]), "config is"),
+        (dict(shapes={"W_E": [10**30]}), "the shape of W_E is"),
+        (dict(shapes={"W_E": "7 6"}), "the shape of W_E is '7 6'"),
+        (dict(shapes={"W_E": [7, 6]}), "the card has for W_U the shape none; its config has"),
+        (dict(steps="many"), "steps is 'many'"),
+        (dict(extra=1), "unknown fields extra"),
+    ],
+)
+def test_a_card_that_fits_no_model_is_refused(tmp_path, fields, says):
+    _, path = saved(tmp_path)
+    rewrite(path, **fields)
+    with pytest.raises(CheckpointError, match=says):
+        load(path)
+
+
+def test_what_is_no_card_and_what_is_not_there(tmp_path):
+    _, path = saved(tmp_path)
+    for text, says in [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "it lacks config, dtype, name, sha256")]:
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(CheckpointError, match=says):
+            load(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*small.json"):
+        load(path)
+    with pytest.raises(FileNotFoundError, match=r"there is no .*smal.safetensors; .* holds small"):
+        load(tmp_path / "smal")

@@ -1,0 +1,276 @@
+"""Circuits read from factors, against the matrices multiplied out, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from residual import Config, FactoredMatrix, Transformer
+from residual.circuits import (
+    composition_scores,
+    copying_score,
+    full_OV,
+    full_QK,
+    overlap,
+    positivity,
+    prefix_matching_score,
+    previous_token_score,
+    principal_cosines,
+    top_entries,
+)
+from residual.taps import record
+
+theorem = settings(deadline=None, max_examples=25)
+seeds = st.integers(0, 2**31 - 1)
+small = st.integers(1, 6)
+
+
+def random(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def model_of(seed, n_layers=3, n_kv_heads=None, d_head=3):
+    config = Config(n_layers, 8, 4, d_head, 12, 10, init_std=0.6, n_kv_heads=n_kv_heads)
+    return Transformer(config, seed=seed).double().requires_grad_(False)
+
+
+def multiplied_out(model):
+    """``W_QK`` and ``W_OV`` of every head as numpy arrays, ``[layer][head]``."""
+    shared = model.config.n_heads // model.config.kv_heads
+    qk, ov = [], []
+    for block in model.blocks:
+        W_Q, W_K, W_V, W_O = (getattr(block.attn, name).numpy() for name in ("W_Q", "W_K", "W_V", "W_O"))
+        heads = range(model.config.n_heads)
+        qk.append([W_Q[h] @ W_K[h // shared].T for h in heads])
+        ov.append([W_V[h // shared] @ W_O[h] for h in heads])
+    return qk, ov
+
+
+# ---- Composition
+
+
+@theorem
+@given(seeds, st.sampled_from([None, 2]), st.integers(1, 9))
+def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
+    """d_head above d_model too: then no factor is thin."""
+    model = model_of(seed, n_kv_heads=n_kv_heads, d_head=d_head)
+    qk, ov = multiplied_out(model)
+    found, norm = composition_scores(model, samples=2), np.linalg.norm
+    for reader in range(3):
+        for writer in range(3):
+            for i in range(4):
+                for j in range(4):
+                    place = (reader, i, writer, j)
+                    if writer >= reader:
+                        assert all(scores[place].isnan() for scores in found[:3])
+                        continue
+                    wrote, qk2, ov2 = ov[writer][j], qk[reader][i], ov[reader][i]
+                    expected = (
+                        norm(wrote @ qk2) / norm(wrote) / norm(qk2),
+                        norm(qk2 @ wrote.T) / norm(wrote) / norm(qk2),
+                        norm(wrote @ ov2) / norm(wrote) / norm(ov2),
+                    )
+                    for scores, value in zip(found[:3], expected, strict=True):
+                        assert scores[place].item() == pytest.approx(value, abs=1e-10)
+
+
+def test_the_baseline_is_what_random_heads_score():
+    """Heads before training are random matrices of that shape and rank: their mean score is the baseline."""
+    model = Transformer(Config(2, 32, 16, 8, 4, 5), seed=5).double()
+    found = composition_scores(model, samples=400)
+    for scores in found[:3]:
+        before = scores[1, :, 0]
+        assert before.mean().item() == pytest.approx(found.baseline, rel=0.02)
+        assert before.std().item() == pytest.approx(found.spread, rel=0.3)
+    assert found.baseline == pytest.approx(32**-0.5, rel=0.05)
+    again = composition_scores(model, samples=400)
+    assert again.baseline == found.baseline, "the same seed, the same baseline"
+
+
+@theorem
+@given(seeds)
+def test_the_frobenius_norm_is_not_cyclic(seed):
+    """The slip in the first version of the Framework's figure: the factors may not be rotated under the norm."""
+    a, b = random(6, 1, seed=seed), random(1, 6, seed=seed + 1)
+    assert FactoredMatrix(a, b).norm().item() == pytest.approx((a.norm() * b.norm()).item())
+    assert FactoredMatrix(b, a).norm().item() == pytest.approx(abs((b @ a).item()))  # less, by the angle between them
+    A, B = random(6, 2, seed=seed), random(2, 6, seed=seed + 1)
+    for power in (1, 2, 3):  # traces of powers are cyclic, and with them the eigenvalues
+        one, other = (torch.linalg.matrix_power(M, power).trace() for M in (A @ B, B @ A))
+        assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+def test_a_head_built_to_compose_scores_one():
+    """Head 1.0 reads, by its keys alone, exactly the plane that head 0.0 writes to."""
+    model = model_of(0, n_layers=2, d_head=2)
+    first, second = model.blocks[0].attn, model.blocks[1].attn
+    first.W_O.zero_(), second.W_K.zero_(), second.W_Q.zero_(), second.W_V.zero_()
+    first.W_O[0, 0, 4] = first.W_O[0, 1, 5] = first.W_V[0, 0, 0] = 1
+    second.W_K[0, 4, 0] = second.W_Q[0, 0, 0] = second.W_V[0, 0, 0] = 1
+    first.W_V[0].zero_()
+    first.W_V[0, 0, 0] = 1  # W_OV¹ = e₀ e₄ᵀ, W_QK² = e₀ e₄ᵀ, W_OV² = e₀ (…)ᵀ
+    found = composition_scores(model, samples=2)
+    assert [scores[1, 0, 0, 0].item() for scores in found[:3]] == pytest.approx([0, 1, 0], abs=1e-12)
+
+
+# ---- Copying
+
+
+@theorem
+@given(seeds, st.sampled_from([None, 2]))
+def test_copying_scores_are_those_of_the_vocabulary_tables(seed, n_kv_heads):
+    model = model_of(seed, n_layers=2, n_kv_heads=n_kv_heads)
+    _, ov = multiplied_out(model)
+    qk, _ = multiplied_out(model)
+    W_E, W_U = model.W_E.numpy(), model.W_U.numpy()
+    scores = copying_score(model)
+    for layer in range(2):
+        for head in range(4):
+            table = W_E @ ov[layer][head] @ W_U
+            values = np.linalg.eigvals(table)
+            expected = values.sum().real / np.abs(values).sum()
+            assert scores[layer, head].item() == pytest.approx(expected, abs=1e-6)  # (zeros of eigvals: 1e-16^(1/2))
+            np.testing.assert_allclose(full_OV(model, layer, head).AB.numpy(), table, atol=1e-10)
+            asks = W_E @ qk[layer][head] @ W_E.T
+            np.testing.assert_allclose(full_QK(model, layer)[head].AB.numpy(), asks, atol=1e-10)
+
+
+@theorem
+@given(seeds, st.floats(-3, 3).filter(lambda x: abs(x) > 0.1))
+def test_positivity_of_matrices_whose_eigenvalues_are_known(seed, scale):
+    """A projection scaled by s has eigenvalues s and 0; a rotation of the plane by t has e^{±it}."""
+    A = torch.linalg.qr(random(7, 3, seed=seed))[0]
+    assert positivity(FactoredMatrix(scale * A, A.mT)).item() == pytest.approx(np.sign(scale), abs=1e-9)
+    turn = torch.tensor([[np.cos(scale), -np.sin(scale)], [np.sin(scale), np.cos(scale)]])
+    assert positivity(FactoredMatrix(A[:, :2] @ turn, A[:, :2].mT)).item() == pytest.approx(np.cos(scale), abs=1e-9)
+
+
+# ---- Where heads look
+
+
+def looks_back(distance, n_ctx=24, d_vocab=30):
+    """One layer, one head that attends from each position to the one ``distance`` before it, by hand-set weights."""
+    model = Transformer(Config(1, n_ctx + 2, 1, n_ctx, n_ctx, d_vocab)).double().requires_grad_(False)
+    for weight in model.parameters():
+        weight.zero_()
+    model.W_pos[:, :n_ctx] = torch.eye(n_ctx)
+    attn = model.blocks[0].attn
+    attn.W_Q[0, distance:n_ctx, : n_ctx - distance] = 1e4 * torch.eye(n_ctx - distance)
+    attn.W_K[0, :n_ctx] = torch.eye(n_ctx)
+    return model
+
+
+def test_a_head_that_looks_a_fixed_distance_back_gets_credit_for_that_period_alone():
+    """Distance 7 is one period less one step of period 8: all of the score there, little where periods differ."""
+    head = looks_back(7)
+    assert prefix_matching_score(head, periods=(8, 8)).item() == pytest.approx(1, abs=1e-12)
+    assert prefix_matching_score(head, periods=(9, 9)).item() == pytest.approx(0, abs=1e-12)
+    assert prefix_matching_score(head, periods=(6, 12), examples=400).item() == pytest.approx(1 / 7, abs=0.06)
+
+
+def test_the_score_is_the_mean_over_a_loop():
+    """The same sequences read one position at a time from recorded patterns; with a start token too."""
+    model = model_of(3, n_layers=2)
+    for start in (None, 9):
+        got = prefix_matching_score(model, examples=6, periods=(3, 5), start=start, seed=4)
+        taken, seen = [], record("*.pattern")
+
+        class Spy(torch.nn.Module):
+            config, W_E = model.config, model.W_E
+
+            def forward(self, tokens, tap, taken=taken, seen=seen):
+                taken.append(tokens)
+                model(tokens, tap=seen)
+                return model(tokens, tap=tap)
+
+        prefix_matching_score(Spy(), examples=6, periods=(3, 5), start=start, seed=4)
+        tokens, shift = taken[0].tolist(), int(start is not None)
+        for layer in range(2):
+            for head in range(4):
+                paid = []
+                for pattern, row in zip(seen[f"blocks.{layer}.attn.pattern"], tokens, strict=True):
+                    row = row[shift:]
+                    period = next(p for p in range(2, 12) if row[p] == row[0])
+                    assert len(set(row[:period])) == period and 3 <= period <= 5
+                    for i in range(period, len(row)):
+                        assert row[i] == row[i - period]
+                        paid.append(pattern[head, i + shift, i - period + 1 + shift].item())
+                assert got[layer, head].item() == pytest.approx(np.mean(paid), abs=1e-12)
+
+
+def test_previous_token_score_of_a_previous_token_head():
+    tokens = torch.randint(30, (3, 24), generator=torch.Generator().manual_seed(0))
+    assert previous_token_score(looks_back(1), tokens).item() == pytest.approx(1, abs=1e-12)
+    assert previous_token_score(looks_back(2), tokens).item() == pytest.approx(0.5 / 23)  # position 1 asks for none
+
+
+def test_periods_that_make_no_sense_are_sentences():
+    with pytest.raises(ValueError, match="periods from 3 to 12 do not repeat in 12 tokens"):
+        prefix_matching_score(model_of(0), periods=(3, 12))
+    with pytest.raises(ValueError, match="11 distinct tokens cannot be drawn from 10"):
+        prefix_matching_score(model_of(0), periods=(3, 11))
+
+
+# ---- Large tables
+
+
+@theorem
+@given(small, st.integers(1, 40), st.integers(1, 40), st.integers(1, 7), seeds, st.data())
+def test_top_entries_are_those_of_the_table(rank, rows, columns, block, seed, data):
+    """Rows of very different lengths, so that blocks are skipped; whole numbers, so that entries tie."""
+    k = data.draw(st.integers(1, rows * columns))
+    A, B = random(rows, rank, seed=seed).round(decimals=0), random(rank, columns, seed=seed + 1).mul(3).round()
+    A = A * torch.from_numpy(np.random.default_rng(seed).integers(0, 50, size=(rows, 1)).astype(float))
+    values, i, j = top_entries(A, B, k, block=block)
+    table = A.numpy() @ B.numpy()
+    assert values.tolist() == sorted(table.ravel().tolist(), reverse=True)[:k]
+    assert values.tolist() == [table[place] for place in zip(i.tolist(), j.tolist(), strict=True)]
+    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == k, "no entry twice"
+
+
+def test_most_blocks_of_a_skewed_table_are_never_made(monkeypatch):
+    """Token embeddings differ in length, and the largest entries are where both are long."""
+    A = random(4000, 4) * torch.linspace(0, 1, 4000, dtype=torch.float64)[:, None] ** 8
+    B = random(4, 4000, seed=1) * torch.linspace(0, 1, 4000, dtype=torch.float64) ** 8
+    expected = (A @ B).flatten().topk(20).values
+    made, topk = [], torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: made.append(x.numel()) or topk(x, k))
+    found = top_entries(A, B, 20, block=200)
+    assert_close(found.values, expected, atol=1e-12, rtol=1e-12)
+    assert sum(n for n in made if n == 40000) < 0.1 * 4000**2
+
+
+def test_bad_tables_are_sentences():
+    with pytest.raises(ValueError, match=r"no table is \[3, 2\] @ \[3, 4\]"):
+        top_entries(torch.ones(3, 2), torch.ones(3, 4))
+    with pytest.raises(ValueError, match="cannot take 10 entries of a table of 3 × 3"):
+        top_entries(torch.ones(3, 2), torch.ones(2, 3), 10)
+
+
+# ---- Subspaces
+
+
+@theorem
+@given(small, small, seeds)
+def test_overlap_is_that_of_the_projections(rank_a, rank_b, seed):
+    """tr(P Q) / min(rank P, rank Q), with projections made by numpy's pseudo-inverse; dependent columns too."""
+    A, B = random(7, rank_a, seed=seed), random(7, rank_b, seed=seed + 1)
+    doubled = torch.cat([A, A @ random(rank_a, 2, seed=seed + 2)], dim=1)
+    P, Q = (M.numpy() @ np.linalg.pinv(M.numpy()) for M in (A, B))
+    expected = np.trace(P @ Q) / min(rank_a, rank_b)
+    assert overlap(A, B).item() == pytest.approx(expected, abs=1e-10)
+    assert overlap(doubled, B).item() == pytest.approx(expected, abs=1e-10)
+    assert overlap(A, doubled).item() == pytest.approx(1, abs=1e-10)
+    cosines = principal_cosines(A, B)
+    assert (cosines**2).sum().item() == pytest.approx(np.trace(P @ Q), abs=1e-10)
+    both = overlap(torch.stack([A, A]), torch.stack([A, A]))
+    assert_close(both, torch.ones(2, dtype=torch.float64))
+
+
+def test_random_spaces_overlap_by_their_share_of_the_dimensions():
+    A, B = random(2000, 12, 3, seed=1), random(2000, 12, 5, seed=2)
+    assert overlap(A, B).mean().item() == pytest.approx(5 / 12, abs=0.01)
