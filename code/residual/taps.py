@@ -314,7 +314,7 @@ class Scope:
 
     def wants(self, *names: str) -> bool:
         """Whether any of these activations is asked for, and so has to exist."""
-        return any(self.prefix + name in self.names for name in names)
+        return bool(self.names) and any(self.prefix + name in self.names for name in names)
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if self.tap is None:
