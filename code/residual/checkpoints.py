@@ -128,7 +128,7 @@ def load(path: str | Path) -> Run:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != listed:
         raise CheckpointError(f"{path}: {_difference(found, listed, 'the file', 'its card')}")
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):  # a safetensors file has an order of its own
         if tensor.dtype != DTYPES.get(card.dtype):
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {card.dtype}")
         if not tensor.isfinite().all():

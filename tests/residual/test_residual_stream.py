@@ -6,7 +6,6 @@ A change of basis is made here by hand, one parameter at a time; the oracle is t
 import math
 from copy import deepcopy
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,12 +230,14 @@ def test_squared_length_is_the_sum_of_all_inner_products(seed: int) -> None:
     assert_close(gram.sum(dim=(1, 2)), seen["blocks.1.resid_post"][0].square().sum(dim=-1))
 
 
-@pytest.mark.parametrize(("rows", "d", "columns"), [(3, 12, 4), (5, 16, 2), (1, 8, 8)])
-def test_virtual_weights_of_strangers(rows: int, d: int, columns: int) -> None:
+@settings(theorem, max_examples=8)
+@given(st.integers(1, 5), st.integers(2, 16), st.integers(1, 5), seeds)
+def test_virtual_weights_of_strangers(rows: int, d: int, columns: int, seed: int) -> None:
     """For a uniformly random rotation Q, the mean of ‖A Q B‖² is ‖A‖² ‖B‖² / d."""
-    A = torch.randn(rows, d, generator=generator(0), dtype=torch.float64) * torch.arange(1, d + 1)
-    B = torch.randn(d, columns, generator=generator(1), dtype=torch.float64)
-    Q, R = torch.linalg.qr(torch.randn(4000, d, d, generator=generator(2), dtype=torch.float64))
+    draw = generator(seed)
+    A = torch.randn(rows, d, generator=draw, dtype=torch.float64) * torch.arange(1, d + 1)
+    B = torch.randn(d, columns, generator=draw, dtype=torch.float64)
+    Q, R = torch.linalg.qr(torch.randn(4000, d, d, generator=draw, dtype=torch.float64))
     Q = Q * R.diagonal(dim1=1, dim2=2).sign()[:, None]
     found = (A @ Q @ B).square().sum(dim=(1, 2)) / (A.square().sum() * B.square().sum() / d)
     assert abs(found.mean() - 1) < 4 * found.std() / math.sqrt(len(found))
@@ -260,10 +261,11 @@ def test_crowding_is_attained() -> None:
     assert_close(overlaps.mean().double(), torch.tensor((8 * 2 / 8 - 1) / 7, dtype=torch.float64), check_dtype=False)
 
 
-def test_a_random_direction_has_no_heavy_coordinates() -> None:
+@settings(theorem, max_examples=8)
+@given(st.integers(2, 24), seeds)
+def test_a_random_direction_has_no_heavy_coordinates(d: int, seed: int) -> None:
     """The mean over rotations of d Σ x_i⁴ / (Σ x_i²)² is 3 d / (d + 2), whatever the vector."""
-    d = 16
-    x = torch.randn(20000, d, generator=generator(0), dtype=torch.float64)  # uniform in direction
+    x = torch.randn(20000, d, generator=generator(seed), dtype=torch.float64)  # uniform in direction
     found = d * x.pow(4).sum(dim=1) / x.square().sum(dim=1).square()
     assert abs(found.mean() - 3 * d / (d + 2)) < 4 * found.std() / math.sqrt(len(found))
 
