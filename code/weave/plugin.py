@@ -152,6 +152,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             body = self._notebook_file(path).read_bytes()
             key = digest(body, repr(sorted(hidden)).encode(), Path(pages.__file__).read_bytes(), *_CONVERTERS)
             page.content = kept(self.site.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+            headings = self.headings[page.file.src_uri]
+            page.toc = get_toc(headings)
+            page.title = next((head["name"] for head in headings if head["level"] == 1), Path(path).name)
 
         page.render = render  # type: ignore[method-assign]
         return page
@@ -167,13 +170,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         start_page(None)
-        uri, path = page.file.src_uri, self._path_of(page.file.src_uri)
-        if uri in self.headings:
-            page.toc = get_toc(self.headings[uri])
-            page.title = next((head["name"] for head in self.headings[uri] if head["level"] == 1), Path(path).name)
-        elif path in self.site.pages:
-            self.site.pages[path].anchors = pages.anchors(html)
+        path = self._path_of(page.file.src_uri)
         if path in self.site.pages:
+            if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
+                self.site.pages[path].anchors = pages.anchors(html)
             self.site.pages[path].title = str(page.title)
         return html
 
