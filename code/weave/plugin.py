@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -174,6 +175,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)
+            # A link that is no Markdown (another plugin's) names the page, not the file.
+            self.site.pages[path].sources.update(re.findall(r'href="[^"#]*\bsource/([^"#]+\.py)/', html))
             self.site.pages[path].title = str(page.title)
         return html
 
