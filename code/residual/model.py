@@ -137,20 +137,19 @@ class Attention(nn.Module):
             k = own * k + (1 - own) * torch.cat([k[:, :, :1], k[:, :, :-1]], dim=-2)
 
         n_query, n_key = q.shape[-2], k.shape[-2]  # with a cache there are more keys than queries
-        future = None  # query key; one query alone is the last position, and has no future
+        future = None  # query key; -∞ where the key comes later. One query alone is the last, and has no future
         if c.causal and n_query > 1 and (n_query < n_key or tap.wants("scores", "pattern")):
-            future = torch.ones(n_query, n_key, dtype=torch.bool, device=x.device).triu(diagonal=1 + n_key - n_query)
+            future = x.new_full((n_query, n_key), -torch.inf).triu(diagonal=1 + n_key - n_query)
         if tap.wants("scores", "pattern"):
             k, v = self._shared(k, dim=1), self._shared(v, dim=1)
             scores = einsum(q, k, "batch head query d_head, batch head key d_head -> batch head query key")
             scores = scores.mul_(c.d_head**-0.5)  # in place, here and below: this is what takes the memory
-            scores = tap("scores", scores if future is None else scores.masked_fill_(future, -torch.inf))
+            scores = tap("scores", scores if future is None else scores.add_(future))
             pattern = tap("pattern", scores.softmax(dim=-1))  # batch head query key; rows sum to 1
             z = einsum(pattern, v, "batch head query key, batch head key d_head -> batch query head d_head")
         else:  # the same lines in one kernel, which never stores the pattern
-            mask = None if future is None else ~future
             causal = c.causal and n_query > 1 and future is None
-            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=n > m).transpose(1, 2)
+            z = F.scaled_dot_product_attention(q, k, v, future, is_causal=causal, enable_gqa=n > m).transpose(1, 2)
         z = tap("z", z)  # batch pos head d_head
 
         if tap.wants("result"):
