@@ -1,6 +1,6 @@
 """How long a build takes, beside other tools, on the same generated site: 12 notes and 12 notebooks by default.
 
-    python benchmarks/build.py            three repetitions, about 15 minutes on two cores
+    python benchmarks/build.py            three repetitions, about ten minutes on two cores
     python benchmarks/build.py --quick    a small site once, to see that everything runs
 
 Systems, each with the same prose, formulas, cells and helper module, in the syntax that it documents:
