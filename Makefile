@@ -26,11 +26,11 @@ ifeq ($(SOURCE_DATE_EPOCH),)
 unexport SOURCE_DATE_EPOCH
 endif
 
-.PHONY: help install serve site test check format run fix lock bench peers test-peers clean distclean
+.PHONY: help install serve site test check format run fix lock bench peers test-peers bench-library clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-	  printf '  make %-10s %s\n' "$$name" "$$text"; done
+	  printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 serve: install  ## install, run the notebooks that changed, serve the site and rebuild it on every edit (ADDR=host:port)
 	@$(PY) -m mkdocs serve --dev-addr "$(ADDR)"
@@ -61,6 +61,9 @@ bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (instal
 	@$(PY) benchmarks/build.py $(OPTS)
 
 peers: .venv-peers/.installed .venv-peers43/.installed  ## install transformers and TransformerLens beside the project, to compare with
+
+bench-library: install peers  ## time the library beside TransformerLens, transformers and plain PyTorch (OPTS=--quick)
+	@$(PY) benchmarks/library.py $(OPTS)
 
 test-peers: .venv-peers/.installed  ## compare the library with transformers and TransformerLens
 	@PYTHONPATH=code .venv-peers/bin/python -m pytest tests/peers $(OPTS)
