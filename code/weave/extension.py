@@ -235,7 +235,8 @@ class _Weave(Treeprocessor):
         run = self.site.run_of(path)
         text = "".join(element.itertext()).strip()
         base = posixpath.basename(path)
-        if run is None:  # it never ran: the page says so once, at the notebook
+        failing = self.site.outcomes[path].run is None  # told at the notebook; what it computed before is no measure
+        if run is None or (failing and name not in run.published):
             element.set("href", self.href(path, ""))
             return
         if name not in run.published:
@@ -259,7 +260,7 @@ class _Weave(Treeprocessor):
             )
         )
         self.page.uses.append(Use(self.page.path, self.page.line(line), path, published.cell))
-        if not good:
+        if not good and not failing:
             found = claims.show(published.value)
             raise _Bad(line, f"the note says {text}; {base} computed {found} ({name}); weave fix rewrites it")
         element.set("href", self.href(path, published.cell))

@@ -379,6 +379,15 @@ def test_what_depends_on_a_broken_notebook_is_not_blamed(small: Small) -> None:
         assert said_in(result)[0].startswith("code/notebooks/heat.py:")
 
 
+def test_what_a_failing_notebook_computed_before_is_no_measure(small: Small) -> None:
+    """The note is ahead of the last good result: its new numbers and figures wait until the notebook runs."""
+    small.replace("code/notebooks/heat.py", "# %% words", "# %% fresh\n1 / 0\nclaim(fresh=3)\n\n# %% words")
+    write_note(small, f"[0.7]({HEAT}#=rate) [3]({HEAT}#=fresh)\n\n![A new figure.]({HEAT}#fresh)\n")
+    result = small.weave("check")
+    assert result.exit_code == 1 and len(said_in(result)) == 1, result.output
+    assert said_in(result)[0].startswith("code/notebooks/heat.py:23: cell 'fresh': ZeroDivisionError")
+
+
 def test_what_depends_on_a_broken_notebook_that_never_ran_is_not_blamed(bare: Small) -> None:
     bare.write("code/notebooks/heat.py", "# %% a tags=3\n" + bare.read("code/notebooks/heat.py"))
     result = bare.weave("check")
