@@ -5,14 +5,16 @@ An entry holds all that decides the weights: config, data, seed, steps, and the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from residual.checkpoints import FOLDER, Card, Run, save, versions
 from residual.data import CACHE, Corpus, corpus
@@ -104,6 +106,10 @@ def run(
         steps, seed: other ones than the entry's.
         device: a GPU where there is one, unless said otherwise.
         dtype: of the numbers in the file (float16: half the size; see ``checkpoints.save``).
+
+    Raises:
+        KeyError: no experiment of that name.
+        ValueError: the same run is going on in another process; see ``train`` for more.
     """
     entry = experiment(name)
     entry = replace(entry, steps=steps or entry.steps, seed=entry.seed if seed is None else seed)
@@ -162,26 +168,28 @@ def run(
 
     key = hashlib.sha256(repr((name, entry, accumulate)).encode()).hexdigest()[:12]
     state = CACHE / "runs" / f"{name}-{key}.safetensors"
-    train(
-        model,
-        loss,
-        steps=entry.steps,
-        lr=entry.lr,
-        warmup=min(entry.warmup, entry.steps - 1),
-        weight_decay=entry.weight_decay,
-        clip=entry.clip,
-        accumulate=accumulate,
-        watch=watch,
-        evaluate=evaluate,
-        evaluate_every=entry.evaluate_every,
-        history=history,
-        state=state,
-        label=name,
-    )
-    if int(os.environ.get("RANK", 0)) != 0:
-        return Run(model, Card(name, asdict(entry.config)))
-    made = keep(entry.steps, name)
-    state.unlink(missing_ok=True)
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started, only one writes
+    with _alone(state) if first else contextlib.nullcontext():
+        train(
+            model,
+            loss,
+            steps=entry.steps,
+            lr=entry.lr,
+            warmup=min(entry.warmup, entry.steps - 1),
+            weight_decay=entry.weight_decay,
+            clip=entry.clip,
+            accumulate=accumulate,
+            watch=watch,
+            evaluate=evaluate,
+            evaluate_every=entry.evaluate_every,
+            history=history,
+            state=state,
+            label=name,
+        )
+        if not first:
+            return Run(model, Card(name, asdict(entry.config)))
+        made = keep(entry.steps, name)
+        state.unlink(missing_ok=True)
     return made
 
 
@@ -195,6 +203,21 @@ def sketch(values: list[float], width: int | None = None) -> str:
     ]
     low, high = min(means), max(means)
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (mean - low) / (high - low or 1)))] for mean in means)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Two runs of the same thing at once would write the same files."""
+    state.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"this very run is going on in another process ({lock.lock_file} is held)") from None
+    try:
+        yield
+    finally:
+        lock.release()  # (the system does so when a process is killed)
 
 
 def _device(asked: str | None) -> torch.device:

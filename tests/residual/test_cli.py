@@ -48,7 +48,7 @@ def test_train_list_show(tmp_path):
     assert "12 steps, validation loss 1." in told("train", "tiny")
     folder = tmp_path / "checkpoints"
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == ["tiny", "tiny-0", "tiny-5"]
-    assert not list((tmp_path / "cache" / "runs").iterdir()), "no state is left of a finished run"
+    assert not list((tmp_path / "cache" / "runs").glob("*.safetensors")), "no state is left of a finished run"
     assert "tiny         12 steps, loss 1." in told("list")
     shown = told("show", "tiny-5")
     assert "5 steps" in shown and "verified" in shown and "residual train tiny" in shown
@@ -78,6 +78,21 @@ def test_slips_are_sentences(tmp_path):
     assert "SHA-256 differs" in told("show", "tiny", fails=True)
     path.with_suffix(".json").write_text("{}")
     assert "damaged" in told("list")
+
+
+def test_the_same_run_twice_at_once_is_refused(monkeypatch):
+    """The second begins while the first evaluates its model."""
+    loss, answers = experiments.next_token_loss, []
+
+    def meanwhile(*arguments):
+        if not answers:
+            answers.append("")
+            answers.append(told("train", "tiny", fails=True))
+        return loss(*arguments)
+
+    monkeypatch.setattr(experiments, "next_token_loss", meanwhile)
+    told("train", "tiny")
+    assert "this very run is going on in another process" in answers[1]
 
 
 def test_every_experiment_can_be_made():
