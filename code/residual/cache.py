@@ -31,11 +31,11 @@ class KVCache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""
-        n_new, stop = k.shape[-2], self.length + k.shape[-2]
-        all_k, all_v = self.k[layer], self.v[layer]
-        all_k.narrow(2, self.length, n_new).copy_(k)
-        all_v.narrow(2, self.length, n_new).copy_(v)
-        return all_k.narrow(2, 0, stop), all_v.narrow(2, 0, stop)
+        stop = self.length + k.shape[-2]
+        all_k, all_v = self.k[layer].narrow(2, 0, stop), self.v[layer].narrow(2, 0, stop)
+        all_k[:, :, self.length :] = k
+        all_v[:, :, self.length :] = v
+        return all_k, all_v
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""

@@ -8,6 +8,8 @@ from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual.taps import nearest
@@ -55,20 +57,45 @@ def _check_field(name: str, value, kind, least: int) -> None:
 def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
     """
     Raises:
-        TypeError: the tokens are not whole numbers.
+        TypeError: the tokens are not whole numbers of 32 or 64 bits.
         ValueError: they are not ``[batch pos]``, not where the model is, or one is out of range.
     """
     d_vocab = len(W_E)
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, say torch.long")
+    if tokens.dtype not in (torch.long, torch.int):
+        raise TypeError(f"tokens are {tokens.dtype}; the model takes whole numbers, torch.long")
     if tokens.ndim != 2 or 0 in tokens.shape:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
     if tokens.device != W_E.device:
         raise ValueError(f"the tokens are on {tokens.device}, the model on {W_E.device}; move one with .to(…)")
+    if not tokens.is_cpu:  # there an index out of range may not be an error at all, or one that ends the process
+        check_range(tokens, d_vocab)
+
+
+def check_range(tokens: Tensor, d_vocab: int) -> None:
+    """
+    Raises:
+        ValueError: a token is out of range.
+    """
     low, high = (int(end) for end in tokens.aminmax())
     if low < 0 or high >= d_vocab:
         bad = low if low < 0 else high
         raise ValueError(f"token {bad} is out of range; the model knows 0 to {d_vocab - 1} (d_vocab = {d_vocab})")
+
+
+def embed(
+    tokens: Int[Tensor, "batch pos"], W_E: Float[Tensor, "d_vocab d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The rows of ``W_E``. PyTorch looks at every index anyway; we look only to say which was wrong.
+
+    Raises:
+        TypeError, ValueError: as ``check_tokens``.
+    """
+    check_tokens(tokens, W_E)
+    try:
+        return F.embedding(tokens, W_E)
+    except IndexError:
+        check_range(tokens, len(W_E))
+        raise
 
 
 def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None:

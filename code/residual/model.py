@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from residual.cache import KVCache, span
-from residual.checks import Checked, check_stream, check_tokens
+from residual.checks import Checked, check_stream, embed
 from residual.factored import FactoredMatrix
 from residual.taps import Scope, Tap, activations, scope
 
@@ -120,7 +120,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
-        q, k, v = qkv.unflatten(-1, (-1, c.d_head)).split([n, m, m], dim=-2)
+        q, k, v = qkv.view(*x.shape[:2], -1, c.d_head).split_with_sizes([n, m, m], dim=-2)
         if c.positions == "shortformer" and place is not None:
             # (x + place) W = x W + place W, and the second is the same for the whole batch. Values see no positions.
             shift = F.linear(place, self.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
@@ -287,10 +287,10 @@ class Transformer(nn.Module):
             TypeError: the tokens are not whole numbers.
             ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
         """
-        check_tokens(tokens, self.W_E)
+        rows = embed(tokens, self.W_E)
         start, stop = span(tokens, self.config.n_ctx, cache)
         seen = scope(tap, self.activation_names)
-        x = seen("embed", F.embedding(tokens, self.W_E))  # batch pos d_model
+        x = seen("embed", rows)  # batch pos d_model
         if self.W_pos is not None and self.config.positions == "learned":
             x = x + seen("pos_embed", self.W_pos[start:stop].expand_as(x))
         return self._layers(0, x, seen, cache)
@@ -322,8 +322,8 @@ class Transformer(nn.Module):
         elif c.positions == "rotary":
             turn = angles(start, stop, c.d_head, c.rotary_base)
             place = torch.stack([turn.cos(), turn.sin()])[:, :, None].to(x)  # (cos sin) pos 1 d_head/2
-        for layer in range(first, c.n_layers):
-            x = self.blocks[layer](x, tap.inside(f"blocks.{layer}"), place, cache)
+        for layer, block in enumerate(self.blocks[first:] if first else self.blocks, first):
+            x = block(x, tap.inside(f"blocks.{layer}"), place, cache)
         if cache is not None:
             cache.length = stop
         x = self.ln_final(x, tap.inside("ln_final"))
