@@ -144,8 +144,8 @@ def prefix_matching_score(
         start: a token put before each sequence, for models that expect one.
 
     Returns:
-        The mean, over examples and over positions from the second stretch on, of the attention paid to the position
-        one period less one step back: from 0 to 1.
+        The mean, over examples and over positions from the second stretch on, of the attention paid to what followed
+        the same token in all the stretches before: from 0 to 1.
 
     Raises:
         ValueError: the sequence is too short, or the vocabulary too small, for such periods.
@@ -163,13 +163,14 @@ def prefix_matching_score(
     stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens
     tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
     query = torch.arange(n_pos).expand(examples, -1)
-    key = query - period + 1
+    repeats = torch.arange(1, n_pos // shortest + 1)
+    key = query[..., None] - period[..., None] * repeats + 1  # batch pos repeat
     counted = query >= period
     if start is not None:
         tokens = torch.cat([torch.full((examples, 1), start), tokens], dim=1)
-        key = torch.cat([torch.zeros(examples, 1, dtype=torch.long), key + 1], dim=1)
+        key = torch.cat([torch.full_like(key[:, :1], -1), torch.where(key > 0, key + 1, -1)], dim=1)
         counted = torch.cat([torch.zeros(examples, 1, dtype=torch.bool), counted], dim=1)
-    return attention_to(model, tokens, key, counted)
+    return attention_to(model, tokens, torch.where(key > 0, key, -1), counted)
 
 
 @torch.no_grad()
@@ -183,13 +184,16 @@ def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -
 def attention_to(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
-    key: Int[Tensor, "batch pos"],
+    key: Int[Tensor, "batch pos"] | Int[Tensor, "batch pos n"],
     counted: Tensor | None = None,
 ) -> Float[Tensor, "layer head"]:
-    """The mean attention that position i pays to position ``key[i]``, over the examples and i that are ``counted``."""
+    """The mean attention that position i pays to position ``key[i]``, or to several of them together.
+
+    Over the examples and those i that are ``counted``; to a key below zero no attention is paid.
+    """
     device = model.W_E.device
-    counted = torch.ones_like(key, dtype=torch.bool) if counted is None else counted
-    seen = _Attended(key.clamp(min=0).to(device), counted.to(device))
+    counted = torch.ones(key.shape[:2], dtype=torch.bool) if counted is None else counted
+    seen = _Attended(key.reshape(*key.shape[:2], -1).to(device), counted.to(device))
     model(tokens.to(device), tap=seen)
     return torch.stack(seen.means) if seen.means else model.W_E.new_zeros(0, model.config.n_heads)
 
@@ -198,14 +202,14 @@ class _Attended:
     """A tap that keeps one number of each head's pattern, and so needs no room for the patterns of all layers."""
 
     def __init__(self, key: Tensor, counted: Tensor) -> None:
-        self.key, self.counted = key, counted
+        self.key, self.weight = key.clamp(min=0)[:, None], ((key >= 0) & counted[..., None])[:, None]
+        self.total = counted.sum()
         self.means: list[Tensor] = []
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith(".pattern"):  # batch head query key
-            index = self.key[:, None, :, None].expand(-1, x.shape[1], -1, 1)
-            paid = x.gather(3, index).squeeze(3)  # batch head query
-            self.means.append((paid * self.counted[:, None]).sum(dim=(0, 2)) / self.counted.sum())
+            paid = x.gather(3, self.key.expand(-1, x.shape[1], -1, -1)) * self.weight  # batch head query n
+            self.means.append(paid.sum(dim=(0, 2, 3)) / self.total)
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:

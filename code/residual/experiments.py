@@ -51,7 +51,7 @@ class Experiment:
     periods: tuple[int, int] = (8, 32)  # the shortest and the longest of these
 
 
-SMALL = Config(d_model=128, n_heads=4, d_head=32, n_ctx=128, d_vocab=512, positions="shortformer")
+SMALL = Config(d_model=128, n_heads=4, d_head=32, n_ctx=128, d_vocab=512, positions="shortformer", init_std=0.05)
 
 EXPERIMENTS = {
     "gpt": Experiment(
@@ -105,27 +105,36 @@ EXPERIMENTS = {
     "induction": Experiment(
         "Two layers of attention, half on the State of the Union and half on random tokens that repeat",
         replace(SMALL, n_layers=2),
-        steps=2000,
+        steps=1500,
         batch=32,
         repeats=16,
-        lr=3e-3,
-        stages=(100, 200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1500),
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
+        evaluate_every=25,
+        stages=(50, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1000),
     ),
     "smeared": Experiment(
         "One layer of attention whose keys are mixed with the keys before them, on the data of induction",
         replace(SMALL, n_layers=1, smeared_keys=True),
-        steps=2000,
+        steps=1500,
         batch=32,
         repeats=16,
-        lr=3e-3,
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
+        evaluate_every=25,
     ),
     "unsmeared": Experiment(
         "The control of smeared: one layer of ordinary attention",
         replace(SMALL, n_layers=1),
-        steps=2000,
+        steps=1500,
         batch=32,
         repeats=16,
-        lr=3e-3,
+        lr=1e-2,
+        warmup=100,
+        weight_decay=0.1,
+        evaluate_every=25,
     ),
 }
 

@@ -198,7 +198,9 @@ def test_the_score_is_the_mean_over_a_loop():
                     assert len(set(row[:period])) == period and 3 <= period <= 5
                     for i in range(period, len(row)):
                         assert row[i] == row[i - period]
-                        paid.append(pattern[head, i + shift, i - period + 1 + shift].item())
+                        after = [j for j in range(1, i) if row[j - 1] == row[i]]  # what followed this token before
+                        assert i - period + 1 in after or period == 1
+                        paid.append(sum(pattern[head, i + shift, j + shift].item() for j in after))
                 assert got[layer, head].item() == pytest.approx(np.mean(paid), abs=1e-12)
 
 
