@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from residual import Config, checkpoints, experiments
+from residual import Config, Transformer, checkpoints, experiments
 from residual.cli import main
-from residual.data import Corpus
+from residual.data import Corpus, repeats
 
 TINY = experiments.Experiment(
     "as small as it gets",
@@ -60,10 +61,11 @@ def test_train_list_show(tmp_path):
 
 def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
     told("train", "tiny", "--seed", "3", "--steps", "6")
-    card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny")
+    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")] == ["tiny-seed3"], "and no stages"
+    card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny-seed3")
     assert card.command == "residual train tiny --steps 6 --seed 3"
     told(*card.command.split()[1:], "--out", str(tmp_path / "again"))
-    assert checkpoints.read_card(tmp_path / "again" / "tiny").sha256 == card.sha256
+    assert checkpoints.read_card(tmp_path / "again" / "tiny-seed3").sha256 == card.sha256
     told("train", "tiny", "--steps", "6", "--out", str(tmp_path / "other"))
     assert checkpoints.read_card(tmp_path / "other" / "tiny").sha256 != card.sha256
 
@@ -108,3 +110,44 @@ def test_every_experiment_can_be_made():
 def test_a_curve_in_a_line():
     assert experiments.sketch([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]) == "█▇▆▅▄▃▂▁"
     assert len(experiments.sketch([1.0] * 1000, width=30)) == 30
+
+
+def test_a_run_with_repeats_keeps_what_tells_the_phase_change(tmp_path, monkeypatch):
+    entry = replace(TINY, config=Config(2, 8, 2, 4, 16, 5, positions="shortformer"), repeats=2, periods=(2, 4))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", entry)
+    seen, next_token_loss = [], experiments.next_token_loss
+
+    def spy(model, tokens):
+        seen.append(tokens)
+        return next_token_loss(model, tokens)
+
+    monkeypatch.setattr(experiments, "next_token_loss", spy)
+    told("train", "tiny")
+    drawn = [tokens for tokens in seen if len(tokens) == 4]
+    assert len(drawn) == 12
+    for tokens in drawn:  # two windows of the text, two of tokens that repeat
+        periods = [{p for p in (2, 3, 4) if torch.equal(row[p:], row[:-p])} for row in tokens]
+        assert all(periods[2:]) and not any(periods[:2])
+    assert not torch.equal(drawn[0][2:], drawn[1][2:]), "new ones at each step"
+    card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny")
+    assert {"repeated by step", "prefix-matching by step", "K-composition by step"} <= card.metrics.keys()
+    assert list(card.metrics["repeated by step"]) == ["0", "4", "5", "8", "12"]
+
+
+@torch.no_grad()
+def test_in_context_measures_are_those_of_a_loop():
+    """On a model of random weights: the loss of each token by itself, sorted into first time and again."""
+    model = Transformer(Config(2, 8, 2, 4, 32, 11, init_std=0.7, positions="shortformer"), seed=1).double()
+    text = torch.randint(11, (3, 33), generator=torch.Generator().manual_seed(0))
+    got = experiments.in_context(model, text, (3, 9), examples=5, seed=2)
+    tokens, period = repeats(5, 33, (3, 9), d_vocab=11, seed=2)
+    first, again = [], []
+    for row, p in zip(tokens, period.flatten().tolist(), strict=True):
+        log_p = model(row[None, :-1])[0].log_softmax(-1)
+        for i in range(1, 33):
+            (again if i >= p else first).append(-log_p[i - 1, row[i]].item())
+    assert got["first period"].item() == pytest.approx(sum(first) / len(first), abs=1e-12)
+    assert got["repeated"].item() == pytest.approx(sum(again) / len(again), abs=1e-12)
+    of_text = -model(text[:, :-1]).log_softmax(-1).gather(-1, text[:, 1:, None])[..., 0]  # of the tokens 1 to 32
+    late, early = of_text[:, 24:].mean(), of_text[:, 4:8].mean()
+    assert got["in-context score"].item() == pytest.approx((late - early).item(), abs=1e-12)

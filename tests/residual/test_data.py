@@ -146,12 +146,13 @@ def test_a_failure_while_writing_leaves_nothing(kept, monkeypatch):
 
 def test_the_key_follows_the_texts(monkeypatch):
     texts = {"a": "one", "b": "two"}
-    key = data._key(texts)
-    assert key == data._key({"b": "two", "a": "one"})
-    assert key != data._key({"a": "one", "b": "two "})
-    assert key != data._key({"a": "one", "c": "two"})
+    key = data._key(texts, 512)
+    assert key == data._key({"b": "two", "a": "one"}, 512)
+    assert key != data._key({"a": "one", "b": "two "}, 512)
+    assert key != data._key({"a": "one", "c": "two"}, 512)
+    assert key != data._key(texts, 2048)
     monkeypatch.setattr(data, "HELD_OUT", 5)
-    assert key != data._key(texts)
+    assert key != data._key(texts, 512)
 
 
 def test_without_the_package_there_is_a_sentence(monkeypatch):
