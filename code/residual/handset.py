@@ -1,0 +1,97 @@
+"""Models whose weights are written down, not trained: what an induction head is, with nothing left to explain.
+
+Both read sequences that begin with a token 0 which comes nowhere else. Where the current token came before, they
+predict what followed it: the in-context bigram statistics. Where it did not, they say nothing of use.
+
+After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Induction heads", and Olsson
+et al. 2022, "In-context Learning and Induction Heads", argument 2 (smeared keys).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from residual.model import Config, Transformer
+
+
+@torch.no_grad()
+def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
+    """Two layers with one head each. The stream has a place for each of four things::
+
+        current    the token here; the embedding writes it, both heads read it
+        previous   the token before; head 0.0 writes it, the keys of head 1.0 read it
+        next       what comes next; head 1.0 writes it, the unembedding reads it
+        position   read by the queries and keys of head 0.0, and by nothing else
+
+    Args:
+        sharpness: by how much the score of what a head looks for exceeds all others.
+    """
+    config = Config(
+        n_layers=2,
+        d_model=3 * d_vocab + n_ctx,
+        n_heads=1,
+        d_head=max(d_vocab, n_ctx),
+        n_ctx=n_ctx,
+        d_vocab=d_vocab,
+        positions="shortformer",
+    )
+    model = _empty(config)
+    current, previous, following, position = _places(d_vocab, d_vocab, d_vocab, n_ctx)
+    tokens, steps = torch.eye(d_vocab), torch.eye(n_ctx)
+    model.W_E[:, current] = tokens
+    model.W_pos[:, position] = steps
+    model.W_U[following] = tokens
+
+    moves, matches = model.blocks[0].attn, model.blocks[1].attn
+    strength = sharpness * config.d_head**0.5
+    moves.W_K[0, position, :n_ctx] = steps
+    moves.W_Q[0, position, :n_ctx] = strength * steps.roll(-1, dims=1).tril()  # position p asks for p - 1
+    moves.W_V[0, current, :d_vocab] = tokens
+    moves.W_O[0, :d_vocab, previous] = tokens
+
+    matches.W_K[0, previous, :d_vocab] = tokens  # K-composition: these keys are what head 0.0 wrote
+    matches.W_Q[0, current, :d_vocab] = strength * tokens
+    matches.W_V[0, current, :d_vocab] = tokens
+    matches.W_O[0, :d_vocab, following] = tokens
+    return model
+
+
+@torch.no_grad()
+def smeared_induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
+    """The same from one layer, if each key is that of the position before: its token is what the query looks for."""
+    config = Config(
+        n_layers=1,
+        d_model=2 * d_vocab,
+        n_heads=1,
+        d_head=d_vocab,
+        n_ctx=n_ctx,
+        d_vocab=d_vocab,
+        positions="none",
+        smeared_keys=True,
+    )
+    model = _empty(config)
+    current, following = _places(d_vocab, d_vocab)
+    tokens = torch.eye(d_vocab)
+    model.W_E[:, current] = tokens
+    model.W_U[following] = tokens
+    head = model.blocks[0].attn
+    head.smear.fill_(-1e4)  # all of the key before, nothing of its own
+    head.W_K[0, current] = tokens
+    head.W_Q[0, current] = sharpness * config.d_head**0.5 * tokens
+    head.W_V[0, current] = tokens
+    head.W_O[0, :, following] = tokens
+    return model
+
+
+def _empty(config: Config) -> Transformer:
+    """A model of zeros, in float64: at a sharpness of 60 the bounds on its errors are below the rounding of float32."""
+    model = Transformer(config).double().requires_grad_(False)
+    for weight in model.parameters():
+        weight.zero_()
+    return model
+
+
+def _places(*widths: int) -> list[slice]:
+    """Stretches of these lengths, side by side."""
+    ends = torch.tensor(widths).cumsum(0).tolist()
+    return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]

@@ -1,0 +1,163 @@
+"""What the note induction-heads proves and uses: models by hand that cannot fail, and the turn seen again, in small."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residual import Config, Transformer, checkpoints
+from residual.circuits import positivity, prefix_matching_score
+from residual.data import corpus, repeats
+from residual.experiments import in_context
+from residual.factored import FactoredMatrix
+from residual.handset import induction, smeared_induction
+from residual.train import next_token_loss, train, windows
+
+sequences = st.integers(2, 6).flatmap(
+    lambda d_vocab: st.tuples(st.just(d_vocab), st.lists(st.integers(1, d_vocab - 1), min_size=1, max_size=12))
+)
+
+
+def followers(tokens, i):
+    """What came right after each earlier occurrence of the token at i; by a loop."""
+    return [tokens[j + 1] for j in range(i) if tokens[j] == tokens[i]]
+
+
+@settings(deadline=None, max_examples=200)
+@given(sequences)
+def test_the_model_by_hand_continues_every_sequence(given_):
+    """Wherever the current token came before and was always followed by the same one: that one, by a wide margin."""
+    d_vocab, tokens = given_[0], [0, *given_[1]]
+    logits = induction(d_vocab, 13)(torch.tensor([tokens]))[0]
+    for i in range(1, len(tokens)):
+        after = set(followers(tokens, i))
+        if len(after) == 1:
+            best = logits[i].topk(2)
+            assert best.indices[0] == after.pop()
+            assert best.values[0] > 1 - 1e-12 and best.values[1] < 1e-12
+
+
+def test_the_model_by_hand_on_every_short_sequence():
+    """All 3^7 of them, over an alphabet of three."""
+    tokens = torch.tensor([[0, *rest] for rest in itertools.product((1, 2, 3), repeat=7)])
+    answers = induction(4, 8)(tokens).argmax(dim=-1)
+    checked = 0
+    for row, said in zip(tokens.tolist(), answers.tolist(), strict=True):
+        for i in range(1, 8):
+            after = set(followers(row, i))
+            if len(after) == 1:
+                assert said[i] == after.pop()
+                checked += 1
+    assert checked > 5000
+
+
+@settings(deadline=None, max_examples=200)
+@given(sequences)
+def test_the_model_by_hand_counts_bigrams_in_context(given_):
+    """Where the followers differ, the logits are their relative frequencies."""
+    d_vocab, tokens = given_[0], [0, *given_[1]]
+    logits = induction(d_vocab, 13)(torch.tensor([tokens]))[0]
+    for i in range(1, len(tokens)):
+        if after := followers(tokens, i):
+            counts = torch.bincount(torch.tensor(after), minlength=d_vocab).double()
+            assert torch.allclose(logits[i], counts / len(after), atol=1e-12, rtol=0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(sequences, st.floats(0.5, 12))
+def test_the_bound_on_the_attention(given_, sharpness):
+    """At any sharpness s: the matches get at least m / (m + n exp(-s (1 - 2ε))), with ε = i / (i + exp s)."""
+    d_vocab, tokens = given_[0], [0, *given_[1]]
+    logits = induction(d_vocab, 13, sharpness)(torch.tensor([tokens]))[0]
+    for i in range(1, len(tokens)):
+        after = followers(tokens, i)
+        if len(set(after)) == 1:
+            m, n = len(after), i + 1 - len(after)
+            epsilon = i / (i + math.exp(sharpness))
+            bound = m / (m + n * math.exp(-sharpness * (1 - 2 * epsilon)))
+            assert logits[i, after[0]].item() >= bound - 1e-12
+
+
+@settings(deadline=None, max_examples=100)
+@given(sequences)
+def test_smeared_keys_do_it_in_one_layer(given_):
+    d_vocab, tokens = given_[0], torch.tensor([[0, *given_[1]]])
+    two, one = induction(d_vocab, 13)(tokens), smeared_induction(d_vocab, 13)(tokens)
+    assert torch.allclose(one, two, atol=1e-12, rtol=0)
+
+
+def test_one_layer_without_smeared_keys_cannot():
+    """A counterexample for any one-layer model: two contexts that it cannot tell apart at the last position.
+
+    Its output there is a sum over the earlier tokens of a function of (that token, its position, the last token). The
+    contexts below swap tokens between two places; where positions play no part, the sums are the same.
+    """
+    model = Transformer(Config(1, 16, 2, 8, 8, 6, positions="none", init_std=0.7), seed=3).double()
+    one, other = torch.tensor([[0, 1, 2, 3, 4, 1]]), torch.tensor([[0, 1, 4, 3, 2, 1]])  # 1 was followed by 2; by 4
+    assert torch.allclose(model(one)[0, -1], model(other)[0, -1], atol=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6))
+def test_the_circuits_of_the_model_by_hand_are_identities(seed):
+    """Its OV circuit, and its QK circuit through the head before, are multiples of Id, whatever the alphabet."""
+    d_vocab = 2 + seed % 7
+    model = induction(d_vocab, 9)
+    before, match = (block.attn for block in model.blocks)
+    ov = model.W_E @ match.W_OV(0).AB @ model.W_U
+    assert torch.equal(ov, torch.eye(d_vocab).double())
+    qk = model.W_E @ match.W_QK(0).AB @ (model.W_E @ before.W_OV(0).AB).mT
+    assert torch.equal(qk, qk[0, 0] * torch.eye(d_vocab).double()) and qk[0, 0] > 0
+    assert positivity(FactoredMatrix(qk, torch.eye(d_vocab).double())).item() == pytest.approx(1)
+
+
+def test_the_score_of_the_model_by_hand():
+    """Not quite 1: these sequences begin with any token, and the first one has none before it but itself."""
+    before, match = prefix_matching_score(induction(40, 40), periods=(8, 16)).flatten().tolist()
+    assert before < 0.2 and 0.95 < match < 1
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_turn_happens_again(one_thread):
+    """From the weights after 300 updates on, 150 more: the loss on what repeats falls by nats, the heads appear."""
+    model = checkpoints.load("induction-300").model
+    text = corpus()
+    held_out = windows(text.validation, 16, 129)
+
+    def loss(step):
+        random, _ = repeats(16, 129, (8, 32), seed=10**9 + step)  # not those of the run
+        return next_token_loss(model, torch.cat([windows(text.train, 16, 129, step=step, seed=77), random]))
+
+    before = in_context(model, held_out, (8, 32))
+    train(model, loss, steps=150, lr=1e-2, weight_decay=0.1, clip=1.0)
+    after = in_context(model, held_out, (8, 32))
+    assert before["repeated"] > 5 and before["prefix-matching"] < 0.4
+    assert after["repeated"] < 2 and after["prefix-matching"] > 0.7
+
+
+def test_smeared_keys_turn_a_small_one_layer_model(one_thread):
+    """The experiment made small: half the context, repeats alone, 400 updates; and its control."""
+    found = {}
+    for smeared in (True, False):
+        config = Config(1, 128, 4, 32, 64, 512, positions="shortformer", init_std=0.05, smeared_keys=smeared)
+        model = Transformer(config, seed=0)
+
+        def loss(step, model=model):
+            return next_token_loss(model, repeats(32, 65, (8, 32), seed=step)[0])
+
+        train(model, loss, steps=400, lr=1e-2, warmup=20, clip=1.0)
+        found[smeared] = in_context(model, repeats(16, 65, (8, 32), seed=10**6)[0], (8, 32))
+    assert found[True]["repeated"] < 2 and found[True]["prefix-matching"] > 0.5
+    assert found[False]["repeated"] > 4.5 and found[False]["prefix-matching"] < 0.3
