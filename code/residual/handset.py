@@ -9,9 +9,11 @@ et al. 2022, "In-context Learning and Induction Heads", argument 2 (smeared keys
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
-from residual.model import Config, Transformer
+from residual.model import Block, Config, Transformer
 
 
 @torch.no_grad()
@@ -39,10 +41,11 @@ def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
     current, previous, following, position = _places(d_vocab, d_vocab, d_vocab, n_ctx)
     tokens, steps = torch.eye(d_vocab), torch.eye(n_ctx)
     model.W_E[:, current] = tokens
+    assert model.W_pos is not None
     model.W_pos[:, position] = steps
     model.W_U[following] = tokens
 
-    moves, matches = model.blocks[0].attn, model.blocks[1].attn
+    moves, matches = (cast(Block, block).attn for block in model.blocks)
     strength = sharpness * config.d_head**0.5
     moves.W_K[0, position, :n_ctx] = steps
     moves.W_Q[0, position, :n_ctx] = strength * steps.roll(-1, dims=1).tril()  # position p asks for p - 1
@@ -74,7 +77,8 @@ def smeared_induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Tran
     tokens = torch.eye(d_vocab)
     model.W_E[:, current] = tokens
     model.W_U[following] = tokens
-    head = model.blocks[0].attn
+    head = cast(Block, model.blocks[0]).attn
+    assert head.smear is not None
     head.smear.fill_(-1e4)  # all of the key before, nothing of its own
     head.W_K[0, current] = tokens
     head.W_Q[0, current] = sharpness * config.d_head**0.5 * tokens

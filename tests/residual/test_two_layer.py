@@ -1,0 +1,165 @@
+"""What the note two-layer proves: a model is the sum of its paths, and a norm is not a trace."""
+
+from __future__ import annotations
+
+import itertools
+from math import comb
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residual import Config, Transformer
+from residual.circuits import composition_scores
+from residual.paths import by_order, two_layer_paths
+from residual.taps import compose, freeze, record
+
+seeds = st.integers(0, 10**6)
+
+
+def model_of(n_layers, seed, n_heads=3, **options):
+    config = Config(n_layers, 8, n_heads, 4, 6, 9, init_std=0.7, **options)
+    return Transformer(config, seed=seed).double().requires_grad_(False)
+
+
+def tokens_of(seed, batch=2):
+    return torch.randint(9, (batch, 6), generator=torch.Generator().manual_seed(seed))
+
+
+def matrices(seed, *shapes):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+options = st.sampled_from(
+    [{}, {"positions": "shortformer"}, {"positions": "rotary"}, {"smeared_keys": True}, {"n_kv_heads": 1}]
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 4), seeds, options)
+def test_the_orders_add_up_to_the_stream(n_layers, seed, config):
+    model, tokens = model_of(n_layers, seed, **config), tokens_of(seed)
+    orders = by_order(model, tokens)
+    assert len(orders) == n_layers + 1
+    assert torch.allclose(orders.sum(dim=0) @ model.W_U, model(tokens), atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 4), seeds)
+def test_orders_are_those_of_the_papers_algorithm(n_layers, seed):
+    """Frozen patterns; in run n the layers' outputs are replaced by those computed in run n - 1, at first by zeros."""
+    model, tokens = model_of(n_layers, seed), tokens_of(seed)
+    model(tokens, tap=(seen := record("*.pattern")))
+    patterns = freeze(seen)
+    names = [f"blocks.{layer}.attn_out" for layer in range(n_layers)]
+    saved = {name: torch.zeros(2, 6, 8).double() for name in names}
+    orders = by_order(model, tokens)
+    for n in range(n_layers + 1):
+        out, made = record(f"blocks.{n_layers - 1}.resid_post"), record(names)
+        model(tokens, tap=compose(patterns, made, freeze(saved), out))
+        upto = out[f"blocks.{n_layers - 1}.resid_post"]
+        assert torch.allclose(upto, orders[: n + 1].sum(dim=0), atol=1e-9, rtol=1e-9)
+        saved = dict(made)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, options)
+def test_paths_add_up_to_their_orders(seed, config):
+    model, tokens = model_of(2, seed, **config), tokens_of(seed)
+    paths, orders = two_layer_paths(model, tokens), by_order(model, tokens)
+    sums = torch.stack([paths.direct, paths.heads.sum(dim=(0, 1)), paths.virtual.sum(dim=(0, 1))])
+    assert torch.allclose(sums, orders, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds)
+def test_a_virtual_head_is_the_product_of_patterns_and_of_maps(seed):
+    """``A² A¹ ⊗ W_OV¹ W_OV²``; and it is a head: rows of its pattern sum to 1, nothing is from the future."""
+    model, tokens = model_of(2, seed), tokens_of(seed)
+    model(tokens, tap=(seen := record(["*.pattern", "blocks.0.resid_pre"])))
+    virtual = two_layer_paths(model, tokens).virtual
+    first, second = (block.attn for block in model.blocks)
+    for later, earlier in itertools.product(range(3), repeat=2):
+        pattern = seen["blocks.1.attn.pattern"][:, later] @ seen["blocks.0.attn.pattern"][:, earlier]
+        moved = pattern @ seen["blocks.0.resid_pre"] @ (first.W_OV(earlier).AB @ second.W_OV(later).AB)
+        assert torch.allclose(virtual[later, earlier], moved, atol=1e-9, rtol=1e-9)
+        assert torch.allclose(pattern.sum(dim=-1), torch.ones(2, 6).double())
+        assert pattern.triu(diagonal=1).abs().max() == 0 and pattern.min() >= 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 3))
+def test_the_number_of_paths(n_layers, n_heads):
+    """Each layer is passed by, or through one of its heads: counted one by one, by how many heads it is."""
+    ways = itertools.product(range(n_heads + 1), repeat=n_layers)
+    of_order = [0] * (n_layers + 1)
+    for way in ways:
+        of_order[sum(head > 0 for head in way)] += 1
+    assert of_order == [comb(n_layers, n) * n_heads**n for n in range(n_layers + 1)]
+    assert sum(of_order) == (1 + n_heads) ** n_layers
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.integers(1, 6), st.integers(1, 6))
+def test_trace_and_eigenvalues_are_cyclic(seed, rows, rank):
+    A, B = matrices(seed, (rows, rank), (rank, rows))
+    assert torch.isclose((A @ B).trace(), (B @ A).trace(), atol=1e-9)
+    # the same characteristic polynomial up to a power of λ: equal sums of powers of the eigenvalues
+    for power in range(1, 5):
+        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(one, other, atol=1e-6, rtol=1e-9)
+
+
+def test_the_norm_is_not_cyclic():
+    """The smallest counterexample: one product is zero, the other is not."""
+    A, B = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert torch.linalg.matrix_norm(A @ B) == 0
+    assert torch.linalg.matrix_norm(B @ A) == 1
+    assert torch.linalg.matrix_norm((B @ A) @ (B @ A)) == 0  # (its eigenvalues are those of A B: all zero)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+def test_the_norm_of_a_product_is_a_trace(seed, rows, rank, columns):
+    A, B = matrices(seed, (rows, rank), (rank, columns))
+    assert torch.isclose(torch.linalg.matrix_norm(A @ B).square(), (A.mT @ A @ B @ B.mT).trace(), rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_scores_do_not_see_scale_or_basis(seed, one, other):
+    """Lengthening a head, or turning the stream as a whole, changes no score; turning one layer alone does."""
+    model = model_of(2, seed)
+    before = composition_scores(model, samples=2)
+    turn = torch.linalg.qr(matrices(seed + 1, (8, 8))[0]).Q
+    for block, scale in zip(model.blocks, (one, other), strict=True):
+        block.attn.W_QKV.copy_(scale * block.attn.W_QKV @ turn)
+        block.attn.W_O.copy_(scale * block.attn.W_O @ turn)
+    after = composition_scores(model, samples=2)
+    for kind in "QKV":
+        assert torch.allclose(getattr(before, kind)[1, :, 0], getattr(after, kind)[1, :, 0], atol=1e-9)
+    model.blocks[0].attn.W_O.copy_(model.blocks[0].attn.W_O @ turn)
+    assert not torch.allclose(before.K[1, :, 0], composition_scores(model, samples=2).K[1, :, 0], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seeds)
+def test_random_matrices_score_one_over_the_root_of_the_width(seed):
+    """On average over directions, ``E ‖A B‖² = ‖A‖² ‖B‖² / d`` if one of them is turned at random."""
+    d = 12
+    A, B = matrices(seed, (d, d), (d, d))
+    turns = torch.linalg.qr(matrices(seed + 1, (4000, d, d))[0]).Q
+    mean = torch.linalg.matrix_norm(A @ turns @ B).square().mean()
+    assert torch.isclose(mean, A.square().sum() * B.square().sum() / d, rtol=0.05)
+
+
+def test_what_is_not_linear_is_said():
+    for config in ({"norm": "layer"}, {"d_mlp": 4}, {"bias": True}):
+        with pytest.raises(ValueError, match="no MLP, norm or bias"):
+            by_order(model_of(2, 0, **config), tokens_of(0))
+    with pytest.raises(ValueError, match="no layers"):
+        by_order(model_of(0, 0), tokens_of(0))
+    with pytest.raises(ValueError, match="the model has 3 layers"):
+        two_layer_paths(model_of(3, 0), tokens_of(0))
