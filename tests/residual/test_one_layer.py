@@ -1,0 +1,135 @@
+"""What the note one-layer proves: the path expansion, what eigenvalues say, and what a factored table cannot say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residual import Config, Transformer
+from residual.circuits import copying_score, full_OV, full_QK, positivity
+from residual.factored import FactoredMatrix
+from residual.taps import record
+
+seeds = st.integers(0, 10**6)
+positions = st.sampled_from(["shortformer", "none", "rotary"])
+
+
+def model_of(seed, positions="shortformer"):
+    config = Config(1, 8, 3, 4, 7, 10, positions=positions, init_std=0.7)
+    return Transformer(config, seed=seed).double().requires_grad_(False)
+
+
+def random(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=80)
+@given(seeds, positions)
+def test_the_path_expansion_is_the_model(seed, positions):
+    """``T = Id ⊗ W_E W_U + Σ_h A^h ⊗ W_E W_OV^h W_U``, written out with one-hot rows and whole tables."""
+    model = model_of(seed, positions)
+    tokens = torch.randint(10, (2, 7), generator=torch.Generator().manual_seed(seed))
+    logits = model(tokens, tap=(seen := record("*.pattern")))
+    one_hot = torch.nn.functional.one_hot(tokens, 10).double()
+    table = one_hot @ (model.W_E @ model.W_U)
+    for head in range(3):
+        whole = model.W_E @ model.blocks[0].attn.W_V[head] @ model.blocks[0].attn.W_O[head] @ model.W_U
+        table += seen["blocks.0.attn.pattern"][:, head] @ one_hot @ whole
+    assert torch.allclose(table, logits, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds)
+def test_one_number_for_each_source_destination_and_output(seed):
+    """Without positions a head adds, over sources, softmax(QK[destination, source]) OV[source, output]."""
+    model = model_of(seed, "none")
+    tokens = torch.randint(10, (7,), generator=torch.Generator().manual_seed(seed))
+    QK, OV = full_QK(model, 0).AB / 4**0.5, full_OV(model, 0).AB  # head token token
+    logits = model(tokens[None])[0]
+    for i, destination in enumerate(tokens.tolist()):
+        expected = (model.W_E @ model.W_U)[destination].clone()
+        for head in range(3):
+            weights = [torch.exp(QK[head, destination, tokens[j]]) for j in range(i + 1)]
+            for j, weight in enumerate(weights):
+                expected += weight / sum(weights) * OV[head, tokens[j]]
+        assert torch.allclose(logits[i], expected, atol=1e-8, rtol=1e-8)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.integers(1, 5), st.integers(1, 9))
+def test_nonzero_eigenvalues_of_AB_and_BA_agree(seed, rank, size):
+    """Each eigenvector of BA is carried by A to one of AB with the same eigenvalue; and the traces of powers agree."""
+    A, B = random(seed, size, rank), random(seed + 1, rank, size)
+    values, vectors = torch.linalg.eig(B @ A)
+    for value, vector in zip(values, vectors.T, strict=True):
+        carried = A.to(value.dtype) @ vector
+        assert torch.allclose((A @ B).to(value.dtype) @ carried, value * carried, atol=1e-8)
+    for power in (1, 2, 3):
+        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(one, other, atol=1e-7, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_the_sum_of_eigenvalues_is_the_sum_of_own_logits(seed):
+    """What a positive score does prove: averaged over the vocabulary, a token raises its own logit."""
+    model = model_of(seed)
+    OV, scores = full_OV(model, 0), copying_score(model)[0]
+    diagonal = OV.AB.diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(OV.eigenvalues().sum(dim=-1).real, diagonal.sum(dim=-1), atol=1e-8)
+    assert ((scores > 0) == (diagonal.mean(dim=-1) > 0)).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.floats(0.1, 9), st.integers(2, 6))
+def test_the_score_of_pure_copying_is_one(seed, strength, size):
+    """And it stays one in any basis; of the opposite it is minus one."""
+    basis = random(seed, size, size)
+    copying = strength * basis @ torch.diag(torch.arange(1.0, size + 1).double()) @ torch.linalg.inv(basis)
+    identity = torch.eye(size).double()
+    for sign in (1, -1):
+        assert positivity(FactoredMatrix(sign * copying, identity)).item() == pytest.approx(sign, abs=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 8), st.floats(1.01, 50))
+def test_positive_eigenvalues_do_not_prove_copying(size, push):
+    """All eigenvalues are 1, so the score is 1; yet but for the last, every token raises its neighbour's logit more."""
+    table = torch.eye(size).double() + push * torch.diag(torch.ones(size - 1).double(), 1)
+    # (λ Id - table) is triangular with λ - 1 on its diagonal: its determinant is (λ - 1)^size
+    for value in (0.3, 2.0, -1.0):
+        determinant = torch.linalg.det(value * torch.eye(size).double() - table)
+        assert torch.isclose(determinant, torch.tensor(value - 1).double() ** size, rtol=1e-6)
+    assert table.argmax(dim=1).tolist() == [min(i + 1, size - 1) for i in range(size)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_a_head_cannot_keep_trigrams_apart(seed):
+    """For one source, what a head adds to output o at destination d is ``A[d] · OV[o]``: a table of rank one."""
+    model = model_of(seed)
+    OV = full_OV(model, 0).AB  # head source output
+    tokens = torch.randint(10, (2,), generator=torch.Generator().manual_seed(seed))
+    for head in range(3):
+        attends = []
+        for destination in range(10):
+            model(torch.stack([tokens[0], torch.tensor(destination)])[None], tap=(seen := record("*.pattern")))
+            attends.append(seen["blocks.0.attn.pattern"][0, head, 1, 0])
+        raised = torch.stack(attends)[:, None] * OV[head, tokens[0]]  # destination output
+        crossed = (
+            raised[:, None, :, None] * raised[None, :, None, :] - raised[:, None, None, :] * raised[None, :, :, None]
+        )
+        assert crossed.abs().max() < 1e-10
+        assert (torch.stack(attends) > 0).all(), "attention is never zero: whatever one destination gets, all do"
+
+
+@settings(deadline=None, max_examples=80)
+@given(seeds)
+def test_a_bilinear_form_cannot_ask_for_exclusive_or(seed):
+    """``s(a + b) + s(a' + b') = s(a + b') + s(a' + b)`` for keys that are sums of two features."""
+    query, W = random(seed, 6), random(seed + 1, 6, 6)
+    a, a2, b, b2 = random(seed + 2, 4, 6)
+    score = lambda key: query @ W @ key  # noqa: E731
+    assert torch.isclose(score(a + b) + score(a2 + b2), score(a + b2) + score(a2 + b), atol=1e-9)
