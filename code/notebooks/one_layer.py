@@ -138,6 +138,7 @@ claim(
     previous_head=previous,
     previous_weight=by_distance[previous, 1],
     self_heads=int((by_distance[:, 0] > 0.5).sum()),
+    with_self_heads_loss=of_logits(with_patterns(pattern, (by_distance[:, 0] > 0.5).nonzero().flatten().tolist())),
     far_heads=int((beyond > 0.5).sum()),
 )
 plot.heatmap(
@@ -184,8 +185,8 @@ def trigrams(head, n=3, width=4):
             [
                 f"0.{head}",
                 shown[common[source]],
-                "  ".join(shown[common[d]] for d in destinations),
-                "  ".join(shown[common[o]] for o in raised.indices.tolist()),
+                ", ".join(shown[common[d]] for d in destinations),
+                ", ".join(shown[common[o]] for o in raised.indices.tolist()),
             ]
         )
         if len(rows) == n:
