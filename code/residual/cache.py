@@ -31,11 +31,11 @@ class KVCache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""
-        stop = self.length + k.shape[-2]
-        all_k, all_v = self.k[layer].narrow(2, 0, stop), self.v[layer].narrow(2, 0, stop)
-        all_k[:, :, self.length :] = k
-        all_v[:, :, self.length :] = v
-        return all_k, all_v
+        start, n = self.length, k.shape[-2]
+        all_k, all_v = self.k.select(0, layer), self.v.select(0, layer)
+        all_k.narrow(2, start, n).copy_(k)
+        all_v.narrow(2, start, n).copy_(v)
+        return all_k.narrow(2, 0, start + n), all_v.narrow(2, 0, start + n)
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""
