@@ -1,0 +1,58 @@
+// @ts-check
+/** Byte-level BPE, as code/residual/tokenizer.json describes it: GPT-2's cut into words, bytes, then merges in order. */
+
+const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+
+/** How each byte is written: as itself where that prints, else as the next character from U+0100 on. */
+const CHARACTERS = (() => {
+  const printable = (/** @type {number} */ b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+  let others = 0;
+  return Array.from({ length: 256 }, (_, b) => String.fromCharCode(printable(b) ? b : 256 + others++));
+})();
+const BYTES = new Map(CHARACTERS.map((character, byte) => [character, byte]));
+
+/** @param {{model: {vocab: Record<string, number>, merges: [string, string][]}}} description the tokenizer.json */
+export function tokenizerOf(description) {
+  const { vocab, merges } = description.model;
+  const rank = new Map(merges.map(([a, b], i) => [`${a} ${b}`, i]));
+  /** @type {string[]} */
+  const names = [];
+  for (const [name, id] of Object.entries(vocab)) names[id] = name;
+
+  /** @param {string} text */
+  function encode(text) {
+    /** @type {number[]} */
+    const ids = [];
+    for (const word of text.match(WORDS) ?? []) {
+      let parts = Array.from(new TextEncoder().encode(word), (byte) => CHARACTERS[byte]);
+      for (;;) {
+        let best = Infinity, at = -1;
+        for (let i = 0; i + 1 < parts.length; i++) {
+          const r = rank.get(`${parts[i]} ${parts[i + 1]}`) ?? Infinity;
+          if (r < best) [best, at] = [r, i];
+        }
+        if (at < 0) break;
+        // every occurrence of the pair, from the left
+        const [a, b] = [parts[at], parts[at + 1]], merged = [];
+        for (let i = 0; i < parts.length; i++) {
+          if (parts[i] === a && parts[i + 1] === b) merged.push(a + b), i++;
+          else merged.push(parts[i]);
+        }
+        parts = merged;
+      }
+      ids.push(...parts.map((part) => vocab[part]));
+    }
+    return ids;
+  }
+
+  /** One token as text; bytes that are no character alone as ‹e2›. @param {number} id */
+  function show(id) {
+    const raw = Uint8Array.from(names[id], (character) => BYTES.get(character) ?? 0);
+    try {
+      return id === 0 ? "⊢" : new TextDecoder("utf-8", { fatal: true }).decode(raw);
+    } catch {
+      return Array.from(raw, (byte) => `‹${byte.toString(16)}›`).join("");
+    }
+  }
+  return { encode, show };
+}

@@ -1,0 +1,160 @@
+// @ts-check
+/** The attention-only models of code/residual/model.py, run where they are read. Shapes as there, rows first. */
+
+/**
+ * @typedef {{data: Float32Array, shape: number[]}} Weights
+ * @typedef {{q: number, heads: number, dHead: number, dModel: number, dVocab: number, context: number,
+ *            layers: number, weights: Record<string, Weights>}} Model
+ * @typedef {{logits: Float32Array, patterns: Float32Array[][], lengths: Float32Array[][]}} Run
+ */
+
+/** The tensors of a safetensors file (float16 or float32): a header in JSON, then the numbers. */
+export function readSafetensors(/** @type {ArrayBuffer} */ file) {
+  const view = new DataView(file);
+  const length = Number(view.getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, length)));
+  /** @type {Record<string, Weights>} */
+  const weights = {};
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
+    if (name === "__metadata__") continue;
+    const start = 8 + length + from;
+    const n = (to - from) / (dtype === "F16" ? 2 : 4);
+    const data = new Float32Array(n);
+    for (let i = 0; i < n; i++) {
+      data[i] = dtype === "F16" ? half(view.getUint16(start + 2 * i, true)) : view.getFloat32(start + 4 * i, true);
+    }
+    weights[name] = { data, shape };
+  }
+  return weights;
+}
+
+/** A float16 as a number: sign, five bits of exponent, ten of fraction. */
+function half(/** @type {number} */ bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  return sign * (exponent ? 1024 + fraction : fraction) * SCALES[exponent];
+}
+const SCALES = Float64Array.from({ length: 32 }, (_, e) => (e === 31 ? NaN : 2 ** (Math.max(e, 1) - 25))); // no infinities here
+
+/** @returns {Model} */
+export function modelOf(/** @type {Record<string, Weights>} */ weights) {
+  const layers = Object.keys(weights).filter((name) => name.endsWith("attn.W_O")).length;
+  const [heads, dHead, dModel] = weights["blocks.0.attn.W_O"].shape;
+  return { q: dHead ** -0.5, heads, dHead, dModel, dVocab: weights.W_U.shape[1], context: weights.W_pos.shape[0], layers, weights };
+}
+
+/**
+ * @param {Model} model
+ * @param {number[]} tokens at most `model.context`
+ * @param {{off?: Set<string>, frozen?: Float32Array[][] | null}} [change] heads to silence ("1.0"), patterns to keep
+ * @returns {Run} logits [pos vocab]; patterns [layer][head] as [query key]; the lengths of values, [layer][head][pos]
+ */
+export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
+  const { heads, dHead, dModel, dVocab, weights } = model, n = tokens.length;
+  const x = new Float32Array(n * dModel);
+  tokens.forEach((token, i) => x.set(weights.W_E.data.subarray(token * dModel, (token + 1) * dModel), i * dModel));
+  const patterns = [], lengths = [];
+  for (let layer = 0; layer < model.layers; layer++) {
+    const place = x.map((value, i) => value + weights.W_pos.data[i]); // positions: for queries and keys only
+    const { data: W } = weights[`blocks.${layer}.attn.W_QKV`], { data: W_O } = weights[`blocks.${layer}.attn.W_O`];
+    const smear = weights[`blocks.${layer}.attn.smear`]?.data;
+    const out = new Float32Array(n * dModel), ofLayer = [], lengthsOfLayer = [];
+    for (let head = 0; head < heads; head++) {
+      const q = project(W, head, place, n, dHead, dModel);
+      let k = project(W, heads + head, place, n, dHead, dModel);
+      const v = project(W, 2 * heads + head, x, n, dHead, dModel);
+      if (smear) {
+        const own = 1 / (1 + Math.exp(-smear[head]));
+        k = k.map((value, i) => own * value + (1 - own) * k[i < dHead ? i : i - dHead]);
+      }
+      const pattern = frozen ? frozen[layer][head] : attend(q, k, n, dHead, model.q);
+      ofLayer.push(pattern);
+      lengthsOfLayer.push(written(v, W_O, head, n, dHead, dModel));
+      if (off.has(`${layer}.${head}`)) continue;
+      for (let i = 0; i < n; i++) {
+        for (let d = 0; d < dHead; d++) {
+          let z = 0;
+          for (let j = 0; j <= i; j++) z += pattern[i * n + j] * v[j * dHead + d];
+          const row = (head * dHead + d) * dModel;
+          for (let m = 0; m < dModel; m++) out[i * dModel + m] += z * W_O[row + m];
+        }
+      }
+    }
+    for (let i = 0; i < x.length; i++) x[i] += out[i];
+    patterns.push(ofLayer);
+    lengths.push(lengthsOfLayer);
+  }
+  const logits = new Float32Array(n * dVocab), W_U = weights.W_U.data;
+  for (let i = 0; i < n; i++) {
+    for (let m = 0; m < dModel; m++) {
+      const value = x[i * dModel + m];
+      for (let t = 0; t < dVocab; t++) logits[i * dVocab + t] += value * W_U[m * dVocab + t];
+    }
+  }
+  return { logits, patterns, lengths };
+}
+
+/** @type {(W: Float32Array, map: number, x: Float32Array, n: number, dHead: number, dModel: number) => Float32Array} */
+function project(W, map, x, n, dHead, dModel) {
+  const made = new Float32Array(n * dHead);
+  for (let i = 0; i < n; i++) {
+    for (let d = 0; d < dHead; d++) {
+      const row = (map * dHead + d) * dModel;
+      let sum = 0;
+      for (let m = 0; m < dModel; m++) sum += W[row + m] * x[i * dModel + m];
+      made[i * dHead + d] = sum;
+    }
+  }
+  return made;
+}
+
+/** softmax(q kᵀ scale), causal. @type {(q: Float32Array, k: Float32Array, n: number, d: number, s: number) => Float32Array} */
+function attend(q, k, n, dHead, scale) {
+  const pattern = new Float32Array(n * n);
+  for (let i = 0; i < n; i++) {
+    let most = -Infinity, total = 0;
+    for (let j = 0; j <= i; j++) {
+      let score = 0;
+      for (let d = 0; d < dHead; d++) score += q[i * dHead + d] * k[j * dHead + d];
+      pattern[i * n + j] = score *= scale;
+      most = Math.max(most, score);
+    }
+    for (let j = 0; j <= i; j++) total += pattern[i * n + j] = Math.exp(pattern[i * n + j] - most);
+    for (let j = 0; j <= i; j++) pattern[i * n + j] /= total;
+  }
+  return pattern;
+}
+
+/** @type {WeakMap<Float32Array, Float32Array[]>} */
+const GRAMS = new WeakMap();
+
+/** How long each position's value is once written to the stream, ‖v W_O‖ (Kobayashi et al. 2020).
+ * @type {(v: Float32Array, W_O: Float32Array, head: number, n: number, dHead: number, dModel: number) => Float32Array} */
+function written(v, W_O, head, n, dHead, dModel) {
+  const known = GRAMS.get(W_O) ?? [], gram = known[head] ?? new Float32Array(dHead * dHead); // W_O W_Oᵀ, once a model
+  GRAMS.set(W_O, known);
+  if (!known[head]) for (let a = 0; a < dHead; a++) {
+    for (let b = 0; b < dHead; b++) {
+      let sum = 0;
+      for (let m = 0; m < dModel; m++) sum += W_O[(head * dHead + a) * dModel + m] * W_O[(head * dHead + b) * dModel + m];
+      gram[a * dHead + b] = sum;
+    }
+  }
+  known[head] = gram;
+  return Float32Array.from({ length: n }, (_, i) => {
+    let sum = 0;
+    for (let a = 0; a < dHead; a++) for (let b = 0; b < dHead; b++) sum += v[i * dHead + a] * gram[a * dHead + b] * v[i * dHead + b];
+    return Math.sqrt(Math.max(0, sum));
+  });
+}
+
+/** Probabilities after position `i`. */
+export function probabilities(/** @type {Run} */ run, /** @type {number} */ i, /** @type {number} */ dVocab) {
+  const row = run.logits.subarray(i * dVocab, (i + 1) * dVocab), most = Math.max(...row);
+  const p = row.map((value) => Math.exp(value - most)), total = p.reduce((sum, value) => sum + value, 0);
+  return p.map((value) => value / total);
+}
+
+/** The loss of each token after the first, in nats. */
+export function losses(/** @type {Run} */ run, /** @type {number[]} */ tokens, /** @type {number} */ dVocab) {
+  return tokens.slice(1).map((token, i) => -Math.log(probabilities(run, i, dVocab)[token]));
+}
