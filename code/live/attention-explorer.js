@@ -26,7 +26,7 @@ const STYLE = `
   .quiet { color: var(--weave-quiet, inherit); }
   p { margin: 0.5em 0; }`;
 
-/** @param {string} tag @param {Record<string, any>} [set] @param {(Node | string)[]} children */
+/** @param {string} tag @param {Record<string, any>} [set] @param {(Node | string)[]} children @returns {any} */
 function element(tag, set = {}, ...children) {
   const made = Object.assign(document.createElement(tag), set);
   made.append(...children);
@@ -45,6 +45,21 @@ class AttentionExplorer extends HTMLElement {
     root.append(element("style", { textContent: STYLE }), start);
   }
 
+  // what start() fetches, and the parts that build() makes
+  /** @type {any} */ core;
+  /** @type {any} */ model;
+  /** @type {any} */ tokenizer;
+  /** @type {any} */ input;
+  /** @type {any} */ weighted;
+  /** @type {any} */ frozen;
+  /** @type {any} */ tokens;
+  /** @type {any} */ heads;
+  /** @type {any} */ said;
+  /** @type {any} */ next;
+  /** @type {Set<string>} */ off = new Set();
+  pinned = "0.0";
+  place = -1; // the token whose row is shown; -1: none
+
   async start() {
     const here = (/** @type {string} */ file) => new URL(file, import.meta.url);
     const get = async (/** @type {string} */ file) => {
@@ -61,9 +76,7 @@ class AttentionExplorer extends HTMLElement {
     this.core = core;
     this.model = core.modelOf(core.readSafetensors(weights));
     this.tokenizer = bpe.tokenizerOf(description);
-    this.off = new Set();
     this.pinned = this.getAttribute("pin") ?? `${this.model.layers - 1}.0`;
-    this.place = -1; // the token whose row is shown; -1: none
     this.build();
     this.update();
     this.input.focus();

@@ -76,7 +76,7 @@ def _page_link(site: Site, page: str, line: int, url: Callable[[str], str]) -> s
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in header)
+    head = "".join(f"<th>{name}</th>" if name else "<td></td>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
         f'<div class="weave-html" tabindex="0" role="group" aria-label="table"><table><thead><tr>{head}</tr></thead>'
