@@ -3,46 +3,29 @@
  * <attention-explorer model="induction" text="…">: a trained model under the reader's hands. What it computes with comes
  * on the first click, from this site. hook.py puts the weights beside this file.
  */
+import { STYLE, beside, element, get, percent, starter, visible } from "./element.js";
+import { BLUE, ORANGE, board, paint } from "./svg.js";
+
 const LONGEST = 64;
-const STYLE = `
-  :host { display: block; font: 0.8rem/1.45 var(--ui-font, sans-serif); color: var(--md-default-fg-color); margin: 1.2em 0; }
-  button, select, textarea { font: inherit; color: inherit; background: var(--weave-wash, transparent); border: 1px solid var(--weave-rule, #999); border-radius: 3px; }
-  button { cursor: pointer; padding: 0.25em 0.7em; }
-  :focus-visible { outline: 2px solid var(--md-accent-fg-color); outline-offset: 1px; }
-  textarea { width: 100%; box-sizing: border-box; padding: 0.4em 0.6em; resize: vertical; }
-  .bar { display: flex; flex-wrap: wrap; gap: 0.4em 1.1em; align-items: center; margin: 0.5em 0; }
+const OWN_STYLE = `
+  textarea { width: 100%; resize: vertical; }
   .tokens { display: flex; flex-wrap: wrap; gap: 2px; margin: 0.6em 0; padding: 0; }
   .tokens button { padding: 0 0.15em; border-width: 0 0 2px; border-radius: 0; white-space: pre; font-family: var(--md-code-font, monospace); }
   .tokens button[aria-pressed="true"] { border-color: var(--md-accent-fg-color); }
   .heads { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.6em; }
-  .heads canvas { width: 100%; aspect-ratio: 1; image-rendering: pixelated; display: block; border: 1px solid var(--weave-rule, #999); box-sizing: border-box; }
+  .heads svg { width: 100%; aspect-ratio: 1; display: block; border: 1px solid var(--weave-edge, #777); box-sizing: border-box; }
   .heads button { padding: 0; border: 2px solid transparent; width: 100%; display: block; background: none; }
   .heads button[aria-pressed="true"] { border-color: var(--md-accent-fg-color); }
-  .heads label { display: flex; gap: 0.2em; align-items: center; white-space: nowrap; font-size: 0.85em; }
+  .heads label { display: flex; gap: 0.2em; align-items: center; white-space: nowrap; font-size: 0.85em; min-height: 24px; }
   .heads input { margin: 0.15em; }
-  .off canvas { opacity: 0.25; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th { text-align: left; font-weight: 600; } td, th { padding: 0.1em 1em 0.1em 0; } td.n { text-align: right; } td:first-child { white-space: pre; font-family: var(--md-code-font, monospace); }
-  .quiet { color: var(--weave-quiet, inherit); }
-  p { margin: 0.5em 0; }`;
-
-/** @param {string} tag @param {Record<string, any>} [set] @param {(Node | string)[]} children @returns {any} */
-function element(tag, set = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), set);
-  made.append(...children);
-  return made;
-}
-const visible = (/** @type {string} */ text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+  .off svg { opacity: 0.25; }`;
 
 class AttentionExplorer extends HTMLElement {
   connectedCallback() {
     if (this.shadowRoot) return;
     const root = this.attachShadow({ mode: "open" });
-    const start = element("button", { textContent: "Try it: type a text and see every head", type: "button" });
-    start.addEventListener("click", () => this.start().catch((problem) => {
-      start.replaceWith(element("p", { textContent: `The model could not be loaded (${problem.message}). Reload the page to try again.` }));
-    }), { once: true });
-    root.append(element("style", { textContent: STYLE }), start);
+    const start = starter("Try it: type a text and see every head", () => this.start());
+    root.append(element("style", { textContent: STYLE + OWN_STYLE }), start);
   }
 
   // what start() fetches, and the parts that build() makes
@@ -61,15 +44,9 @@ class AttentionExplorer extends HTMLElement {
   place = -1; // the token whose row is shown; -1: none
 
   async start() {
-    const here = (/** @type {string} */ file) => new URL(file, import.meta.url);
-    const get = async (/** @type {string} */ file) => {
-      const answer = await fetch(here(file));
-      if (!answer.ok) throw new Error(`${file}: ${answer.status}`);
-      return answer;
-    };
     const [core, bpe, weights, description] = await Promise.all([
-      import(here("transformer.js").href),
-      import(here("tokenizer.js").href),
+      import(beside("transformer.js").href),
+      import(beside("tokenizer.js").href),
       get(`${this.getAttribute("model") ?? "induction"}.safetensors`).then((answer) => answer.arrayBuffer()),
       get("tokenizer.json").then((answer) => answer.json()),
     ]);
@@ -100,8 +77,7 @@ class AttentionExplorer extends HTMLElement {
     for (let layer = 0; layer < this.model.layers; layer++) {
       for (let head = 0; head < this.model.heads; head++) {
         const name = `${layer}.${head}`;
-        const canvas = element("canvas", { role: "img", ariaLabel: `pattern of head ${name}` });
-        const pin = element("button", { type: "button", ariaLabel: `show where head ${name} looks` }, canvas);
+        const pin = element("button", { type: "button", ariaLabel: `show where head ${name} looks` }, board(1, 1, `pattern of head ${name}`));
         pin.addEventListener("click", () => { this.pinned = name; this.update(); });
         const box = element("input", { type: "checkbox", checked: true });
         box.addEventListener("change", () => { box.checked ? this.off.delete(name) : this.off.add(name); this.update(); });
@@ -113,7 +89,7 @@ class AttentionExplorer extends HTMLElement {
     this.next = element("table");
     const shadow = /** @type {ShadowRoot} */ (this.shadowRoot);
     shadow.replaceChildren(
-      element("style", { textContent: STYLE }), this.input, this.tokens, this.said, this.heads,
+      element("style", { textContent: STYLE + OWN_STYLE }), this.input, this.tokens, this.said, this.heads,
       element("div", { className: "bar" },
         element("label", {}, this.weighted, " weigh by the length of the value"),
         element("label", {}, this.frozen, " keep the patterns when heads are off"), all),
@@ -129,14 +105,13 @@ class AttentionExplorer extends HTMLElement {
     const run = this.off.size ? core.run(model, tokens, { off: this.off, frozen: this.frozen.checked ? whole.patterns : null }) : whole;
     this.place = Math.min(this.place, n - 1);
     const lost = core.losses(run, tokens, model.dVocab), before = run === whole ? lost : core.losses(whole, tokens, model.dVocab);
-    const ink = getComputedStyle(this).getPropertyValue("--md-typeset-a-color").trim() || "#1a6473";
 
     const [layer, head] = this.pinned.split(".").map(Number), pattern = this.shown(run, layer, head, n);
     this.tokens.replaceChildren(...names.map((/** @type {string} */ name, /** @type {number} */ i) => {
       const row = this.place >= 0, share = row ? pattern[this.place * n + i] : i ? Math.min(1, lost[i - 1] / Math.log(model.dVocab)) : 0;
-      const tip = row ? `${(100 * share).toFixed(1)} % of its attention` : i ? `${lost[i - 1].toFixed(2)} nats` : "start";
+      const tip = row ? `${percent(share)} of its attention` : i ? `${lost[i - 1].toFixed(2)} nats` : "start";
       const made = element("button", { type: "button", textContent: visible(name), title: tip, ariaPressed: String(i === this.place) });
-      made.style.background = `color-mix(in srgb, ${row ? ink : "#d8652a"} ${Math.round(55 * share)}%, transparent)`;
+      made.style.background = `color-mix(in srgb, ${row ? BLUE : ORANGE} ${Math.round(55 * share)}%, transparent)`;
       made.addEventListener("click", () => {
         this.place = this.place === i ? -1 : i;
         this.update();
@@ -148,7 +123,9 @@ class AttentionExplorer extends HTMLElement {
       const [l, h] = /** @type {string} */ (pin.dataset.head).split(".").map(Number);
       pin.ariaPressed = String(pin.dataset.head === this.pinned);
       /** @type {HTMLElement} */ (pin.parentElement).classList.toggle("off", this.off.has(pin.dataset.head ?? ""));
-      draw(/** @type {HTMLCanvasElement} */ (pin.firstChild), this.shown(run, l, h, n), n, ink);
+      const map = /** @type {SVGElement} */ (pin.firstChild);
+      map.setAttribute("viewBox", `0 0 ${n} ${n}`);
+      paint(map, this.shown(run, l, h, n), n, 1);
     }
     const mean = (/** @type {number[]} */ values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
     const cut = ids.length >= LONGEST ? ` Only the first ${LONGEST - 1} tokens are read.` : "";
@@ -159,11 +136,10 @@ class AttentionExplorer extends HTMLElement {
     const from = this.place >= 0 ? this.place : n - 1;
     const p = core.probabilities(run, from, model.dVocab), all = core.probabilities(whole, from, model.dVocab);
     const best = Array.from(p.keys()).sort((a, b) => p[b] - p[a]).slice(0, 6);
-    const percent = (/** @type {number} */ value) => `${(100 * value).toFixed(1)} %`;
     this.next.replaceChildren(
       element("tr", {}, element("th", { scope: "col", textContent: "next token" }), element("th", { scope: "col", textContent: "now" }),
         element("th", { scope: "col", textContent: "all heads on" })),
-      ...best.map((id) => element("tr", {}, element("td", { textContent: visible(this.tokenizer.show(id)) }),
+      ...best.map((id) => element("tr", {}, element("td", { className: "token", textContent: visible(this.tokenizer.show(id)) }),
         element("td", { className: "n", textContent: percent(p[id]) }), element("td", { className: "n quiet", textContent: percent(all[id]) }))),
     );
   }
@@ -174,20 +150,6 @@ class AttentionExplorer extends HTMLElement {
     if (!this.weighted.checked) return pattern;
     const lengths = run.lengths[layer][head], most = Math.max(...lengths) || 1;
     return pattern.map((/** @type {number} */ value, /** @type {number} */ i) => (value * lengths[i % n]) / most);
-  }
-}
-
-/** A pattern as pixels: opacity is attention, and the page shows through where there is none.
- * @param {HTMLCanvasElement} canvas @param {Float32Array} pattern @param {number} n @param {string} colour */
-function draw(canvas, pattern, n, colour) {
-  canvas.width = canvas.height = n;
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.fillStyle = colour;
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j <= i; j++) {
-      context.globalAlpha = pattern[i * n + j];
-      if (context.globalAlpha > 0.01) context.fillRect(j, i, 1, 1);
-    }
   }
 }
 

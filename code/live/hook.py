@@ -7,6 +7,7 @@ mkdocs.yml), so that neither `weave` nor `residual` knows of it.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 CODE = Path(__file__).parents[1]
+ROOT = CODE.parent
+sys.path.insert(0, str(Path(__file__).parent))  # a hook is a file by itself
+
+import pack  # noqa: E402
+
 PUBLISHED = [
     *sorted(Path(__file__).parent.glob("*.js")),
+    CODE / "weave/session.py",
     CODE / "residual/tokenizer.json",
     CODE / "checkpoints/induction.safetensors",
     CODE / "checkpoints/smeared.safetensors",
@@ -25,6 +32,8 @@ PUBLISHED = [
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in PUBLISHED:
         files.append(File.generated(config, f"assets/live/{path.name}", abs_src_path=str(path)))
+    for path in pack.pack(ROOT / "node_modules", ROOT / ".cache/live"):
+        files.append(File.generated(config, f"assets/pyodide/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weave import recorder
+from weave import provenance, recorder
 from weave.notebook import Cell, Notebook
 from weave.problem import Problem
 from weave.publish import CLAIM_MIME
@@ -97,7 +97,8 @@ class Executor:
         short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
         folder = Path(tempfile.mkdtemp(prefix="weave-", dir=short))
         try:
-            outputs, problems = asyncio.run(self._execute(notebook, folder))
+            made: dict[str, Any] = {**provenance.surroundings(self.root), "cell_seconds": []}
+            outputs, problems = asyncio.run(self._execute(notebook, folder, made["cell_seconds"]))
             record = recorder.read(folder / "record")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -108,11 +109,13 @@ class Executor:
             "listings": record["listings"],
             "packages": versions(list(record["packages"])),
         }
-        run = Run(notebook, outputs, inputs, time.monotonic() - started)
+        run = Run(notebook, outputs, inputs, time.monotonic() - started, made)
         problems = problems or _published_twice(run)
         return Outcome(notebook, None if problems else run, problems, inputs)
 
-    async def _execute(self, notebook: Notebook, folder: Path) -> tuple[list[list[dict[str, Any]]], list[Problem]]:
+    async def _execute(
+        self, notebook: Notebook, folder: Path, took: list[float]
+    ) -> tuple[list[list[dict[str, Any]]], list[Problem]]:
         # Imported here: what only reads stored results does not wait for them.
         import nbformat
         from jupyter_client.manager import AsyncKernelManager
@@ -153,13 +156,19 @@ class Executor:
         )
         client.owns_km = True  # or the kernel outlives us
         current: list[int] = []
+        started: list[float] = []
 
         async def note_cell(cell: Any, cell_index: int) -> None:
             if self._stopping.is_set():
                 raise DeadKernelError("stopped")
             current[:] = [cell_index]
+            started[:] = [time.monotonic()]
+
+        async def note_time(**_: Any) -> None:
+            took.append(round(time.monotonic() - started[0], 3))
 
         client.on_cell_execute = note_cell
+        client.on_cell_executed = note_time
         self._kernels.add(manager)
         problem = None
         try:

@@ -31,7 +31,7 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, AtomicString
 
-from weave import claims, outputs
+from weave import claims, outputs, provenance
 from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
@@ -368,7 +368,14 @@ class _Weave(Treeprocessor):
         if target.query == "code":
             details.set("open", "open")
         etree.SubElement(details, "summary").text = AtomicString("code")
-        self.raw(etree.SubElement(details, "div"), outputs.code_html(cell.source))
+        number = self.site.notebook_of(path).code.index(cell)
+        stem, known = outcome.notebook.stem, provenance.name_of(cell, number)
+        take = f'<a class="weave-needs" href="weave:notebooks/{stem}/{known}.py" download>with what it needs</a>'
+        code = f'{outputs.code_html(cell.source)}<p class="weave-take">{take}</p>'
+        self.raw(etree.SubElement(details, "div"), code)
+        if run and number < len(run.notebook.code):
+            about = provenance.as_html(run, number, f"weave:notebooks/{stem}/provenance.json")
+            self.raw(etree.SubElement(element, "div"), about)
 
     # -- pieces
 

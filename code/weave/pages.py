@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from markdown import Markdown
-from mkdocs.utils import meta
+from mkdocs.utils import get_relative_url, meta
 
 from weave import outputs
 from weave.claims import show
@@ -41,6 +41,7 @@ _PIECE = re.compile(
 )
 _REFERENCE_MARK = re.compile(rf' {REFERENCE}="\d+"')
 _REFERENCE = re.compile(rf'<a\b[^>]* {REFERENCE}="(\d+)"[^>]*>.*?</a>', re.DOTALL)
+_FILE = re.compile(r'\b(href|src|data)="weave:([^"]+)"')
 _CODE_CELL = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="([^"]+)"[^>]*>')
 
 
@@ -218,6 +219,11 @@ def show_dangling(html: str, dangling: dict[int, Problem]) -> str:
 
 def without_marks(html: str) -> str:
     return _REFERENCE_MARK.sub("", html)
+
+
+def with_files(html: str, url: str) -> str:
+    """The page with ``href="weave:path/in/site"`` as links from its own place."""
+    return _FILE.sub(lambda match: f'{match[1]}="{get_relative_url(match[2], url)}"', html)
 
 
 def annotate(html: str, top: str, above: Callable[[str], str]) -> str:

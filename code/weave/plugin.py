@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import ledger, pages, sources
+from weave import ledger, pages, provenance, snippets, sources
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
 from weave.math import render_html
@@ -50,6 +50,8 @@ class WeaveConfig(Config):
     """Folders of Python files that notes may link to."""
     cell_timeout = config_options.Type(int, default=300)
     """Seconds that one cell may take."""
+    browser_packages = config_options.ListOfItems(config_options.Type(str), default=[])
+    """Packages that snippets can import in the reader's browser; none: no snippet runs there."""
 
 
 def site_of(config: MkDocsConfig, options: WeaveConfig) -> Site:
@@ -65,6 +67,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def __init__(self) -> None:
         self.serving = False
         self.headings: dict[str, list[Any]] = {}
+        self.snippets: dict[str, list[snippets.Snippet]] = {}
+        """By page, as a path under docs/."""
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         """MkDocs keeps a plugin that has this method alive between the builds of `serve`."""
@@ -172,6 +176,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         start_page(None)
         path = self._path_of(page.file.src_uri)
+        if source := self._source_of(page.file):
+            html = self._weave_snippets(html, page, self.site.layout.read(source))
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)
@@ -201,11 +207,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
         if page.file.src_uri in self.headings:
             path = self._path_of(page.file.src_uri)
-            output = pages.annotate(output, self._about(path, page), lambda cell: self._used(path, cell, page))
+            output = pages.annotate(output, self._about(path, page), lambda cell: self._above(path, cell, page))
         if _LEDGER in output:
             table = ledger.as_html(self.site, lambda path: self._url(path, page), get_relative_url(_JSON, page.url))
             output = output.replace(_LEDGER, table)
-        return render_html(pages.without_marks(output))
+        return render_html(pages.with_files(pages.without_marks(output), page.url))
 
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
@@ -217,8 +223,13 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             stem = outcome.notebook.stem
             write_whole(site_dir / "notebooks" / stem / f"{stem}.py", outcome.notebook.text.encode())
             if run := self.site.run_of(path):
+                self._write_scripts(site_dir / "notebooks" / stem, run)
                 body = json.dumps(pages.download(run), indent=1, ensure_ascii=False) + "\n"
                 write_whole(site_dir / "notebooks" / stem / f"{stem}.ipynb", body.encode())
+        for uri, found in self.snippets.items():
+            for one in found:
+                script = snippets.script_of(found, one.number)
+                write_whole(site_dir / snippets.script_file(uri).format(one.number), script.encode())
         if not self.serving and not _strict_warnings():
             _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
             config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
@@ -236,6 +247,20 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         return server
 
     # -- pieces
+
+    def _weave_snippets(self, html: str, page: MkDocsPage, text: str) -> str:
+        uri, packages = page.file.src_uri, self.config.browser_packages
+        self.snippets[uri] = found = snippets.find(text, packages)
+        folder = self.site.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
+        return snippets.weave(html, found, snippets.record(folder, found, packages), snippets.script_file(uri))
+
+    def _write_scripts(self, folder: Path, run: Run) -> None:
+        """Each cell with what it needs, and where its results come from."""
+        for number, cell in enumerate(run.notebook.code):
+            target = folder / f"{provenance.name_of(cell, number)}.py"
+            write_whole(target, provenance.script_of(run, number).encode())
+        about = [provenance.of(run, number) for number in range(len(run.notebook.code))]
+        write_whole(folder / "provenance.json", (json.dumps(about, indent=1) + "\n").encode())
 
     def _path_of(self, uri: str) -> str:
         """The source of a page, relative to the repository's root."""
@@ -289,8 +314,13 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         file = self.files.get_file_from_path(uri) if uri else None
         return file.url_relative_to(page.file) if file else ""
 
+    def _above(self, path: str, cell: str, page: MkDocsPage) -> str:
+        """Above a cell of a notebook's page: who uses it, and how to take it along."""
+        take = f'<a class="weave-needs" href="weave:notebooks/{Path(path).stem}/{cell}.py" download>with what it needs</a>'
+        return f'<p class="weave-used">{self._used(path, cell, page)}{take}</p>'
+
     def _used(self, path: str, cell: str, page: MkDocsPage) -> str:
-        """Above a cell of a notebook's page: the notes that show, cite or link it."""
+        """The notes that show, cite or link a cell."""
         users = [
             user
             for user, about in self.site.pages.items()
@@ -301,7 +331,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         links = ", ".join(
             f'<a href="{self._url(user, page)}">{escape(self.site.pages[user].title)}</a>' for user in users
         )
-        return f'<p class="weave-used">used in {links}</p>'
+        return f"used in {links} · "
 
     def _about(self, path: str, page: MkDocsPage) -> str:
         name = Path(path).stem

@@ -40,6 +40,8 @@ class Run:
     outputs: list[list[dict[str, Any]]]
     inputs: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    made: dict[str, Any] = field(default_factory=dict)
+    """Where and how it ran; nothing that a result depends on."""
 
     @cached_property
     def published(self) -> dict[str, Published]:
@@ -98,7 +100,7 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):  # another build tidied up
                     os.utime(path)
                 # Prose may have changed since: cells come from today's notebook, outputs from the store.
-                return Run(notebook, run.outputs, run.inputs, run.seconds)
+                return Run(notebook, run.outputs, run.inputs, run.seconds, run.made)
         return None
 
     def last(self, notebook: Notebook) -> Run | None:
@@ -121,6 +123,7 @@ class Store:
             "notebook": run.notebook.text,
             "outputs": run.outputs,
             "seconds": run.seconds,
+            "made": run.made,
         }
         body["sha256"] = _checksum(body)
         key = hashlib.sha256(json.dumps(run.inputs, sort_keys=True).encode()).hexdigest()[:24]
@@ -153,7 +156,7 @@ class Store:
             if body.pop("sha256") != _checksum(body):
                 raise ValueError("its checksum does not match")
             notebook = parse(today.path, body["notebook"])
-            run = Run(notebook, body["outputs"], body["inputs"], body["seconds"])
+            run = Run(notebook, body["outputs"], body["inputs"], body["seconds"], body["made"])
             if len(run.outputs) != len(notebook.code):
                 raise ValueError("its cells do not match")
             return run

@@ -1,0 +1,136 @@
+"""Every cell and snippet that the site shows can be had "with what it needs": one script, which here runs by itself.
+
+A script starts from a process that has imported torch and done nothing else, and must come to what the whole notebook
+came to: the same published numbers, to the last digit that floats agree on, the same text and the same figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weave.cli import _rendered
+from weave.needs import pieces, script
+from weave.publish import CLAIM_MIME
+from weave.site import Site
+from weave.store import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED = {"right_is_faster_capped_at_10"}  # a time, which is another one each time
+NOTEBOOKS = sorted((ROOT / "code/notebooks").glob("*.py"))
+
+# Runs scripts that begin alike together and forks where they part: to each it is a clean process, and what they have in
+# common (a training, mostly) runs once.
+SERVER = r"""
+import contextlib, io, json, os, sys, traceback
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot, numpy, torch
+from torch.nn import functional
+
+matplotlib.pyplot.show = lambda *a, **k: None
+out, names = io.StringIO(), {"__name__": "__main__"}
+
+def report(numbers, error):
+    figures = len(matplotlib.pyplot.get_fignums())
+    for number in numbers:
+        line = json.dumps({"number": number, "text": out.getvalue(), "error": error, "figures": figures}) + "\n"
+        with open(sys.argv[1] + f"/{number}", "w") as file:
+            file.write(line)
+
+def go(group, depth):
+    ways = {}
+    for number in group:
+        ways.setdefault(scripts[number][depth], []).append(number)
+    for i, (piece, numbers) in enumerate(ways.items()):
+        if child := os.fork() if i < len(ways) - 1 else 0:
+            os.waitpid(child, 0)
+            continue
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                exec(compile(piece, "script", "exec"), names)
+        except BaseException:
+            report(numbers, traceback.format_exc())
+            os._exit(0)
+        done = [number for number in numbers if len(scripts[number]) == depth + 1]
+        report(done, "")
+        if rest := [number for number in numbers if number not in done]:
+            go(rest, depth + 1)
+        os._exit(0)
+
+scripts = json.load(sys.stdin)
+go(range(len(scripts)), 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Site:
+    with contextlib.chdir(ROOT):
+        return _rendered()
+
+
+def results(scripts: list[list[str]], folder: Path) -> list[dict[str, Any]]:
+    """What each script gave: its statements, its text, its error."""
+    env = {**os.environ, "MATPLOTLIBRC": str(ROOT / "code/weave/weave.matplotlibrc"), "TQDM_DISABLE": "1"}
+    env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # as notebooks run
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, folder],
+        input=json.dumps(scripts),
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "code/notebooks",
+        env=env,
+    )
+    assert not done.stderr, done.stderr
+    return [json.loads((folder / str(number)).read_text()) for number in range(len(scripts))]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", text)]
+
+
+@pytest.fixture(scope="module")
+def given(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What every script of every notebook gave."""
+
+    def all_of(path: Path) -> list[dict[str, Any]]:
+        run = site.run_of(path.relative_to(ROOT).as_posix())
+        assert isinstance(run, Run)
+        sources = [cell.source for cell in run.notebook.code]
+        scripts = [pieces(sources[:i], source) for i, source in enumerate(sources)]
+        return results(scripts, tmp_path_factory.mktemp(path.stem))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip([path.stem for path in NOTEBOOKS], pool.map(all_of, NOTEBOOKS), strict=True))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_with_what_it_needs_computes_what_the_notebook_did(
+    site: Site, given: dict[str, list[dict[str, Any]]], path: Path
+) -> None:
+    run = site.run_of(path.relative_to(ROOT).as_posix())
+    assert isinstance(run, Run)
+    cells = run.notebook.code
+    for i, (cell, outputs, result) in enumerate(zip(cells, run.outputs, given[path.stem], strict=True)):
+        where = f"{path.name}#{cell.name or f'cell-{i + 1}'}"
+        code = script([one.source for one in cells[:i]], cell.source)
+        assert not result["error"], f"{where} with what it needs:\n{code}\n{result['error']}"
+        said = dict(line.split(" = ", 1) for line in result["text"].splitlines() if re.match(r"\w+ = ", line))
+        for output in outputs:
+            for key, value in output.get("data", {}).get(CLAIM_MIME, {}).items():
+                if key in MEASURED:
+                    continue
+                expected = numbers(" of ".join(map(str, value)) if isinstance(value, list) else str(value))
+                assert numbers(said[key]) == pytest.approx(expected, rel=1e-6, abs=1e-9), f"{where}: {key}"
+        figures = sum("image/svg+xml" in output.get("data", {}) for output in outputs)
+        assert result["figures"] >= figures, f"{where} draws {result['figures']} of {figures} figures"
