@@ -100,6 +100,7 @@ def _open() -> tuple[Site, Markdown]:
     if plugin is None:
         raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
     site = site_of(config, plugin.config)
+    site.read_terms()
     use_site(site)
     return site, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
 

@@ -1,4 +1,4 @@
-"""The Markdown extension: links to notebooks, tests and pages become figures, checked numbers, badges, checked links.
+r"""The Markdown extension: links to notebooks, tests and pages become figures, checked numbers, badges, checked links.
 
 ======================================  =========================================================
 in the note                             on the page
@@ -7,7 +7,10 @@ in the note                             on the page
 ``![caption](…/x.py?code#cell)``        the same with its code open
 ``[0.97](…/x.py#=name)``                the number as written, checked against the value published
 ``[text](…/x.py#cell)``                 a link to the cell on the notebook's own page
-``[theorem](…/test_x.py#test_name)``    a badge that links to the test's source
+``[theorem](…/test_x.py#test_name)``    a numbered badge that links to the test's source
+``[](#eq-name)``, ``[](#thm-name)``     the number of the equation with ``\label{name}``, of the theorem
+``[[term]]``, ``[[term|words]]``        a link to the note or the glossary's entry of that name
+``![caption](scan.pdf)``                the pages of a PDF
 ======================================  =========================================================
 """
 
@@ -25,13 +28,13 @@ from xml.etree import ElementTree as etree
 
 from markdown import Markdown
 from markdown.extensions import Extension
-from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor
+from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor, InlineProcessor
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, AtomicString
 
-from weave import claims, outputs, provenance
+from weave import claims, glossary, outputs, provenance
 from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
@@ -41,6 +44,7 @@ _FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
 _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
 _EMBED = "weave-embed"
+_WIKI = re.compile(r"\[\[(?=[^\[\]\n]+\]\])")
 
 
 class WeaveExtension(Extension):
@@ -49,6 +53,7 @@ class WeaveExtension(Extension):
         lines = _MarkLines(md)
         md.preprocessors.register(lines, "weave_lines", 60)
         md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
+        md.inlinePatterns.register(_Wiki(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]", md), "weave_wiki", 165)
         md.treeprocessors.register(_Weave(md, lines), "weave", 15)
         md.postprocessors.register(_Unmark(md), "weave_unmark", -10)
 
@@ -89,7 +94,16 @@ def _mark_destinations(line: str, number: int) -> str:
         inside = any(start < match.start() < end for start, end in code)
         return match[0] if inside else match[0] + mark(number)
 
-    return _DESTINATION.sub(put, line)
+    return _WIKI.sub(put, _DESTINATION.sub(put, line)) if "[[" in line else _DESTINATION.sub(put, line)
+
+
+class _Wiki(InlineProcessor):
+    """``[[term]]``: which page it leads to is resolved with all other links."""
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
+        element = etree.Element("a", {"weave-term": m[1]})
+        element.text = m[2] or unmark(m[1])
+        return element, m.start(0), m.end(0)
 
 
 class _Embed(ImageInlineProcessor):
@@ -100,11 +114,14 @@ class _Embed(ImageInlineProcessor):
         if not found:
             return None, None, None
         target, _, index, found = self.getLink(data, index)
-        if not found or not re.search(r"\.(py|ipynb)([?#]|$)", unmark(target)):
+        if not found or not re.search(r"\.(py|ipynb|pdf)([?#]|$)", unmark(target)):
             return None, None, None
         element = etree.Element(_EMBED, {"src": target})
         etree.SubElement(element, "span", {"class": "weave-caption"}).text = text
         return element, m.start(0), index
+
+
+_TAG = re.compile(r"\\tag\{(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -136,11 +153,17 @@ class _Weave(Treeprocessor):
             page.path = f"{page.site.layout.docs}/{file.src_uri}"
         self.page, self.site = page, page.site
         self.figures = 0
+        self.numbered: set[str] = set()
         for element in list(root.iter()):
-            if element.tag == "a" and element.get("href") is not None:
+            if element.tag == "dt" and page.path == page.site.glossary:
+                element.set("id", glossary.anchor("".join(element.itertext())))
+            if element.tag == "a" and element.get("weave-term") is not None:
+                self.term(element)
+            elif element.tag == "a" and element.get("href") is not None:
                 self.link(element, "href")
             elif element.tag == "img" and element.get("src") is not None:
                 self.link(element, "src")
+        self.name_references(root)
         for parent in list(root.iter()):  # last: what an embed adds is resolved already
             for child in list(parent):
                 if child.tag == _EMBED:
@@ -209,6 +232,21 @@ class _Weave(Treeprocessor):
         except _Bad as bad:
             self.show_error(element, bad.line, bad.message)
 
+    def term(self, element: etree.Element) -> None:
+        name = element.attrib.pop("weave-term")
+        line, name = self.line_of(name), unmark(name)
+        known = self.site.terms
+        found = known.get(glossary.key(name))
+        if found is None:
+            close = nearest(glossary.key(name), known)
+            self.show_error(element, line, f"no note and no entry of the glossary is called '{name}'; {close}")
+            return
+        element.set("class", "weave-term")
+        if found.says:
+            element.set("title", found.says)
+        own = found.path == self.page.path
+        element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
+
     def refer(self, element: etree.Element, path: str, target: _Target) -> None:
         """Note an anchor that is checked when all pages are known, and by what its link is found again then."""
         element.set(REFERENCE, str(len(self.page.references)))
@@ -265,7 +303,9 @@ class _Weave(Treeprocessor):
             raise _Bad(line, f"the note says {text}; {base} computed {found} ({name}); weave fix rewrites it")
         element.set("href", self.href(path, published.cell))
         element.set("class", "weave-claim")
-        element.set("title", f"{name} = {claims.show(published.value)}, from {base}; holds within {written.tolerance}")
+        full = f"{name} = {claims.show(published.value)}"
+        where = f"cell {published.cell} of {base}"
+        element.set("title", f"{full}\n“{text}” holds within {written.tolerance}\n{where}")
 
     # -- theorems
 
@@ -291,10 +331,27 @@ class _Weave(Treeprocessor):
         text = "".join(element.itertext()).strip()
         test = f"{target.path}::{target.anchor}"
         self.page.theorems.append(Theorem(self.page.path, self.page.line(target.line), text, test, summary))
+        name = f"thm-{target.anchor.removeprefix('test_').replace('_', '-')}"
+        if text == "theorem" and name not in self.numbered:  # stated here; said again, it keeps its words
+            self.numbered.add(name)
+            element.set("id", name)
+            element.text = AtomicString(f"Theorem {len(self.numbered)}")
         element.set("class", "weave-theorem")
-        element.set("title", f"{test}: {summary}" if summary else test)
+        element.set("title", f"{summary}\n{test}" if summary else test)
         badge = etree.SubElement(element, "span", {"class": "weave-badge"})
         badge.text = AtomicString("tested")
+
+    def name_references(self, root: etree.Element) -> None:
+        """``[](#eq-bilinear)`` reads (3), and ``[](#thm-trace)`` Theorem 2."""
+        names = {one.get("id", ""): one for one in root.iter() if one.get("id")}
+        for link in root.iter("a"):
+            target = names.get(link.get("href", "").removeprefix("#"))
+            if target is None or "".join(link.itertext()).strip():
+                continue
+            if target.tag == "tex-math" and (tag := _TAG.search(target.text or "")):
+                link.text = AtomicString(f"({tag[1]})")
+            elif target.get("class") == "weave-theorem":
+                link.text = target.text
 
     # -- embeds
 
@@ -310,6 +367,9 @@ class _Weave(Treeprocessor):
             if not "".join(caption.itertext()).strip():
                 raise _Bad(line, "an embedded cell has no caption; say in it what to see: ![caption](…)")
             target = self.resolve(url)
+            if target and target.path.endswith(".pdf"):
+                self.pdf(element, caption, target)
+                return
             if target is None or not self.site.layout.is_notebook(target.path):
                 raise _Bad(line, f"'{unmark(url)}' is no notebook; notebooks lie in {self.site.layout.notebooks}/")
             path = posixpath.splitext(target.path)[0] + ".py"
@@ -333,6 +393,21 @@ class _Weave(Treeprocessor):
         except _Bad as bad:
             element.remove(caption)
             self.show_error(element, bad.line, bad.message)
+
+    def pdf(self, element: etree.Element, caption: etree.Element, target: _Target) -> None:
+        """The pages of a PDF where the browser shows them, and a link in any case."""
+        uri = self.site.layout.page_uri(target.path)
+        if uri is None or not isfile(self.site.layout.root / target.path):
+            raise _Bad(target.line, f"no file {target.path} under {self.site.layout.docs}/; put the PDF beside the note")
+        element.remove(caption)
+        label = escape("".join(caption.itertext()).strip(), quote=True)
+        link = f'<a href="weave:{uri}" download>{posixpath.basename(uri)}</a>'
+        shown = f'<object data="weave:{uri}" type="application/pdf" aria-label="{label}">'
+        self.raw(etree.SubElement(element, "div", {"class": "weave-pdf"}), f"{shown}<p>{link}</p></object>")
+        below = etree.SubElement(element, "figcaption")
+        below.append(caption)
+        caption.tail = " "
+        self.raw(etree.SubElement(below, "span"), link)
 
     def figure(self, element: etree.Element, caption: etree.Element, path: str, target: _Target) -> None:
         outcome = self.site.outcomes[path]

@@ -39,6 +39,7 @@ def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
         f"<p>{good} of {len(all_claims)} numbers on {notes} pages hold; "
         f"{len(all_theorems)} references to theorems have a test. "
         f'The same for machines: <a href="{json_url}">ledger.json</a>.</p>',
+        "<table-filter></table-filter>",
         "<h2 id='numbers'>Numbers</h2>",
         _table(
             ["note", "says", "computed", "holds within", "cell", ""],

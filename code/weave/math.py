@@ -63,6 +63,7 @@ _TABLE_RULE = re.compile(r"(?=.*-)[\s|:-]*\|[\s|:-]*$")
 _NOT_TEX = re.compile(r"\{\w{2,}\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
 _PIECE = re.compile(r"\\[\s\S]|[`{}$]")
 _NO_CLOSER = re.compile(r"(?!(?:st|nd|rd|th|s)\b)\w|\$")  # $HOME:$PATH is no formula, the $k$th is
+_LABEL = re.compile(r"\\label\{([a-z0-9-]+)\}")
 _OPTIONS = ("display-mode", "leqno", "fleqn")
 
 
@@ -77,6 +78,8 @@ class Formula:
     """Line of the TeX in the Markdown text, counted from 1."""
     classes: tuple[str, ...] = ()
     problem: str = ""
+    label: str = ""
+    r"""What ``\label{…}`` calls it; it is numbered then, and ``#eq-label`` leads to it."""
 
 
 class MathPreprocessor(KatexPreprocessor):
@@ -219,9 +222,16 @@ class MathPreprocessor(KatexPreprocessor):
         stripped = tex.strip()
         if stripped.endswith("\\") and tex[-1].isspace():
             stripped += " "  # "\ " is a space
+        label = ""
+        if (found := _LABEL.search(stripped)) and "display" in classes:
+            label = found[1]
+            if any(one.label == label for one in self.ext.formulas):
+                problem = rf"two equations are called \label{{{label}}}; rename one"
+            number = 1 + sum(bool(one.label) for one in self.ext.formulas)
+            stripped = _LABEL.sub("", stripped).strip() + rf" \tag{{{number}}}"
         column = start - self.starts[bisect_right(self.starts, start) - 1]
         line = self.numbers[min(line, len(self.numbers)) - 1]
-        self.ext.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem))
+        self.ext.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem, label))
         return f"{STX}math:{len(self.ext.formulas) - 1}{ETX}"
 
 
@@ -263,6 +273,8 @@ def _element(formula: Formula) -> etree.Element:
         element.text = AtomicString(str(current_page().report(line, problem)))
     else:
         element = etree.Element("tex-math", {"class": " ".join(formula.classes)} if formula.classes else {})
+        if formula.label:
+            element.set("id", f"eq-{formula.label}")
         element.text = AtomicString(formula.tex.replace("&", "&amp;"))  # the serializer takes &lt; for an entity
     return element
 
@@ -384,7 +396,7 @@ def makeExtension(**kwargs: Any) -> MathExtension:
 
 # --- the finished page ----------------------------------------------------------------------------------------------
 
-_PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?>(.*?)</tex-math>', re.DOTALL)
+_PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?(?: id="([^"]*)")?>(.*?)</tex-math>', re.DOTALL)
 
 
 def render_html(page: str) -> str:
@@ -392,12 +404,13 @@ def render_html(page: str) -> str:
 
     def formula(placeholder: re.Match[str]) -> str:
         classes = (placeholder[1] or "").split()
-        rendered = render_tex(html.unescape(placeholder[2]), **_options(classes))
+        rendered = render_tex(html.unescape(placeholder[3]), **_options(classes))
         if "display" not in classes:
             return rendered
         if "inline" in classes:  # in a paragraph, link or cell, where no <div> may stand
             return f'<span class="math-display">{rendered}</span>'
         # a wide formula scrolls, also by keyboard
-        return f'<div class="math-display" role="group" aria-label="formula" tabindex="0">{rendered}</div>'
+        name = f' id="{placeholder[2]}"' if placeholder[2] else ""
+        return f'<div class="math-display"{name} role="group" aria-label="formula" tabindex="0">{rendered}</div>'
 
     return _PLACEHOLDER.sub(formula, page)

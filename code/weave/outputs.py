@@ -72,5 +72,5 @@ def _svg(svg: str, prefix: str, label: str) -> str:
     head = re.sub(r'\s(?:height|version|id)="[^"]*"|\sxmlns(?::\w+)?="[^"]*"', "", root[0])
     look = 'data-search-exclude fill="currentColor" stroke-linejoin="round" stroke-linecap="butt"'
     head = f'{head[:-1]} role="img" {label} {look}>'
-    svg = head + svg[root.end() :].replace("xlink:href", "href")
+    svg = head + svg[root.end() :]
     return re.sub(r">\s+<", "><", svg).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html as html_module
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -224,6 +225,18 @@ def without_marks(html: str) -> str:
 def with_files(html: str, url: str) -> str:
     """The page with ``href="weave:path/in/site"`` as links from its own place."""
     return _FILE.sub(lambda match: f'{match[1]}="{get_relative_url(match[2], url)}"', html)
+
+
+def minutes(html: str) -> int:
+    """How long a page takes to read: 200 words a minute, formulas and code counted as their words."""
+    text = re.sub(r"<(svg|details|style)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return max(1, round(len(text.split()) / 200))
+
+
+def date_of(value: Any) -> datetime.date | None:
+    """A post's date, as YAML or the blog plugin has it."""
+    value = getattr(value, "created", None) or (value.get("created") if isinstance(value, dict) else value)
+    return value.date() if isinstance(value, datetime.datetime) else value if isinstance(value, datetime.date) else None
 
 
 def annotate(html: str, top: str, above: Callable[[str], str]) -> str:

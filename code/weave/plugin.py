@@ -29,7 +29,8 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import ledger, pages, provenance, snippets, sources
+from weave import collect, ledger, pages, provenance, snippets, sources
+from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
 from weave.math import render_html
@@ -87,6 +88,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if not hasattr(self, "site"):
             self.site = site_of(config, self.config)
         self.site.pages.clear()
+        self.site.read_terms()
         use_site(self.site)
         if not hasattr(self, "made"):
             self.made = tempfile.TemporaryDirectory(prefix="weave-")  # of this process: builds do not meet in it
@@ -165,12 +167,16 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         return page
 
     @event_priority(100)
-    def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
+    def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         path = self._source_of(page.file)
         if path is None:
             start_page(None)
-        else:
-            start_page(pages.start(self.site, path, self.site.layout.read(path), markdown))
+            return markdown
+        start_page(pages.start(self.site, path, self.site.layout.read(path), markdown))
+        scan = (self.site.layout.root / path).with_suffix(".pdf")
+        if scan.is_file() and scan.name not in markdown:  # dropped beside the note
+            markdown += f"\n\n## By hand\n\n![The same, by hand.]({scan.name})\n"
+        return markdown
 
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
@@ -191,6 +197,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Every page is rendered: say all that is wrong, and go no further unless somebody is at work on it."""
         self.files = files
         self._show_sources(files)
+        self._collect(files)
         for file in files.documentation_pages():
             path = self._path_of(file.src_uri)
             if path in self.site.pages and file.page and file.page.content:
@@ -253,6 +260,31 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.snippets[uri] = found = snippets.find(text, packages)
         folder = self.site.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
         return snippets.weave(html, found, snippets.record(folder, found, packages), snippets.script_file(uri))
+
+    def _collect(self, files: Files) -> None:
+        """Fill the pages that are made of what others say."""
+        found = []
+        for file in files.documentation_pages():
+            kind = {"notes": "note", "log": "log"}.get(file.src_uri.partition("/")[0], "")
+            if kind and file.page and file.page.content and not file.src_uri.endswith("index.md"):
+                meta = file.page.meta
+                one = Collected(str(file.page.title), file.url, file.page.content, kind, Path(file.src_uri).stem)
+                one.description = str(meta.get("description", ""))
+                one.needs = list(meta.get("needs", []))
+                one.date = pages.date_of(meta.get("date"))
+                one.sessions = list(meta.get("sessions", []))
+                found.append(one)
+        made = {
+            "questions": collect.questions,
+            "reading": collect.reading,
+            "hours": collect.hours,
+            "map": lambda found, url: collect.reading_map(found, url, lambda one: f"{pages.minutes(one.html)} min"),
+        }
+        for file in files.documentation_pages():
+            for name, make in made.items():
+                mark = f"<!-- weave:{name} -->"
+                if file.page and file.page.content and mark in file.page.content:
+                    file.page.content = file.page.content.replace(mark, make(found, file.url))
 
     def _write_scripts(self, folder: Path, run: Run) -> None:
         """Each cell with what it needs, and where its results come from."""

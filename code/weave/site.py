@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from weave import sources
+from weave import glossary, sources
 from weave.execute import Executor, Outcome
 from weave.notebook import Notebook, parse
 from weave.page import Page
@@ -78,6 +78,16 @@ class Site:
     last_good: dict[str, Run] = field(default_factory=dict)
     unreadable: list[Problem] = field(default_factory=list)
     """Sources that are no text at all."""
+
+    terms: dict[str, glossary.Term] = field(default_factory=dict)
+    """What ``[[term]]`` leads to; read anew for each build."""
+
+    @property
+    def glossary(self) -> str:
+        return f"{self.layout.docs}/pages/glossary.md"
+
+    def read_terms(self) -> None:
+        self.terms = glossary.terms(self.layout.root, self.glossary, f"{self.layout.docs}/notes")
 
     @cached_property
     def store(self) -> Store:

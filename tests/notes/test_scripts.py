@@ -6,8 +6,8 @@ came to: the same published numbers, to the last digit that floats agree on, the
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import io
 import json
 import os
 import re
@@ -19,18 +19,20 @@ from typing import Any
 
 import pytest
 
+from weave import provenance, snippets
 from weave.cli import _rendered
 from weave.needs import pieces, script
 from weave.publish import CLAIM_MIME
 from weave.site import Site
-from weave.store import Run
+from weave.store import Run, digest, kept
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = {"right_is_faster_capped_at_10"}  # a time, which is another one each time
 NOTEBOOKS = sorted((ROOT / "code/notebooks").glob("*.py"))
 
 # Runs scripts that begin alike together and forks where they part: to each it is a clean process, and what they have in
-# common (a training, mostly) runs once.
+# common (a training, mostly) runs once. All have all imports and functions of their notebook at hand; that none uses
+# one that it does not bring along is tested apart, without running anything.
 SERVER = r"""
 import contextlib, io, json, os, sys, traceback
 import matplotlib
@@ -68,7 +70,9 @@ def go(group, depth):
             go(rest, depth + 1)
         os._exit(0)
 
-scripts = json.load(sys.stdin)
+scripts, free = json.load(sys.stdin)
+for piece in free:
+    exec(compile(piece, "script", "exec"), names)
 go(range(len(scripts)), 0)
 """
 
@@ -79,13 +83,34 @@ def site() -> Site:
         return _rendered()
 
 
+def is_free(piece: str) -> bool:
+    """Whether a statement only imports or defines a function: having it changes nothing."""
+    (node,) = ast.parse(piece).body
+    plain = isinstance(node, ast.FunctionDef) and not (node.decorator_list or node.args.defaults)
+    return plain or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def without_annotations(piece: str) -> str:
+    """They are evaluated where a function is defined, and may name what comes later in the notebook."""
+    tree = ast.parse(piece)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+    return ast.unparse(tree)
+
+
 def results(scripts: list[list[str]], folder: Path) -> list[dict[str, Any]]:
-    """What each script gave: its statements, its text, its error."""
+    """What each script gave: its text, its error, how many figures."""
     env = {**os.environ, "MATPLOTLIBRC": str(ROOT / "code/weave/weave.matplotlibrc"), "TQDM_DISABLE": "1"}
     env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # as notebooks run
+    free = [piece for script in scripts for piece in script[:-1] if is_free(piece)]
+    imports_first = sorted(dict.fromkeys(free), key=lambda piece: not piece.startswith(("import ", "from ")))
+    others = [[*(piece for piece in script[:-1] if not is_free(piece)), script[-1]] for script in scripts]
     done = subprocess.run(
         [sys.executable, "-c", SERVER, folder],
-        input=json.dumps(scripts),
+        input=json.dumps([others, [without_annotations(piece) for piece in imports_first]]),
         capture_output=True,
         text=True,
         cwd=ROOT / "code/notebooks",
@@ -108,7 +133,10 @@ def given(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, lis
         assert isinstance(run, Run)
         sources = [cell.source for cell in run.notebook.code]
         scripts = [pieces(sources[:i], source) for i, source in enumerate(sources)]
-        return results(scripts, tmp_path_factory.mktemp(path.stem))
+        # Minutes for all; kept as long as the scripts and all that the notebook reads are the same.
+        asked = json.dumps([scripts, SERVER, run.inputs], sort_keys=True).encode()
+        make = lambda: json.dumps(results(scripts, tmp_path_factory.mktemp(path.stem)))  # noqa: E731
+        return json.loads(kept(ROOT / ".cache/weave/scripts" / path.stem, digest(asked), make))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip([path.stem for path in NOTEBOOKS], pool.map(all_of, NOTEBOOKS), strict=True))
@@ -134,3 +162,33 @@ def test_a_cell_with_what_it_needs_computes_what_the_notebook_did(
                 assert numbers(said[key]) == pytest.approx(expected, rel=1e-6, abs=1e-9), f"{where}: {key}"
         figures = sum("image/svg+xml" in output.get("data", {}) for output in outputs)
         assert result["figures"] >= figures, f"{where} draws {result['figures']} of {figures} figures"
+
+
+def test_a_script_brings_every_name_that_it_uses(site: Site, tmp_path: Path) -> None:
+    for run in site.last_good.values():
+        for number in range(len(run.notebook.code)):
+            name = provenance.name_of(run.notebook.code[number], number)
+            (tmp_path / f"{run.notebook.stem}-{name}.py").write_text(provenance.script_of(run, number))
+    for note in sorted((ROOT / "docs/notes").glob("*.md")):
+        found = snippets.find(note.read_text(), ["numpy", "einops"])
+        for one in found:
+            (tmp_path / f"{note.stem}-{one.number}.py").write_text(snippets.script_of(found, one.number))
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,E9", "--ignore-noqa", "--quiet"]
+    said = subprocess.run([*ruff, "--output-format", "concise", str(tmp_path)], capture_output=True, text=True)
+    shapes = re.compile(r"Undefined name `(batch|pos|d_\w+|query|key|head\w*|layer|\w+ed|\w+)` .*jaxtyping")
+    assert [line for line in said.stdout.splitlines() if not shapes.search(line)] == []
+
+
+@pytest.mark.parametrize("note", sorted((ROOT / "docs/notes").glob("*.md")), ids=lambda path: path.stem)
+def test_a_snippet_with_what_it_needs_runs_alone(note: Path, tmp_path: Path) -> None:
+    found = snippets.find(note.read_text(), ["numpy", "einops"])
+    recorded = snippets.record(tmp_path, found, ["numpy", "einops"])
+    for one in found:
+        if one.live:
+            done = subprocess.run(
+                [sys.executable, "-"], input=snippets.script_of(found, one.number), capture_output=True, text=True
+            )
+            where = f"{note.name}, snippet {one.number}"
+            assert done.returncode == 0, f"{where}:\n{done.stderr}"
+            assert not recorded[one.number]["error"], recorded[one.number]["error"]
+            assert done.stdout.endswith(recorded[one.number]["text"]), where

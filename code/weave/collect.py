@@ -1,0 +1,183 @@
+"""Pages made of what other pages say: open questions, what was read, hours at work, and which note needs which.
+
+A page shows one where its Markdown has ``<!-- weave:questions -->`` and the like. What is collected is HTML that is
+rendered already, so that formulas, claims and links come along; links are turned to lead on from the new place.
+"""
+
+from __future__ import annotations
+
+import datetime
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape, unescape
+from urllib.parse import urlsplit
+
+from mkdocs.utils import get_relative_url
+
+_TASK = re.compile(r'<li class="task-list-item">(.*?)</li>', re.DOTALL)
+_BOX = re.compile(r'<label class="task-list-control">.*?</label>', re.DOTALL)
+_FOOTNOTE = re.compile(r'<li id="fn:([^"]+)">\s*(.*?)\s*</li>', re.DOTALL)
+_BACK = re.compile(r'(?:&#160;)?\s*<a class="footnote-backref".*?</a>', re.DOTALL)
+_MARK = re.compile(r'<sup id="fnref.*?</sup>', re.DOTALL)
+_HEADING = re.compile(r'<h[23] id="([^"]+)">')
+_LINK = re.compile(r'\b(href|src)="([^"]*)"')
+_SESSION = re.compile(r"(\d{1,2}):(\d\d)\s*[-–]\s*(\d{1,2}):(\d\d)")
+
+
+@dataclass
+class Collected:
+    """What is collected from one page."""
+
+    title: str
+    url: str
+    html: str
+    kind: str
+    """``note`` or ``log``."""
+    slug: str = ""
+    description: str = ""
+    needs: list[str] = field(default_factory=list)
+    """Slugs of the notes that this one builds on."""
+    date: datetime.date | None = None
+    sessions: list[str] = field(default_factory=list)
+
+
+def relink(html: str, here: str, there: str) -> str:
+    """HTML of the page at the URL ``here`` as it must stand on the page at ``there``."""
+
+    def link(match: re.Match[str]) -> str:
+        address = unescape(match[2])
+        if urlsplit(address).scheme or address.startswith("//"):
+            return match[0]
+        base = here if here.endswith("/") or not here else posixpath.dirname(here)
+        path, mark, anchor = address.partition("#")
+        whole = posixpath.normpath(posixpath.join(base, path)) if path else here
+        if path.endswith("/") and not whole.endswith("/"):
+            whole += "/"
+        return f'{match[1]}="{escape(get_relative_url(whole, there) + mark + anchor)}"'
+
+    return _LINK.sub(link, re.sub(r'\sid="[^"]*"', "", html))
+
+
+def questions(pages: list[Collected], url: str) -> str:
+    """Every task that is not done, under the page that asks it."""
+    parts, count = [], 0
+    for page in pages:
+        items = []
+        for match in _TASK.finditer(page.html):
+            if "checked" in match[1].partition(">")[0] + match[1].partition("task-list-indicator")[0]:
+                continue
+            before = _HEADING.findall(page.html[: match.start()])
+            anchor = f"#{before[-1]}" if before else ""
+            text = relink(_MARK.sub("", _BOX.sub("", match[1])), page.url, url).strip()
+            items.append(f'<li>{text} <a href="{get_relative_url(page.url, url)}{anchor}">asked here</a></li>')
+        if items:
+            count += len(items)
+            parts.append(f'<h2 id="{page.slug}">{escape(page.title)}</h2><ul>{"".join(items)}</ul>')
+    return f"<p>{count} questions stand open.</p>{''.join(parts)}"
+
+
+def reading(pages: list[Collected], url: str) -> str:
+    """Everything that a footnote of any page refers to, with the pages that do."""
+    works: dict[str, tuple[str, list[str]]] = {}
+    for page in pages:
+        for _, body in _FOOTNOTE.findall(page.html):
+            text = _BACK.sub("", body)
+            text = re.sub(r"^<p>|</p>$", "", text.strip())
+            first = re.search(r'<a [^>]*href="(https?://[^"]+)"', text)
+            if not first:  # a remark, not a work
+                continue
+            link = f'<a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>'
+            entry = works.setdefault(first[1].rstrip("/"), (relink(text, page.url, url), []))
+            if link not in entry[1]:
+                entry[1].append(link)
+    by_name = sorted(works.values(), key=lambda work: re.sub(r"<[^>]+>", "", work[0]).lower())
+    items = "".join(f"<li>{text} <small>In {', '.join(users)}.</small></li>" for text, users in by_name)
+    return f'<p>{len(works)} works, each with the notes that lean on it.</p><ul class="weave-reading">{items}</ul>'
+
+
+def minutes(session: str) -> int | None:
+    """Length of ``9:30-11:45``; past midnight counts on."""
+    match = _SESSION.fullmatch(session.strip())
+    if not match:
+        return None
+    start, end = (int(match[i]) * 60 + int(match[i + 1]) for i in (1, 3))
+    return (end - start) % (24 * 60)
+
+
+def hours(pages: list[Collected], url: str) -> str:
+    """Hours at work by day and by week, from the ``sessions`` in the front matter of log entries."""
+    worked = [(page, sum(minutes(one) or 0 for one in page.sessions)) for page in pages if page.date and page.sessions]
+    if not worked:
+        return ""
+    weeks: dict[str, int] = {}
+    rows = []
+    for page, spent in sorted(worked, key=lambda one: str(one[0].date), reverse=True):
+        assert page.date
+        year, week, _ = page.date.isocalendar()
+        name = f"{year}, week {week}"
+        weeks[name] = weeks.get(name, 0) + spent
+        link = f'<a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>'
+        when = escape(", ".join(page.sessions).replace("-", "–"))
+        rows.append(f"<tr><td>{page.date}</td><td>{link}</td><td>{when}</td><td>{_clock(spent)}</td></tr>")
+    total = sum(weeks.values())
+    by_week = "; ".join(f"{name}: {_clock(spent)}" for name, spent in weeks.items())
+    return (
+        '<h2 id="hours">Hours</h2><table><thead><tr><th>day</th><th>entry</th><th>sessions</th><th>hours</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table><p>By week: {by_week}. In all: {_clock(total)}.</p>"
+    )
+
+
+def _clock(spent: int) -> str:
+    return f"{spent // 60}:{spent % 60:02d}"
+
+
+def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected], str]) -> str:
+    """The notes in the order in which they can be read: each row needs only rows above it. An arrow leads from a note
+    to the ones that build on it."""
+    notes = {page.slug: page for page in pages if page.kind == "note"}
+    depth: dict[str, int] = {}
+
+    def deep(slug: str, path: tuple[str, ...] = ()) -> int:
+        if slug not in depth:
+            above = [one for one in notes[slug].needs if one in notes and one not in path]
+            depth[slug] = 1 + max((deep(one, (*path, slug)) for one in above), default=-1)
+        return depth[slug]
+
+    rows: dict[int, list[str]] = {}
+    for slug in notes:
+        rows.setdefault(deep(slug), []).append(slug)
+    width, box, height, gap = 720, 172, 46, 34
+    at: dict[str, tuple[float, float]] = {}
+    for row, slugs in rows.items():
+        slugs.sort(key=lambda one: _above(notes[one].needs, at))
+        for i, slug in enumerate(slugs):
+            at[slug] = (width * (2 * i + 1) / (2 * len(slugs)), row * (height + gap) + height / 2 + 1)
+    lines, boxes = [], []
+    for slug, (x, y) in at.items():
+        for need in notes[slug].needs:
+            if need in at:
+                from_x, from_y = at[need]
+                top, bottom = from_y + height / 2, y - height / 2 - 5
+                middle = (top + bottom) / 2
+                lines.append(f'<path d="M{from_x:g} {top:g}C{from_x:g} {middle:g} {x:g} {middle:g} {x:g} {bottom:g}"/>')
+        page = notes[slug]
+        boxes.append(
+            f'<a xlink:href="{get_relative_url(page.url, url)}"><title>{escape(page.description)}</title>'
+            f'<rect x="{x - box / 2:g}" y="{y - height / 2:g}" width="{box}" height="{height}" rx="4"/>'
+            f'<text x="{x:g}" y="{y - 2:g}">{escape(page.title.partition(":")[0])}</text>'
+            f'<text class="quiet" x="{x:g}" y="{y + 14:g}">{escape(describe(page))}</text></a>'
+        )
+    tall = len(rows) * (height + gap) - gap + 2
+    return (
+        f'<svg class="weave-map" viewBox="0 0 {width} {tall}" role="group" aria-label="the notes, by what needs what">'
+        '<defs><marker id="weave-tip" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<path d="M0 1L6 4L0 7z"/></marker></defs><g class="arrows">{"".join(lines)}</g>{"".join(boxes)}</svg>'
+    )
+
+
+def _above(needs: list[str], at: dict[str, tuple[float, float]]) -> float:
+    """Where what a note needs stands, so that arrows cross little."""
+    places = [at[one][0] for one in needs if one in at]
+    return sum(places) / len(places) if places else 0
