@@ -3,7 +3,7 @@
  * <attention-explorer model="induction" text="…">: a trained model under the reader's hands. What it computes with comes
  * on the first click, from this site. hook.py puts the weights beside this file.
  */
-import { STYLE, beside, element, get, percent, starter, visible } from "./element.js";
+import { STYLE, element, load, percent, starter, visible } from "./element.js";
 import { BLUE, ORANGE, board, paint } from "./svg.js";
 
 const LONGEST = 64;
@@ -44,15 +44,7 @@ class AttentionExplorer extends HTMLElement {
   place = -1; // the token whose row is shown; -1: none
 
   async start() {
-    const [core, bpe, weights, description] = await Promise.all([
-      import(beside("transformer.js").href),
-      import(beside("tokenizer.js").href),
-      get(`${this.getAttribute("model") ?? "induction"}.safetensors`).then((answer) => answer.arrayBuffer()),
-      get("tokenizer.json").then((answer) => answer.json()),
-    ]);
-    this.core = core;
-    this.model = core.modelOf(core.readSafetensors(weights));
-    this.tokenizer = bpe.tokenizerOf(description);
+    Object.assign(this, await load(this.getAttribute("model") ?? "induction", "tokenizer.json"));
     this.pinned = this.getAttribute("pin") ?? `${this.model.layers - 1}.0`;
     this.build();
     this.update();

@@ -24,6 +24,17 @@ export const visible = (text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").
 /** @param {number} share */
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
+/** A trained model and its tokenizer, beside these modules. @param {string} name @param {string} tokenizer @returns {Promise<any>} */
+export async function load(name, tokenizer) {
+  const [core, bpe, weights, description] = await Promise.all([
+    import(beside("transformer.js").href),
+    import(beside("tokenizer.js").href),
+    get(`${name}.safetensors`).then((answer) => answer.arrayBuffer()),
+    get(tokenizer).then((answer) => answer.json()),
+  ]);
+  return { core, model: core.modelOf(core.readSafetensors(weights)), tokenizer: bpe.tokenizerOf(description) };
+}
+
 /** A button that starts something slow: says so, and what went wrong, and lets the reader try again.
  * @param {string} label @param {() => Promise<void>} start */
 export function starter(label, start) {

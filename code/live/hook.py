@@ -38,8 +38,8 @@ FACES = [
 LIVE = [
     *sorted(Path(__file__).parent.glob("*.js")),
     CODE / "weave/session.py",
-    CODE / "residual/tokenizer.json",
-    *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared")),
+    *(CODE / f"residual/{name}.json" for name in ("tokenizer", "tokenizer-2048")),
+    *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared", "one-layer")),
 ]
 serving = False
 

@@ -158,3 +158,34 @@ export function probabilities(/** @type {Run} */ run, /** @type {number} */ i, /
 export function losses(/** @type {Run} */ run, /** @type {number[]} */ tokens, /** @type {number} */ dVocab) {
   return tokens.slice(1).map((token, i) => -Math.log(probabilities(run, i, dVocab)[token]));
 }
+
+/** A one-layer model as skip-trigrams "source … destination out", positions left out: for each head, how much the
+ * destination prefers each source to the mean source (nats of score), and what seeing it does to each output, less its
+ * mean over outputs (nats, at full attention).
+ * @param {Model} model @param {number} source @param {number} destination
+ * @returns {{scores: Float32Array, outputs: Float32Array}[]} */
+export function skipTrigrams(model, source, destination) {
+  const { heads, dHead, dModel, dVocab, weights: { W_E, W_U, ...blocks } } = model;
+  const { data: W } = blocks["blocks.0.attn.W_QKV"], { data: W_O } = blocks["blocks.0.attn.W_O"];
+  const row = (/** @type {number} */ token) => W_E.data.subarray(token * dModel, (token + 1) * dModel);
+  return Array.from({ length: heads }, (_, head) => {
+    const q = project(W, head, row(destination), 1, dHead, dModel), v = project(W, 2 * heads + head, row(source), 1, dHead, dModel);
+    const wanted = new Float32Array(dModel), written = new Float32Array(dModel); // W_K q: the key that it looks for; v W_O
+    for (let d = 0; d < dHead; d++) for (let m = 0; m < dModel; m++) {
+      wanted[m] += q[d] * W[((heads + head) * dHead + d) * dModel + m] * model.q;
+      written[m] += v[d] * W_O[(head * dHead + d) * dModel + m];
+    }
+    const scores = new Float32Array(dVocab), outputs = new Float32Array(dVocab);
+    for (let t = 0; t < dVocab; t++) for (let m = 0; m < dModel; m++) {
+      scores[t] += W_E.data[t * dModel + m] * wanted[m];
+      outputs[t] += written[m] * W_U.data[m * dVocab + t];
+    }
+    return { scores: centred(scores), outputs: centred(outputs) };
+  });
+}
+
+/** @param {Float32Array} values */
+function centred(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return values.map((value) => value - mean);
+}

@@ -299,7 +299,10 @@ claim(
     depth_late=depth(model),
 )
 axes = plot.panels(height=3.2)
-axes.scatter(empty[live], constants[live], s=(2e3 * shares[live]).clip(3, 60), color=plot.BLUE, alpha=0.6, linewidths=0)
+areas = (2e3 * shares).clip(3, 60)
+for area in (3, 6, 12, 24, 48):  # a marker for each size, which the page then has once
+    these = live & (areas >= area) & (areas < 2 * area)
+    axes.scatter(empty[these], constants[these], s=1.4 * area, color=plot.BLUE, alpha=0.6, linewidths=0)
 _ = axes.set(xlabel="how many tokens never follow this one", ylabel="constant of its row")
 
 # %% [markdown]

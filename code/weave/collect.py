@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from mkdocs.utils import get_relative_url
 
 _TASK = re.compile(r'<li class="task-list-item">(.*?)</li>', re.DOTALL)
-_BOX = re.compile(r'<label class="task-list-control">.*?</label>', re.DOTALL)
+_BOX = re.compile(r"<input\b[^>]*>")
 _FOOTNOTE = re.compile(r'<li id="fn:([^"]+)">\s*(.*?)\s*</li>', re.DOTALL)
 _BACK = re.compile(r'(?:&#160;)?\s*<a class="footnote-backref".*?</a>', re.DOTALL)
 _MARK = re.compile(r'<sup id="fnref.*?</sup>', re.DOTALL)
@@ -66,11 +66,12 @@ def questions(pages: list[Collected], url: str) -> str:
     for page in pages:
         items = []
         for match in _TASK.finditer(page.html):
-            if "checked" in match[1].partition(">")[0] + match[1].partition("task-list-indicator")[0]:
+            box = _BOX.search(match[1])
+            if box and "checked" in box[0].replace("checkbox", ""):
                 continue
             before = _HEADING.findall(page.html[: match.start()])
             anchor = f"#{before[-1]}" if before else ""
-            text = relink(_MARK.sub("", _BOX.sub("", match[1])), page.url, url).strip()
+            text = relink(_MARK.sub("", _BOX.sub("", match[1], count=1)), page.url, url).strip()
             items.append(f'<li>{text} <a href="{get_relative_url(page.url, url)}{anchor}">asked here</a></li>')
         if items:
             count += len(items)
@@ -148,7 +149,7 @@ def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected]
     rows: dict[int, list[str]] = {}
     for slug in notes:
         rows.setdefault(deep(slug), []).append(slug)
-    width, box, height, gap = 720, 172, 46, 34
+    width, box, height, gap = 720, 214, 44, 28
     at: dict[str, tuple[float, float]] = {}
     for row, slugs in rows.items():
         slugs.sort(key=lambda one: _above(notes[one].needs, at))
@@ -169,11 +170,17 @@ def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected]
             f'<text x="{x:g}" y="{y - 2:g}">{escape(page.title.partition(":")[0])}</text>'
             f'<text class="quiet" x="{x:g}" y="{y + 14:g}">{escape(describe(page))}</text></a>'
         )
+    order = [notes[slug] for row in sorted(rows) for slug in rows[row]]
+    steps = "".join(
+        f'<li><a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>, {escape(describe(page))}</li>'
+        for page in order
+    )
     tall = len(rows) * (height + gap) - gap + 2
     return (
         f'<svg class="weave-map" viewBox="0 0 {width} {tall}" role="group" aria-label="the notes, by what needs what">'
         '<defs><marker id="weave-tip" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 1L6 4L0 7z"/></marker></defs><g class="arrows">{"".join(lines)}</g>{"".join(boxes)}</svg>'
+        f'<ol class="weave-steps">{steps}</ol>'  # where the picture would be too small to read
     )
 
 

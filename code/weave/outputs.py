@@ -57,6 +57,10 @@ def _text(text: str, kind: str = "weave-text") -> str:
     return f'<pre class="{kind}" tabindex="0"><code>{escape(_ANSI.sub("", text).rstrip())}</code></pre>'
 
 
+_PLACES = re.compile(r'\s(?:d|x|y|width|height|points|x1|x2|y1|y2)="[^"]*"|translate\([^)]*\)')
+_DIGITS = re.compile(r"(\d\.\d{2})\d+")
+
+
 def _svg(svg: str, prefix: str, label: str) -> str:
     """A matplotlib figure fit to stand in a page: ids of its own, ink in the colour of the text around it."""
     svg = svg[svg.index("<svg") :]
@@ -67,6 +71,7 @@ def _svg(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
     svg = svg.replace("#000000", "currentColor")
+    svg = _PLACES.sub(lambda match: _DIGITS.sub(r"\1", match[0]), svg)  # a hundredth of a point is enough
     root = _ROOT.match(svg)
     assert root is not None
     head = re.sub(r'\s(?:height|version|id)="[^"]*"|\sxmlns(?::\w+)?="[^"]*"', "", root[0])

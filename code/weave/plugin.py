@@ -225,7 +225,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         site_dir = Path(config.site_dir)
         write_whole(site_dir / _STYLE_SHEET, Path(__file__).with_name("weave.css").read_bytes())
         write_whole(site_dir / _JSON, ledger.as_json(self.site).encode())
-        copy_katex(self.site.layout.root, site_dir)
+        fonts = None if self.serving else self.site.layout.root / ".cache/weave/fonts"
+        copy_katex(self.site.layout.root, site_dir, fonts)
         for path, outcome in self.site.outcomes.items():
             stem = outcome.notebook.stem
             write_whole(site_dir / "notebooks" / stem / f"{stem}.py", outcome.notebook.text.encode())

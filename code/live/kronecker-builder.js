@@ -1,0 +1,125 @@
+// @ts-check
+/** <kronecker-builder>: type two small matrices and see their tensor product; choose an entry and see its two factors. */
+import { STYLE, element, starter } from "./element.js";
+import { board, paint, svg } from "./svg.js";
+
+const OWN_STYLE = `
+  .parts { display: flex; flex-wrap: wrap; gap: 1em 2em; align-items: flex-start; }
+  fieldset { border: 0; padding: 0; margin: 0; } legend { font-style: italic; padding: 0; margin-bottom: 0.3em; }
+  .grid { display: grid; gap: 3px; width: max-content; }
+  .grid input { width: 3.4em; text-align: right; padding: 0.3em; font-variant-numeric: tabular-nums; }
+  .grid input.chosen { outline: 3px solid var(--md-accent-fg-color); }
+  .grid input:invalid { border-color: var(--weave-error, #a3271b); color: var(--weave-error, #a3271b); }
+  .product { width: min(100%, 26rem); cursor: crosshair; border: 1px solid var(--weave-edge, #777); background: none; padding: 0; display: block; }
+  .product svg { display: block; width: 100%; }
+  text { font-size: 0.3px; text-anchor: middle; dominant-baseline: central; fill: var(--md-default-fg-color); }
+  select { padding: 0.2em 0.4em; }`;
+
+class KroneckerBuilder extends HTMLElement {
+  /** @type {Record<string, number[][]>} */
+  matrices = { A: [[1, 0, 0], [0.5, 0.5, 0], [0.1, 0.6, 0.3]], B: [[1, 0], [2, -1]] };
+  /** @type {Record<string, HTMLInputElement[][]>} */ inputs = {};
+  chosen = [4, 2]; // row and column in the product
+  swapped = false;
+  /** @type {any} */ product;
+  /** @type {any} */ said;
+
+  connectedCallback() {
+    if (this.shadowRoot) return;
+    const start = starter("Try it: build a tensor product", async () => {
+      this.build();
+      this.product.focus();
+    });
+    this.attachShadow({ mode: "open" }).append(element("style", { textContent: STYLE + OWN_STYLE }), start);
+  }
+
+  build() {
+    const order = element("select", {}, element("option", { textContent: "A ⊗ B" }), element("option", { textContent: "B ⊗ A" }));
+    order.addEventListener("change", () => { this.swapped = order.selectedIndex === 1; this.update(); });
+    this.product = element("button", { type: "button", className: "product" });
+    this.product.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.key(event));
+    this.product.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.point(event));
+    this.product.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.point(event));
+    this.said = element("p", { role: "status" });
+    /** @type {ShadowRoot} */ (this.shadowRoot).replaceChildren(
+      element("style", { textContent: STYLE + OWN_STYLE }),
+      element("div", { className: "parts" }, this.grid("A"), this.grid("B"),
+        element("label", {}, "order ", order)),
+      this.said, this.product, element("p", { className: "quiet", textContent: "Point at an entry, or move with the arrow keys. Change a number and see what moves." }));
+    this.update();
+  }
+
+  /** @param {string} name */
+  grid(name) {
+    const rows = this.matrices[name];
+    this.inputs[name] = rows.map((row, i) => row.map((value, j) => {
+      const input = element("input", { value: String(value), inputMode: "decimal", ariaLabel: `${name}, row ${i + 1}, column ${j + 1}`, pattern: "-?[0-9]*[.]?[0-9]*" });
+      input.addEventListener("input", () => {
+        const number = Number(input.value.replace(",", "."));
+        if (Number.isFinite(number)) this.matrices[name][i][j] = number;
+        this.update();
+      });
+      return input;
+    }));
+    const grid = element("div", { className: "grid" }, ...this.inputs[name].flat());
+    grid.style.gridTemplateColumns = `repeat(${rows[0].length}, auto)`;
+    return element("fieldset", {}, element("legend", { textContent: name }), grid);
+  }
+
+  /** The two factors in their order, by name. @returns {[string, string]} */
+  get order() {
+    return this.swapped ? ["B", "A"] : ["A", "B"];
+  }
+
+  update() {
+    const [first, second] = this.order, left = this.matrices[first], right = this.matrices[second];
+    const p = right.length, q = right[0].length, rows = left.length * p, columns = left[0].length * q;
+    const values = Array.from({ length: rows * columns }, (_, n) => {
+      const r = Math.floor(n / columns), c = n % columns;
+      return left[Math.floor(r / p)][Math.floor(c / q)] * right[r % p][c % q];
+    });
+    const [r, c] = (this.chosen = [Math.min(this.chosen[0], rows - 1), Math.min(this.chosen[1], columns - 1)]);
+    const [i, j, k, l] = [Math.floor(r / p), Math.floor(c / q), r % p, c % q];
+    const colours = svg("g"), lines = svg("g", { stroke: "currentColor", "stroke-width": 0.03 });
+    paint(colours, values, columns, Math.max(...values.map(Math.abs)) || 1);
+    for (let at = p; at < rows; at += p) lines.append(svg("path", { d: `M0 ${at}h${columns}` }));
+    for (let at = q; at < columns; at += q) lines.append(svg("path", { d: `M${at} 0v${rows}` }));
+    const digits = values.map((value, n) => {
+      const text = svg("text", { x: (n % columns) + 0.5, y: Math.floor(n / columns) + 0.5 });
+      text.textContent = String(Math.round(value * 100) / 100).replace("-", "−");
+      return text;
+    });
+    const mark = svg("rect", { x: c + 0.04, y: r + 0.04, width: 0.92, height: 0.92, fill: "none", stroke: "var(--md-accent-fg-color)", "stroke-width": 0.08 });
+    const map = board(rows, columns, `${first} ⊗ ${second}, ${rows} by ${columns}`);
+    map.append(colours, lines, ...digits, mark);
+    this.product.replaceChildren(map);
+    this.product.ariaLabel = `entry row ${r + 1}, column ${c + 1} of ${first} ⊗ ${second}; arrow keys choose another`;
+    for (const name of ["A", "B"]) for (const input of this.inputs[name].flat()) input.classList.remove("chosen");
+    this.inputs[first][i][j].classList.add("chosen");
+    this.inputs[second][k][l].classList.add("chosen");
+    const n = (/** @type {number} */ value) => String(Math.round(value * 100) / 100).replace("-", "−");
+    this.said.textContent = `Row ${r + 1} is the pair (${i + 1}, ${k + 1}), column ${c + 1} the pair (${j + 1}, ${l + 1}), the second running fastest: ` +
+      `${first}[${i + 1}, ${j + 1}] · ${second}[${k + 1}, ${l + 1}] = ${n(left[i][j])} · ${n(right[k][l])} = ${n(values[r * columns + c])}`;
+  }
+
+  /** @param {PointerEvent} event */
+  point(event) {
+    const map = this.product.firstChild, box = map.getBoundingClientRect(), [, , columns, rows] = map.getAttribute("viewBox").split(" ").map(Number);
+    const at = [Math.floor(((event.clientY - box.top) / box.height) * rows), Math.floor(((event.clientX - box.left) / box.width) * columns)];
+    if (at[0] >= 0 && at[0] < rows && at[1] >= 0 && at[1] < columns && String(at) !== String(this.chosen)) {
+      this.chosen = at;
+      this.update();
+    }
+  }
+
+  /** @param {KeyboardEvent} event */
+  key(event) {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    this.chosen = [Math.max(0, this.chosen[0] + step[0]), Math.max(0, this.chosen[1] + step[1])];
+    this.update();
+  }
+}
+
+customElements.define("kronecker-builder", KroneckerBuilder);
