@@ -26,7 +26,8 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _BLOCK = re.compile(r'<div class="language-python highlight">.*?</pre></div>', re.DOTALL)
-_IN_PARAGRAPH = re.compile(rf"<p>\s*({_BLOCK.pattern})\s*</p>", re.DOTALL)  # as it comes out within a list
+# As it comes out within a list, where Markdown takes it for a part of the text around it.
+_IN_PARAGRAPH = re.compile(rf"<p>((?:(?!</?p>).)*?)({_BLOCK.pattern})((?:(?!</?p>).)*)</p>", re.DOTALL)
 _TIMEOUT = 60
 
 
@@ -106,7 +107,7 @@ def script_of(snippets: Sequence[Snippet], number: int) -> str:
 
 def weave(html: str, snippets: Sequence[Snippet], recorded: dict[int, dict[str, Any]], file: str) -> str:
     """The page with each block as a snippet; ``file`` names its script, with ``{}`` for the number."""
-    html = _IN_PARAGRAPH.sub(r"\1", html)
+    html = _IN_PARAGRAPH.sub(lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html)
     blocks = _BLOCK.findall(html)
     if len(blocks) != len(snippets):  # something else writes blocks of Python: better plain than mixed up
         return html

@@ -1,0 +1,99 @@
+"""What axe-core finds on every kind of page, light and dark, before and after each live piece is used: nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import BuiltSite
+
+AXE = Path(__file__).resolve().parents[2] / "node_modules/axe-core/axe.min.js"
+PAGES = (
+    "",
+    "pages/why/",
+    "pages/reference/",
+    "pages/glossary/",
+    "pages/questions/",
+    "pages/reading/",
+    "pages/ledger/",
+    "log/",
+    "log/the-framework-executed/",
+    "notes/two-layer/",
+    "notebooks/two_layer/",
+    "source/code/residual/model.py/",
+)
+
+
+def press(page: Any, tag: str, name: str, then: str) -> None:
+    piece = page.locator(tag).first
+    piece.get_by_role("button", name=name).click()
+    piece.locator(then).first.wait_for(timeout=60_000)
+
+
+def snippet(page: Any) -> None:
+    one = page.locator("py-snippet.live").first
+    one.get_by_role("button", name="Edit").click()
+    one.locator("textarea").fill("import numpy as np\nnp.eye(3)")
+    one.locator("textarea").press("Control+Enter")
+    one.locator(".weave-gave svg").wait_for(timeout=60_000)
+
+
+def card(page: Any) -> None:
+    page.locator("article a.weave-claim").first.hover()
+    page.locator("#weave-card").filter(has_text="the cell took").wait_for()
+
+
+def search(page: Any) -> None:
+    page.get_by_role("textbox", name="Search").fill("kronecker")
+    page.locator(".md-search-result__item").first.wait_for()
+
+
+USED: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "explorer": ("notes/induction-heads/", lambda page: press(page, "attention-explorer", "Try it", "textarea")),
+    "builder": ("notes/tensor-products/", lambda page: press(page, "kronecker-builder", "Try it", "svg")),
+    "lookup": ("notes/one-layer/", lambda page: press(page, "skip-trigrams", "Try it", "tbody tr")),
+    "snippet": ("notes/tensor-products/", snippet),
+    "card": ("notes/attention-heads/", card),
+    "search": ("notes/zero-layer/", search),
+}
+
+
+def violations(page: Any) -> list[str]:
+    page.evaluate("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
+    page.wait_for_timeout(300)  # colours change over a quarter of a second
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((one) => one.violations)")
+    return [f"{one['id']}: {json.dumps([node['html'][:160] for node in one['nodes'][:3]])}" for one in found]
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, browser: Any):
+    context = browser.new_context(color_scheme=request.param, viewport={"width": 1280, "height": 900}, bypass_csp=True)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_violation_on_any_kind_of_page(site: BuiltSite, page: Any, path: str) -> None:
+    page.goto(f"{site.url}{path}")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("name", USED)
+def test_no_violation_before_and_after_a_piece_is_used(site: BuiltSite, page: Any, name: str) -> None:
+    path, use = USED[name]
+    page.goto(f"{site.url}{path}")
+    assert violations(page) == []
+    use(page)
+    assert violations(page) == []
+
+
+def test_axe_would_find_something(page: Any) -> None:
+    page.set_content("<main><img src='x.png'><input></main>")
+    found = violations(page)
+    assert any(one.startswith("image-alt") for one in found) and any(one.startswith("label") for one in found)

@@ -1,0 +1,371 @@
+"""The page under a reader's hands: snippets, hovers, filters, what is loaded, what the policy lets through."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import struct
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as etree
+
+import pytest
+
+from weave import snippets
+
+if TYPE_CHECKING:
+    from conftest import BuiltSite
+
+ROOT = Path(__file__).resolve().parents[2]
+SNIPPET_NOTES = ("einstein-notation", "attention-heads", "tensor-products")
+PACKAGES = ["numpy", "einops"]
+
+
+@pytest.fixture
+def page(browser: Any):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.problems, page.asked = [], []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda said: page.problems.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda request: page.asked.append(request.url))
+    yield page
+    context.close()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(one) for one in re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", text)]
+
+
+def words(text: str) -> list[str]:
+    return re.sub(r"-?\d+\.?\d*(?:e[-+]?\d+)?", "0", text).split()
+
+
+def run(snippet: Any) -> str:
+    """Press Run and wait; what the snippet says it did."""
+    snippet.get_by_role("button", name="Run").click()
+    status = snippet.locator("[role=status]")
+    status.filter(has_text=re.compile(r"^(ran|raised|stopped|Python did)")).wait_for(timeout=90_000)
+    return status.inner_text()
+
+
+@pytest.mark.parametrize("note", SNIPPET_NOTES)
+def test_every_live_snippet_gives_in_the_browser_what_it_gives_here(
+    site: BuiltSite, page: Any, note: str, tmp_path: Path
+) -> None:
+    found = snippets.find((ROOT / f"docs/notes/{note}.md").read_text(), PACKAGES)
+    here = snippets.record(tmp_path, found, PACKAGES)
+    assert len(here) >= 6
+    page.goto(f"{site.url}notes/{note}/")
+    assert not any("pyodide" in url for url in page.asked), "Python comes on the first click"
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    live = page.locator("py-snippet.live")
+    assert live.count() == len(here)
+    assert run(live.last).startswith("ran")
+    for i, (number, expected) in enumerate(here.items()):
+        assert live.nth(i).locator("[role=status]").inner_text().startswith("ran"), f"snippet {number}"
+        shown = live.nth(i).locator(".weave-gave[role] pre code")
+        text = shown.inner_text() if shown.count() else ""
+        assert words(text) == words(expected["text"]) and not expected["error"]
+        assert numbers(text) == pytest.approx(numbers(expected["text"]), rel=1e-6, abs=1e-12), f"snippet {number}"
+    assert not page.problems and all(url.startswith((site.url, "blob:")) for url in page.asked)
+
+
+def test_a_snippet_can_be_changed_broken_stopped_and_put_back(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    assert run(one).startswith("ran")
+    field = one.locator("textarea")
+
+    def change(code: str, said: str) -> None:
+        if not field.is_visible():
+            one.get_by_role("button", name="Edit").click()
+        field.fill(code)
+        field.press("Control+Enter")
+        one.locator("[role=status]").filter(has_text=re.compile(said)).wait_for(timeout=60_000)
+
+    change("import numpy as np\nnp.eye(3)", "^ran")
+    assert one.locator(".weave-gave[role] svg[role=img] path").count() == 1, "an array is shown as a picture too"
+    change("x = 1\ny = x / 0", "^raised")
+    error = one.locator(".weave-gave[role]").inner_text()
+    assert "line 2" in error and "ZeroDivisionError" in error and "session.py" not in error
+    change("while True: pass", "runs")
+    assert page.evaluate("1 + 1") == 2, "the page stays quick"
+    one.get_by_role("button", name="Stop").click()
+    one.locator("[role=status]").filter(has_text="stopped").wait_for()
+    field.press("Escape")
+    assert not field.is_visible() and "while True" in one.locator("code").first.inner_text()
+    one.get_by_role("button", name="Reset").click()
+    assert "by_hand" in one.locator("code").first.inner_text()
+    assert run(one).startswith("ran") and "0.5" in one.locator(".weave-gave[role]").inner_text()
+    assert not page.problems
+
+
+def test_a_python_that_cannot_start_says_so_and_can_be_asked_again(site: BuiltSite, page: Any) -> None:
+    page.route("**/pyodide.asm.wasm", lambda route: route.abort())
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    assert "did not start" in run(one)
+    page.unroute("**/pyodide.asm.wasm")
+    one.get_by_role("button", name="Run").click()
+    one.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
+
+
+def test_snippets_and_figures_work_after_an_instant_navigation(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    page.evaluate("window.still = 'the same document'")
+    run(page.locator("py-snippet.live").first)
+    page.locator(".md-nav--primary").get_by_role("link", name="Einstein notation").first.click()
+    page.wait_for_url("**/einstein-notation/")
+    page.locator("h1", has_text="Einstein").wait_for()
+    assert page.evaluate("window.still") == "the same document"
+    assert run(page.locator("py-snippet.live").first).startswith("ran")
+    page.go_back()
+    page.locator("h1", has_text="Tensor").wait_for()
+    builder = page.locator("kronecker-builder")
+    builder.get_by_role("button").first.click()
+    builder.locator("svg").wait_for()
+    assert not page.problems
+
+
+def test_the_kronecker_product_is_numpys(site: BuiltSite, page: Any) -> None:
+    import numpy as np
+
+    page.goto(f"{site.url}notes/tensor-products/")
+    builder = page.locator("kronecker-builder")
+    builder.get_by_role("button").first.click()
+    builder.get_by_label("A, row 3, column 3").fill("-4")
+    builder.get_by_label("B, row 1, column 2").fill("7")
+    A, B = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.1, 0.6, -4]]), np.array([[1, 7], [2, -1]])
+
+    def shown() -> list[float]:
+        return [float(text.replace("−", "-")) for text in builder.locator("svg text").all_inner_texts()]
+
+    assert np.allclose(shown(), np.kron(A, B).ravel(), atol=0.005)
+    builder.get_by_label("order").select_option("B ⊗ A")
+    assert np.allclose(shown(), np.kron(B, A).ravel(), atol=0.005)
+    builder.locator("button.product").press("ArrowRight")
+    said = builder.locator("[role=status]").inner_text()
+    row, column = (int(found) - 1 for found in re.search(r"Row (\d+).*column (\d+)", said).groups())
+    assert float(said.rpartition("= ")[2].replace("−", "-")) == pytest.approx(np.kron(B, A)[row, column], abs=0.005)
+    assert not page.problems
+
+
+def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/one-layer/")
+    lookup = page.locator("skip-trigrams")
+    lookup.get_by_role("button").click()
+    lookup.locator("tbody tr").first.wait_for()
+    assert lookup.locator("tbody tr").count() == 12
+    first = lookup.locator("tbody tr").first.inner_text()
+    assert first.startswith("0.2") and "·or" in first, "either … or, which the note speaks of"
+    lookup.get_by_label("seen before").fill("")
+    assert "Type a word" in lookup.locator("[role=status]").inner_text()
+    assert not page.problems
+
+
+# -- hovers
+
+
+def test_a_claim_shows_its_value_by_mouse_keyboard_and_touch(site: BuiltSite, browser: Any, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    claim = page.locator("article a.weave-claim").first
+    card = page.locator("#weave-card")
+    claim.hover()
+    card.filter(has_text="the cell took").wait_for()
+    assert "readings_right = 2 of 8" in card.inner_text() and "holds" in card.inner_text()
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    page.mouse.move(0, 0)
+    before = page.locator("article a[href]").all()
+    at = next(i for i, link in enumerate(before) if "weave-claim" in (link.get_attribute("class") or ""))
+    before[at - 1].focus()
+    page.keyboard.press("Tab")
+    card.wait_for()
+    assert claim.get_attribute("aria-describedby") == "weave-card"
+
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    phone = context.new_page()
+    phone.goto(f"{site.url}notes/tensor-products/")
+    phone.locator("article a.weave-claim").first.tap()
+    phone.locator("#weave-card").wait_for()
+    assert "/notes/" in phone.url, "the first tap shows, it does not leave"
+    box = phone.locator("#weave-card").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    phone.locator("#weave-card").get_by_role("link", name="Go there").tap()
+    phone.wait_for_url("**/notebooks/tensor_products/**")
+    context.close()
+    assert not page.problems
+
+
+def test_terms_equations_and_theorems_show_what_they_mean(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    card = page.locator("#weave-card")
+    term = page.locator("article a.weave-term").first
+    meaning = term.get_attribute("title")
+    term.hover()
+    card.wait_for()
+    assert meaning and meaning[:40] in card.inner_text()
+    for reference, has in (('article a[href^="#eq-"]', ".katex"), ('article a[href^="#thm-"]', ".weave-badge")):
+        page.mouse.move(0, 0)
+        page.locator(reference).first.hover()
+        card.locator(has).first.wait_for()
+        assert re.fullmatch(r"\(\d+\)|Theorem \d+", page.locator(reference).first.inner_text())
+    assert not page.problems
+
+
+def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}pages/ledger/")
+    rows = page.locator("article tbody tr:visible")
+    total = rows.count()
+    page.get_by_label("show only rows with these words").fill("zero_layer excess")
+    assert 0 < rows.count() < total
+    page.goto(page.url)
+    page.locator("table-filter [role=status]").filter(has_text="of").wait_for()
+    assert 0 < rows.count() < total and not page.problems
+
+
+def test_with_what_it_needs_is_copied(site: BuiltSite, browser: Any) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{site.url}notes/tensor-products/")
+    link = page.locator("py-snippet a.weave-needs").nth(1)
+    link.click()
+    page.get_by_text("copied, with what it needs").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "by_hand = np.block(blocks)" in copied and copied.startswith("import numpy as np\nfrom einops")
+    context.close()
+
+
+# -- what is loaded, and how
+
+
+@pytest.mark.parametrize("path", [f"notes/{path.stem}/" for path in sorted((ROOT / "docs/notes").glob("*.md"))] + [""])
+def test_a_first_load_is_small_and_does_not_shift(site: BuiltSite, page: Any, path: str) -> None:
+    page.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => { for (const one of list.getEntries())"
+        " if (!one.hadRecentInput) window.shift += one.value; }).observe({ type: 'layout-shift', buffered: true });"
+    )
+    page.goto(f"{site.url}{path}", wait_until="networkidle")
+    page.mouse.wheel(0, 6000)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.shift") < 0.01
+    sizes = {}
+    for url in dict.fromkeys(url.partition("#")[0] for url in page.asked):
+        data = site.file(url).read_bytes()
+        packed = url.endswith((".woff", ".woff2", ".png"))
+        sizes[url.removeprefix(site.url)] = len(data) if packed else len(gzip.compress(data, 6))
+    assert sum(sizes.values()) <= 300_000, sorted(sizes.items(), key=lambda one: -one[1])[:8]
+    assert not page.problems
+
+
+def test_the_search_index_comes_when_it_is_wanted(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/two-layer/", wait_until="networkidle")
+    assert not any("search_index" in url for url in page.asked)
+    for query, expected in {
+        "commutation matrix": "Tensor products",
+        "mathbb": "",  # TeX source
+        "prefix-matching": "Glossary",
+        "two_layer_paths": "",
+    }.items():
+        page.get_by_role("textbox", name="Search").fill(query)
+        page.locator(".md-search-result__item").first.wait_for()
+        results = page.locator(".md-search-result__list").inner_text()
+        assert expected in results and not re.search(r"</?(span|div|svg|tex-math|py-snippet)\b", results), query
+    assert any("search_index" in url for url in page.asked)
+
+
+def test_the_policy_lets_nothing_else_through(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    policy = page.locator('meta[http-equiv="Content-Security-Policy"]').get_attribute("content")
+    assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval'" not in policy.replace("wasm-", "")
+    page.evaluate(
+        """() => {
+        const script = document.createElement("script"); script.textContent = "window.inline = true"; document.body.append(script);
+        const image = document.createElement("img"); image.src = "https://example.org/x.png"; document.body.append(image);
+        return fetch("https://example.org/").catch(() => { window.refused = true; }); }"""
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("[window.inline, window.refused]") == [None, True]
+    assert len([one for one in page.problems if "Content Security Policy" in one]) >= 3
+    policies = {
+        re.search(r'Content-Security-Policy" content="([^"]*)"', path.read_text())[1]
+        for path in site.folder.rglob("*.html")
+    }
+    assert len(policies) == 1, "instant navigation keeps the first page's policy"
+
+
+@pytest.mark.parametrize("width", [360, 1920])
+@pytest.mark.parametrize("path", ["", "notes/tensor-products/", "notes/one-layer/", "notebooks/two_layer/", "pages/ledger/"])
+def test_nothing_sticks_out(site: BuiltSite, browser: Any, path: str, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(f"{site.url}{path}")
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+def test_lines_have_65_to_75_characters_where_there_is_room(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/residual-stream/")
+    per_line = page.evaluate(
+        """() => { const counts = [];
+        for (const p of document.querySelectorAll(".md-content__inner > p")) {
+          if (p.querySelector(".katex, .weave-badge, code") || p.textContent.length < 300) continue;
+          const range = document.createRange(); range.selectNodeContents(p);
+          const lines = new Set(Array.from(range.getClientRects(), (box) => Math.round(box.bottom / 8))).size;
+          counts.push(p.textContent.length / lines);
+        } return counts; }"""
+    )
+    typical = sorted(per_line)[len(per_line) // 2]
+    assert per_line and 62 <= typical <= 76, per_line
+
+
+# -- what others see
+
+
+def test_feeds_hold_every_note_and_entry(site: BuiltSite) -> None:
+    atom = etree.parse(site.folder / "atom.xml").getroot()
+    name = "{http://www.w3.org/2005/Atom}"
+    links = {entry.find(f"{name}link").get("href") for entry in atom.iter(f"{name}entry")}
+    notes = {f"{site.url}notes/{path.stem}/" for path in (ROOT / "docs/notes").glob("*.md")}
+    assert notes < links and all(site.file(url).is_file() for url in links)
+    rss = etree.parse(site.folder / "rss.xml").getroot()
+    assert {item.findtext("link") for item in rss.iter("item")} == links
+
+
+def test_every_page_has_a_share_picture(site: BuiltSite) -> None:
+    for path in site.folder.rglob("index.html"):
+        card = re.search(r'property="og:image" content="([^"]+)"', path.read_text())
+        assert card and card[1].startswith(site.url), path
+        data = site.file(card[1]).read_bytes()
+        assert data[:4] == b"\x89PNG" and struct.unpack(">II", data[16:24]) == (1200, 630)
+
+
+def test_a_note_prints_without_the_page_around_it(site: BuiltSite, browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(f"{site.url}notes/tensor-products/")
+    page.emulate_media(media="print")
+    for hidden in (".md-header", ".md-sidebar", ".py-bar", "kronecker-builder", ".weave-code"):
+        assert not page.locator(hidden).first.is_visible(), hidden
+    assert page.locator("article h1").is_visible() and page.locator(".weave-figure svg").first.is_visible()
+    page.close()
+
+
+def test_nothing_says_where_it_was_built(site: BuiltSite) -> None:
+    for path in site.folder.rglob("provenance.json"):
+        assert str(ROOT) not in path.read_text() and '"commit"' in path.read_text()
+
+
+def test_firefox_reads_and_runs_the_same_pages(site: BuiltSite) -> None:
+    import shutil
+
+    firefox = shutil.which("firefox-esr") or shutil.which("firefox")
+    if not firefox:
+        pytest.skip("no Firefox on this machine: the pages were NOT looked at in it")
+    node = shutil.which("node") or str(ROOT / ".venv/bin/node")
+    done = subprocess.run(
+        [node, str(ROOT / "tests/browser/firefox.mjs"), firefox, site.url], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
