@@ -78,7 +78,7 @@ def _under_title(html: str, page: Page, config: MkDocsConfig) -> str:
     """How long it takes, when it last changed, and how to run it."""
     stem = Path(page.file.src_uri).stem.replace("-", "_")
     notebook = CODE / f"notebooks/{stem}.py"
-    parts = [f"{pages.minutes(html)} minutes to read"]
+    parts = [f"{pages.minutes(html)} minutes to read through"]
     if day := changed(f"docs/{page.file.src_uri}", f"code/notebooks/{stem}.py"):
         parts.append(f'changed <time datetime="{day}">{day.day} {day:%B %Y}</time>')
     if notebook.is_file():
@@ -114,7 +114,20 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         '<div class="md-search" data-md-component="search" role="dialog">',
         '<div class="md-search" data-md-component="search" role="dialog" aria-label="Search">',
     )
+    output = _UNNAMED.sub(lambda nav: f"{nav[0][:-1]} {_NAMES[nav[1]]}>", output)
+    output = _LABELLED.sub(lambda nav: nav[0] if f'id="{nav[1]}"' in output else 'aria-label="Section"', output)
     return pages.with_files(output, page.url)
+
+
+# What Material leaves without a name, so that a listener cannot tell one from the other.
+_NAMES = {
+    "md-post__action": 'role="none"',
+    "md-nav": 'role="none"',
+    "md-nav md-nav--primary": 'aria-label="About this entry"',
+    "md-pagination": 'aria-label="Pages of the log"',
+}
+_UNNAMED = re.compile(rf'<nav class="({"|".join(_NAMES)})">')
+_LABELLED = re.compile(r'aria-labelledby="(__nav_[\d_]+_label)"')
 
 
 # -- the finished site

@@ -36,7 +36,8 @@ class KroneckerBuilder extends HTMLElement {
   build() {
     const order = element("select", {}, element("option", { textContent: "A ⊗ B" }), element("option", { textContent: "B ⊗ A" }));
     order.addEventListener("change", () => { this.swapped = order.selectedIndex === 1; this.update(); });
-    this.product = element("button", { type: "button", className: "product" });
+    this.product = element("div", { tabIndex: 0, className: "product" });
+    this.product.setAttribute("role", "application"); // arrow keys move in it
     this.product.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.key(event));
     this.product.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.point(event));
     this.product.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.point(event));

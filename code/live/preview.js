@@ -55,7 +55,7 @@ function show(link, touched) {
   shown = link;
   if (touched) parts.push(element("p", {}, element("a", { href: link.href, textContent: "Go there" })));
   card.replaceChildren(...parts);
-  document.body.append(card); // again after each instant navigation
+  (document.querySelector("main") ?? document.body).append(card); // again after each instant navigation
   card.hidden = false;
   link.setAttribute("aria-describedby", card.id);
   const at = link.getClientRects()[0], wide = document.documentElement.clientWidth;

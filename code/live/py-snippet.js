@@ -130,7 +130,7 @@ export class PySnippet extends HTMLElement {
     this.editor.value = this.source;
     this.editor.hidden = false;
     this.code.parentElement.hidden = true;
-    this.buttons.Edit.textContent = "Done";
+    this.name("Done");
     this.buttons.Reset.hidden = false;
     this.fit();
     this.editor.focus();
@@ -144,7 +144,7 @@ export class PySnippet extends HTMLElement {
     }
     this.editor.hidden = true;
     this.code.parentElement.hidden = false;
-    this.buttons.Edit.textContent = "Edit";
+    this.name("Edit");
     this.buttons.Reset.hidden = !this.dataset.changed;
     this.buttons.Edit.focus();
   }
@@ -154,10 +154,16 @@ export class PySnippet extends HTMLElement {
     this.editor.value = this.code.textContent = this.written;
     this.editor.hidden = true;
     this.code.parentElement.hidden = false;
-    this.buttons.Edit.textContent = "Edit";
+    this.name("Edit");
     this.buttons.Reset.hidden = true;
     this.status.textContent = "as it was written";
     this.buttons.Edit.focus();
+  }
+
+  /** What the button Edit now does. @param {string} does */
+  name(does) {
+    this.buttons.Edit.textContent = does;
+    this.buttons.Edit.ariaLabel = `${does} snippet ${this.getAttribute("number")}`;
   }
 
   /** @param {KeyboardEvent} event */

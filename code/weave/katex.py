@@ -8,6 +8,7 @@ import functools
 import hashlib
 import html
 import json
+import logging
 import os
 import re
 import shutil
@@ -153,6 +154,7 @@ def _cut(tex: str, column: int = 0, width: int = 80) -> str:
 _FONT_SOURCES = re.compile(r'src:(url\([^)]*\.woff2\) format\("woff2"\))[^;}]*')
 _DISPLAY_CSS = """
 .math-display { display: block; overflow: auto hidden; scrollbar-width: thin; margin: 1em 0; }
+.math-kept { white-space: nowrap; }
 .math-display > .katex-display { margin: 0; padding: 0.2em 0; }
 """
 
@@ -181,6 +183,7 @@ def _subset(font: Path, used: set[int], cache: Path) -> Path:
     from fontTools.subset import Options, Subsetter
     from fontTools.ttLib import TTFont
 
+    logging.getLogger("fontTools").setLevel("ERROR")  # KaTeX's fonts have no dates, which it would say of each
     key = hashlib.sha256(font.read_bytes() + repr(sorted(used)).encode()).hexdigest()[:24]
     path = cache / f"{key}.woff"
     if not path.exists():

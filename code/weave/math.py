@@ -396,7 +396,8 @@ def makeExtension(**kwargs: Any) -> MathExtension:
 
 # --- the finished page ----------------------------------------------------------------------------------------------
 
-_PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?(?: id="([^"]*)")?>(.*?)</tex-math>', re.DOTALL)
+_PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?(?: id="([^"]*)")?>(.*?)</tex-math>([.,;:!?)]*)', re.DOTALL)
+_SHORT = 40  # characters of TeX that fit a phone's line
 
 
 def render_html(page: str) -> str:
@@ -406,11 +407,13 @@ def render_html(page: str) -> str:
         classes = (placeholder[1] or "").split()
         rendered = render_tex(html.unescape(placeholder[3]), **_options(classes))
         if "display" not in classes:
-            return rendered
+            if placeholder[4] and len(placeholder[3]) <= _SHORT:  # or a line might begin with a full stop
+                return f'<span class="math-kept">{rendered}{placeholder[4]}</span>'
+            return rendered + placeholder[4]
         if "inline" in classes:  # in a paragraph, link or cell, where no <div> may stand
-            return f'<span class="math-display">{rendered}</span>'
+            return f'<span class="math-display">{rendered}</span>{placeholder[4]}'
         # a wide formula scrolls, also by keyboard
         name = f' id="{placeholder[2]}"' if placeholder[2] else ""
-        return f'<div class="math-display"{name} role="group" aria-label="formula" tabindex="0">{rendered}</div>'
+        return f'<div class="math-display"{name} role="group" aria-label="formula" tabindex="0">{rendered}</div>{placeholder[4]}'
 
     return _PLACEHOLDER.sub(formula, page)

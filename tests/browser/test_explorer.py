@@ -81,7 +81,7 @@ def test_it_fits_the_page(site: BuiltSite, browser: Any, scheme: str, width: int
     explorer = started(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     box = explorer.bounding_box()
-    assert box["width"] <= width and explorer.locator("canvas").count() == 8
+    assert box["width"] <= width and explorer.locator(".heads svg").count() == 8
     context.close()
 
 

@@ -145,7 +145,7 @@ def test_the_kronecker_product_is_numpys(site: BuiltSite, page: Any) -> None:
     assert np.allclose(shown(), np.kron(A, B).ravel(), atol=0.005)
     builder.get_by_label("order").select_option("B ⊗ A")
     assert np.allclose(shown(), np.kron(B, A).ravel(), atol=0.005)
-    builder.locator("button.product").press("ArrowRight")
+    builder.locator(".product").press("ArrowRight")
     said = builder.locator("[role=status]").inner_text()
     row, column = (int(found) - 1 for found in re.search(r"Row (\d+).*column (\d+)", said).groups())
     assert float(said.rpartition("= ")[2].replace("−", "-")) == pytest.approx(np.kron(B, A)[row, column], abs=0.005)
