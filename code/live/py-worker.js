@@ -6,6 +6,9 @@
 const here = (/** @type {string} */ file) => new URL(file, import.meta.url).href;
 
 async function start() {
+  const core = await fetch(here("../pyodide/pyodide.asm.wasm")); // Pyodide would wait for it for ever
+  if (!core.ok) throw new Error(`pyodide.asm.wasm: ${core.status}`);
+  await core.arrayBuffer(); // kept by the browser: it is not fetched twice
   const { loadPyodide } = await import(here("../pyodide/pyodide.mjs"));
   const python = await loadPyodide({ indexURL: here("../pyodide/"), packages: ["numpy", "einops"] });
   const module = await (await fetch(here("session.py"))).text();

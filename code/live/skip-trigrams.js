@@ -44,6 +44,7 @@ class SkipTrigrams extends HTMLElement {
 
   /** The token that a field names: its last one, a word's form after a space first. @param {string} text @returns {number} */
   token(text) {
+    if (!text.trim()) return -1;
     const after = this.tokenizer.encode(text.startsWith(" ") ? text : ` ${text}`);
     return after.length === 1 ? after[0] : this.tokenizer.encode(text).at(-1) ?? -1;
   }

@@ -12,7 +12,8 @@ try {
   page.on("request", (request) => { if (!/^(blob:|data:)/.test(request.url()) && !request.url().startsWith(site)) problems.push(`asks ${request.url()}`); });
   const open = async (path) => {
     await page.goto(site + path, { waitUntil: "load" });
-    const state = await page.evaluate(() => [document.documentElement.scrollWidth - innerWidth, document.querySelectorAll("article h1").length]);
+    await page.waitForSelector("main h1", { timeout: 30000 });
+    const state = await page.evaluate(() => [document.documentElement.scrollWidth - innerWidth, document.querySelectorAll("main h1").length]);
     if (state[0] > 0 || state[1] !== 1) problems.push(`${path}: ${state}`);
   };
   const press = (tag, name) => page.waitForFunction((tag, name) => {

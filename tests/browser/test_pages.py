@@ -135,7 +135,7 @@ def test_every_page_loads_without_an_error_and_without_asking_anyone_else(visits
 
 def test_what_goes_wrong_is_seen(browser: Any, site: BuiltSite) -> None:
     """The test above can fail: an error, a missing file and a request to elsewhere are each noticed."""
-    with opened(browser, site) as (page, wrong):
+    with opened(browser, site, bypass_csp=True) as (page, wrong):
         page.goto(site.url)
         page.set_content("<img src='nowhere.png'><img src='http://example.org/x.png'><script>undefined.x</script>")
         page.wait_for_load_state("load")
