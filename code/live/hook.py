@@ -33,7 +33,10 @@ from weave import pages  # noqa: E402
 ROOT = Path(__file__).parents[2]
 CODE, MODULES, CACHE = ROOT / "code", ROOT / "node_modules", ROOT / ".cache/live"
 FACES = [
-    *(MODULES / f"@fontsource/source-serif-4/files/source-serif-4-latin-{face}.woff2" for face in ("400-normal", "400-italic", "600-normal")),
+    *(
+        MODULES / f"@fontsource/source-serif-4/files/source-serif-4-latin-{face}.woff2"
+        for face in ("400-normal", "400-italic", "600-normal")
+    ),
     MODULES / "@fontsource/source-code-pro/files/source-code-pro-latin-400-normal.woff2",
 ]
 LIVE = [
@@ -65,7 +68,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 @event_priority(-50)
 def on_page_content(html: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
     html = re.sub(r"<th( [^>]*)?></th>", r"<td\1></td>", html)  # the empty corner of a table heads nothing
-    for state, name in ((' checked', "done"), ("", "open")):
+    for state, name in ((" checked", "done"), ("", "open")):
         html = re.sub(
             rf'<input type="checkbox" disabled(?:="")?{state}(?=[ /">])',
             f'<input aria-label="{name}" type="checkbox" disabled{state}',
@@ -162,7 +165,9 @@ def on_post_build(config: MkDocsConfig) -> None:
         (site / "atom.xml").write_bytes(share.atom(entries, config.site_name, config.site_url, author))
         (site / "rss.xml").write_bytes(share.rss(entries, config.site_name, config.site_url, config.site_description))
         (site / "assets/cards").mkdir(parents=True, exist_ok=True)
-        used = {name for path in site.rglob("*.html") for name in re.findall(r"assets/cards/(\w+\.png)", path.read_text())}
+        used = {
+            name for path in site.rglob("*.html") for name in re.findall(r"assets/cards/(\w+\.png)", path.read_text())
+        }
         for name in used:
             (site / "assets/cards" / name).write_bytes((CACHE / "cards" / name).read_bytes())
         if GITHUB.fullmatch(config.repo_url or ""):
@@ -179,7 +184,14 @@ def _for_colab(site: Path, repository: str) -> None:
         f"%cd -q /content/{name}\n"
         "%pip install -q --no-deps -r code/live/colab.txt -e ."
     )
-    cell = {"cell_type": "code", "id": "install", "metadata": {}, "execution_count": None, "outputs": [], "source": install}
+    cell = {
+        "cell_type": "code",
+        "id": "install",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+        "source": install,
+    }
     (site / "colab").mkdir(exist_ok=True)
     for path in sorted(site.glob("notebooks/*/*.ipynb")):
         notebook = json.loads(path.read_text("utf-8"))

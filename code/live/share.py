@@ -41,7 +41,9 @@ def card(title: str, description: str, site: str, fonts: Path, target: Path) -> 
     FigureCanvasAgg(figure)
     lines = textwrap.wrap(title.replace("$", r"\$"), 34)[:2]
     figure.text(0.07, 0.86, site, fontproperties=face(400), fontsize=23, color=ACCENT, va="top")
-    figure.text(0.07, 0.72, "\n".join(lines), fontproperties=face(600), fontsize=46, color=INK, va="top", linespacing=1.15)
+    figure.text(
+        0.07, 0.72, "\n".join(lines), fontproperties=face(600), fontsize=46, color=INK, va="top", linespacing=1.15
+    )
     below = textwrap.fill(textwrap.shorten(description.replace("$", r"\$"), 190, placeholder=" …"), 66)
     figure.text(0.07, 0.08, below, fontproperties=face(400), fontsize=23, color=QUIET, va="bottom", linespacing=1.4)
     target.mkdir(parents=True, exist_ok=True)

@@ -398,7 +398,9 @@ class _Weave(Treeprocessor):
         """The pages of a PDF where the browser shows them, and a link in any case."""
         uri = self.site.layout.page_uri(target.path)
         if uri is None or not isfile(self.site.layout.root / target.path):
-            raise _Bad(target.line, f"no file {target.path} under {self.site.layout.docs}/; put the PDF beside the note")
+            raise _Bad(
+                target.line, f"no file {target.path} under {self.site.layout.docs}/; put the PDF beside the note"
+            )
         element.remove(caption)
         label = escape("".join(caption.itertext()).strip(), quote=True)
         link = f'<a href="weave:{uri}" download>{posixpath.basename(uri)}</a>'

@@ -170,7 +170,7 @@ def copy_katex(root: Path, site_dir: Path, cache: Path | None = None) -> None:
     fonts = sorted(set(re.findall(r"url\((fonts/[^)]*)\)", css)))
     if cache:
         used = {ord(one) for page in site_dir.rglob("*.html") for one in html.unescape(page.read_text("utf-8"))}
-        css = css.replace(".woff2) format(\"woff2\")", ".woff) format(\"woff\")")
+        css = css.replace('.woff2) format("woff2")', '.woff) format("woff")')
         for font in fonts:
             shutil.copyfile(_subset(source / font.removesuffix("2"), used, cache), target / font.removesuffix("2"))
     else:

@@ -51,6 +51,8 @@ class WeaveConfig(Config):
     """Folders of Python files that notes may link to."""
     cell_timeout = config_options.Type(int, default=300)
     """Seconds that one cell may take."""
+    modules = config_options.ListOfItems(config_options.Type(str), default=[])
+    """What is imported before any notebook runs, because it takes long and most need it."""
     browser_packages = config_options.ListOfItems(config_options.Type(str), default=[])
     """Packages that snippets can import in the reader's browser; none: no snippet runs there."""
 
@@ -59,7 +61,9 @@ def site_of(config: MkDocsConfig, options: WeaveConfig) -> Site:
     """The site that a mkdocs.yml describes."""
     root = Path(config.config_file_path).resolve().parent
     docs = Path(config.docs_dir).resolve().relative_to(root).as_posix()
-    return Site(Layout(root, docs, options.notebooks, tuple(options.sources)), options.cell_timeout)
+    return Site(
+        Layout(root, docs, options.notebooks, tuple(options.sources)), options.cell_timeout, tuple(options.modules)
+    )
 
 
 class WeavePlugin(BasePlugin[WeaveConfig]):
@@ -87,6 +91,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             raise Abort(str(error)) from None
         if not hasattr(self, "site"):
             self.site = site_of(config, self.config)
+            self.site.serving = self.serving
         self.site.pages.clear()
         self.site.read_terms()
         use_site(self.site)
@@ -349,7 +354,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def _above(self, path: str, cell: str, page: MkDocsPage) -> str:
         """Above a cell of a notebook's page: who uses it, and how to take it along."""
-        take = f'<a class="weave-needs" href="weave:notebooks/{Path(path).stem}/{cell}.py" download>with what it needs</a>'
+        take = (
+            f'<a class="weave-needs" href="weave:notebooks/{Path(path).stem}/{cell}.py" download>with what it needs</a>'
+        )
         return f'<p class="weave-used">{self._used(path, cell, page)}{take}</p>'
 
     def _used(self, path: str, cell: str, page: MkDocsPage) -> str:

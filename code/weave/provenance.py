@@ -98,7 +98,7 @@ def as_html(run: Run, number: int, json_url: str) -> str:
     else:
         body += "<div><dt>checked by</dt><dd>the build that made this page</dd></div>"
     return (
-        f'<details class="weave-code weave-provenance"><summary>provenance</summary><dl>{body}</dl>'
+        f'<details class="weave-code weave-provenance" data-search-exclude><summary>provenance</summary><dl>{body}</dl>'
         f'<p><a href="{json_url}">the same for machines</a></p></details>'
     )
 

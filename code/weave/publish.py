@@ -21,7 +21,7 @@ def claim(**values: Any) -> None:
     """
     plain = {name: _plain(name, value) for name, value in values.items()}
     text = "\n".join(f"{name} = {_show(value)}" for name, value in plain.items())
-    if "ipykernel" in sys.modules and _in_kernel():
+    if "IPython" in sys.modules and _in_notebook():
         from IPython.display import display
 
         display({CLAIM_MIME: plain, "text/plain": text}, raw=True)
@@ -29,10 +29,11 @@ def claim(**values: Any) -> None:
         print(text)
 
 
-def _in_kernel() -> bool:
+def _in_notebook() -> bool:
     from IPython import get_ipython
 
-    return getattr(get_ipython(), "kernel", None) is not None
+    shell = get_ipython()
+    return shell is not None and type(shell).__name__ != "TerminalInteractiveShell"
 
 
 def _plain(name: str, value: Any) -> int | float | list[int | float]:

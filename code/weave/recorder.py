@@ -2,7 +2,9 @@
 
 Recorded are: every file of the repository that is opened for reading (and those looked for in vain), every module of
 the repository that is imported, listings of the repository's folders, and the packages that files and modules came
-from. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by
+from. Beside each stands the cell that came upon it first. What a cell does to the world outside of its process (files
+that it writes, programs, connections) is noted too: where there is such an effect, a cell cannot be run again from the
+state before it. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by
 programs that the notebook starts, existence checks, modules that were not there, listings of the repository's root.
 """
 
@@ -19,6 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_EFFECTS = (
+    "os.chmod os.exec os.fork os.forkpty os.link os.mkdir os.posix_spawn os.remove os.rename os.rmdir os.startfile"
+    " os.symlink os.system os.truncate os.utime shutil.rmtree socket.bind socket.connect sqlite3.connect subprocess.Popen"
+)
 _IGNORED = {".git", ".cache", ".venv", "node_modules", "site", "__pycache__"}
 
 
@@ -26,10 +32,17 @@ class Recorder:
     def __init__(self, root: Path, target: Path) -> None:
         self.root = str(root.resolve()) + os.sep
         self.prefix = str(Path(sys.prefix).resolve()) + os.sep
-        # A line for each fact, as soon as it is known: a kernel that is killed has told what it read so far.
-        self.target = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.move(target)
         self.known: set[tuple[str, str]] = set()
         self.here = threading.local()
+        self.cell = -1
+        """The one that runs; -1 before the first."""
+        self.effects = frozenset(_EFFECTS.split())
+
+    def move(self, target: str | Path) -> None:
+        """Go on writing elsewhere; what is known already is not told again."""
+        # A line for each fact, as soon as it is known: a kernel that is killed has told what it read so far.
+        self.target = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def relative(self, path: Any) -> str | None:
         """The path in the repository, or None where it lies outside or does not matter."""
@@ -43,7 +56,7 @@ class Recorder:
 
     def note(self, kind: str, name: str | None, digest: Callable[[Path], str | None]) -> None:
         if name is not None and (kind, name) not in self.known:
-            line = json.dumps([kind, name, digest(Path(self.root, name))]) + "\n"
+            line = json.dumps([kind, name, digest(Path(self.root, name)), self.cell]) + "\n"
             os.write(self.target, line.encode())
             self.known.add((kind, name))
 
@@ -57,13 +70,21 @@ class Recorder:
             self.note("packages", inside.split(os.sep)[0].removesuffix(".py"), lambda _: None)
 
     def audit(self, event: str, arguments: tuple) -> None:
-        if event not in ("open", "os.listdir", "os.scandir") or getattr(self.here, "busy", False):
+        effect = event in self.effects
+        if not effect and event not in ("open", "os.listdir", "os.scandir") or getattr(self.here, "busy", False):
             return
         self.here.busy = True  # what the recorder reads itself is not the notebook's doing
         try:
             if event == "open":
                 if _for_reading(*arguments[1:3]):
                     self.file(arguments[0])
+                elif isinstance(arguments[0], str | bytes | os.PathLike) and arguments[0] != os.devnull:
+                    effect = True
+            if effect:
+                self.known.discard(("effects", event))  # each cell that has one
+                self.note("effects", event, lambda _: None)
+            elif event == "open":
+                pass
             elif not _by_import(sys._getframe(1)):
                 path = "." if arguments[0] is None else arguments[0]
                 self.note("listings", self.relative(path), listing_digest)
@@ -77,16 +98,30 @@ class Recorder:
                 self.package(getattr(getattr(module, "__spec__", None), "origin", None))
 
 
-def read(target: Path) -> dict[str, dict[str, str | None]]:
-    """What was recorded: digests (None for what was not there) of ``files`` and ``listings``, and ``packages``."""
-    record: dict[str, dict[str, str | None]] = {"files": {}, "listings": {}, "packages": {}}
+Fact = tuple[str, str, str | None, int]
+"""Kind, name, digest, and the cell."""
+
+
+def read(target: Path) -> list[Fact]:
+    """What was recorded: ``files`` and ``listings`` with digests (None for what was not there), ``packages``,
+    ``effects``."""
+    facts: list[Fact] = []
     for line in target.read_text().split("\n") if target.exists() else ():
         try:
-            kind, name, found = json.loads(line)
+            kind, name, found, cell = json.loads(line)
         except ValueError:  # the last line, of a kernel that was killed
             continue
-        record[kind].setdefault(name, found)
-    return record
+        facts.append((kind, name, found, cell))
+    return facts
+
+
+def of_kind(facts: list[Fact], kind: str) -> dict[str, str | None]:
+    """The digests of one kind, as they were first found."""
+    digests: dict[str, str | None] = {}
+    for one, name, found, _ in facts:
+        if one == kind:
+            digests.setdefault(name, found)
+    return digests
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
@@ -131,7 +166,7 @@ def _by_import(frame: FrameType) -> bool:
     return "importlib" in name or name.endswith("pkgutil.py")
 
 
-def start(root: str, target: str) -> None:
+def start(root: str, target: str) -> Recorder:
     """Begin to record; called in the kernel before the first cell."""
     recorder = Recorder(Path(root), Path(target))
     loader = type("_FromSource", (_FromSource,), {"recorder": recorder})
@@ -155,3 +190,4 @@ def start(root: str, target: str) -> None:
     from IPython import get_ipython
 
     get_ipython().events.register("post_run_cell", recorder.packages)
+    return recorder

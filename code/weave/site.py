@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from weave import glossary, sources
-from weave.execute import Executor, Outcome
+from weave.execute import Executor, Hear, Outcome
 from weave.notebook import Notebook, parse
 from weave.page import Page
 from weave.problem import Problem, nearest
@@ -71,6 +71,12 @@ class Layout:
 class Site:
     layout: Layout
     cell_timeout: int = 300
+    modules: tuple[str, ...] = ()
+    """What is imported before any notebook runs."""
+    serving: bool = False
+    """Whether an author is at work: notebooks run on from what changed."""
+    hear: Hear = lambda *_: None
+    """Told how far each notebook is."""
     workers: int | None = None
     pages: dict[str, Page] = field(default_factory=dict)
     """Every page rendered so far, by its source."""
@@ -92,6 +98,18 @@ class Site:
     @cached_property
     def store(self) -> Store:
         return Store(self.layout.root, self.layout.root / ".cache" / "weave" / "runs", say)
+
+    @cached_property
+    def executor(self) -> Executor:
+        return Executor(
+            self.layout.root,
+            self.store,
+            timeout=self.cell_timeout,
+            say=say,
+            modules=self.modules,
+            hear=lambda *heard: self.hear(*heard),
+            keep=self.serving,
+        )
 
     # -- notebooks
 
@@ -125,8 +143,9 @@ class Site:
                 self.outcomes[notebook.path] = Outcome(notebook, None, before.problems, before.inputs)
             else:
                 stale.append(notebook)
-        executor = Executor(self.layout.root, self.store, timeout=self.cell_timeout, say=say)
-        for outcome in executor.run(stale, self.workers):
+        if force:
+            self.executor.close()
+        for outcome in self.executor.run(stale, self.workers):
             self.outcomes[outcome.notebook.path] = outcome
         if chosen is None:
             self.outcomes = {one.path: self.outcomes[one.path] for one in notebooks}

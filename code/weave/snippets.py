@@ -107,7 +107,9 @@ def script_of(snippets: Sequence[Snippet], number: int) -> str:
 
 def weave(html: str, snippets: Sequence[Snippet], recorded: dict[int, dict[str, Any]], file: str) -> str:
     """The page with each block as a snippet; ``file`` names its script, with ``{}`` for the number."""
-    html = _IN_PARAGRAPH.sub(lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html)
+    html = _IN_PARAGRAPH.sub(
+        lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html
+    )
     blocks = _BLOCK.findall(html)
     if len(blocks) != len(snippets):  # something else writes blocks of Python: better plain than mixed up
         return html
@@ -127,4 +129,6 @@ def _recorded(result: dict[str, Any]) -> str:
     text = (result["text"] + result["error"]).rstrip()
     if not text:
         return ""
-    return f'<div class="weave-gave"><pre tabindex="0" aria-label="what it gives"><code>{escape(text)}</code></pre></div>'
+    return (
+        f'<div class="weave-gave"><pre tabindex="0" aria-label="what it gives"><code>{escape(text)}</code></pre></div>'
+    )

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from weave import recorder
-from weave.notebook import Notebook, parse
+from weave.notebook import Cell, Notebook, parse
 from weave.publish import CLAIM_MIME
 
 _KEPT = 5
-_MACHINERY = ("execute.py", "recorder.py", "publish.py", "weave.matplotlibrc")
+_MACHINERY = ("execute.py", "kernel.py", "recorder.py", "publish.py", "weave.matplotlibrc")
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,12 @@ class Run:
 
 def code_digest(notebook: Notebook) -> str:
     """Changes with the code and with how it is run; prose between the cells is not part of it."""
-    how = {"skip-execution", "raises-exception"}
-    cells = [(cell.source, sorted(how & set(cell.tags))) for cell in notebook.code]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([how_run(cell) for cell in notebook.code]).encode()).hexdigest()
+
+
+def how_run(cell: Cell) -> tuple[str, list[str]]:
+    """What of a cell its outputs depend on."""
+    return cell.source, sorted({"skip-execution", "raises-exception"} & set(cell.tags))
 
 
 @cache

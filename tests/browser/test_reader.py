@@ -295,7 +295,9 @@ def test_the_policy_lets_nothing_else_through(site: BuiltSite, page: Any) -> Non
 
 
 @pytest.mark.parametrize("width", [360, 1920])
-@pytest.mark.parametrize("path", ["", "notes/tensor-products/", "notes/one-layer/", "notebooks/two_layer/", "pages/ledger/"])
+@pytest.mark.parametrize(
+    "path", ["", "notes/tensor-products/", "notes/one-layer/", "notebooks/two_layer/", "pages/ledger/"]
+)
 def test_nothing_sticks_out(site: BuiltSite, browser: Any, path: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()

@@ -17,7 +17,16 @@ def run(*command: str) -> None:
 
 def test_types() -> None:
     files = sorted(str(path) for path in (ROOT / "code/live").glob("*.js"))
-    strict = ["--noEmit", "--allowJs", "--checkJs", "--strict", "--target", "es2023", "--lib", "es2023,dom,dom.iterable"]
+    strict = [
+        "--noEmit",
+        "--allowJs",
+        "--checkJs",
+        "--strict",
+        "--target",
+        "es2023",
+        "--lib",
+        "es2023,dom,dom.iterable",
+    ]
     run(NODE, "node_modules/typescript/bin/tsc", *strict, "--module", "esnext", "--moduleResolution", "bundler", *files)
 
 

@@ -326,10 +326,11 @@ def test_a_slip_in_a_notebook_alone_fails_the_check(small: Small, name: str) -> 
 
 
 def test_a_kernel_that_does_not_start(bare: Small) -> None:
-    bare.write("code/ipykernel_launcher.py", "raise SystemExit(3)\n")
+    bare.write("code/matplotlib_inline.py", "raise ImportError('half installed')\n")
+    bare.replace("mkdocs.yml", "cell_timeout: 10", "cell_timeout: 10, modules: [matplotlib_inline]")
     result = bare.weave("check")
     assert result.exit_code == 1
-    what = "its kernel did not start (Kernel died before replying to kernel_info); try: weave run heat"
+    what = "its kernel did not start (ImportError: half installed); try: weave run heat"
     assert said_in(result) == [f"code/notebooks/heat.py:1: {what}"]
 
 

@@ -174,7 +174,7 @@ def edit_record(two: Small, notebook: str, change: Callable[[dict], object]) -> 
 
 
 def test_another_version_of_an_imported_package(two: Small) -> None:
-    edit_record(two, "one", lambda inputs: inputs["packages"].update(ipykernel="0.0.1"))
+    edit_record(two, "one", lambda inputs: inputs["packages"].update(ipython="0.0.1"))
     edit_record(two, "two", lambda inputs: inputs["packages"].update({"gone-since": "1.0"}))
     assert two.rerun() == {"one", "two"}
 
