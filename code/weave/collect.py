@@ -1,4 +1,4 @@
-"""Pages made of what other pages say: open questions, what was read, hours at work, and which note needs which.
+"""Pages made of what other pages say: open questions, hours at work, and which note needs which.
 
 A page shows one where its Markdown has ``<!-- weave:questions -->`` and the like. What is collected is HTML that is
 rendered already, so that formulas, claims and links come along; links are turned to lead on from the new place.
@@ -18,8 +18,6 @@ from mkdocs.utils import get_relative_url
 
 _TASK = re.compile(r'<li class="task-list-item">(.*?)</li>', re.DOTALL)
 _BOX = re.compile(r"<input\b[^>]*>")
-_FOOTNOTE = re.compile(r'<li id="fn:([^"]+)">\s*(.*?)\s*</li>', re.DOTALL)
-_BACK = re.compile(r'(?:&#160;)?\s*<a class="footnote-backref".*?</a>', re.DOTALL)
 _MARK = re.compile(r'<sup id="fnref.*?</sup>', re.DOTALL)
 _HEADING = re.compile(r'<h[23] id="([^"]+)">')
 _LINK = re.compile(r'\b(href|src)="([^"]*)"')
@@ -77,25 +75,6 @@ def questions(pages: list[Collected], url: str) -> str:
             count += len(items)
             parts.append(f'<h2 id="{page.slug}">{escape(page.title)}</h2><ul>{"".join(items)}</ul>')
     return f"<p>{count} questions stand open.</p>{''.join(parts)}"
-
-
-def reading(pages: list[Collected], url: str) -> str:
-    """Everything that a footnote of any page refers to, with the pages that do."""
-    works: dict[str, tuple[str, list[str]]] = {}
-    for page in pages:
-        for _, body in _FOOTNOTE.findall(page.html):
-            text = _BACK.sub("", body)
-            text = re.sub(r"^<p>|</p>$", "", text.strip())
-            first = re.search(r'<a [^>]*href="(https?://[^"]+)"', text)
-            if not first:  # a remark, not a work
-                continue
-            link = f'<a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>'
-            entry = works.setdefault(first[1].rstrip("/"), (relink(text, page.url, url), []))
-            if link not in entry[1]:
-                entry[1].append(link)
-    by_name = sorted(works.values(), key=lambda work: re.sub(r"<[^>]+>", "", work[0]).lower())
-    items = "".join(f"<li>{text} <small>In {', '.join(users)}.</small></li>" for text, users in by_name)
-    return f'<p>{len(works)} works, each with the notes that lean on it.</p><ul class="weave-reading">{items}</ul>'
 
 
 def minutes(session: str) -> int | None:

@@ -81,6 +81,7 @@ def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int
             source = cell.source.splitlines()
             lines[cell.line - 1 : cell.line - 1 + len(source)] = source
         lines[max(cell.line - 2, 0)] = f"<!--weave:{number}-->"
+    lines[-1] = f"<!--weave:{len(notebook.cells)}-->"  # behind it what Markdown puts at the end: references, footnotes
     page = Page(notebook.path, site=site)
     site.pages[notebook.path] = page
     with rendering(page), _without(notebook.names, md):
@@ -131,6 +132,8 @@ def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, An
                 "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
             }
         )
+    if end := prose.get(len(run.notebook.cells)):
+        cells.append(_html_cell("weave-end", end))
     return {**_NOTEBOOK, "cells": cells}
 
 

@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, ledger, pages, provenance, snippets, sources
+from weave import collect, ledger, pages, provenance, references, snippets, sources
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -89,6 +89,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.site = site_of(config, self.config)
         self.site.pages.clear()
         self.site.read_terms()
+        self.site.read_references()
         use_site(self.site)
         if not hasattr(self, "made"):
             self.made = tempfile.TemporaryDirectory(prefix="weave-")  # of this process: builds do not meet in it
@@ -277,7 +278,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 found.append(one)
         made = {
             "questions": collect.questions,
-            "reading": collect.reading,
+            "reading": lambda _, url: references.reading_list(self.site, lambda uri: self._address(uri, url)),
             "hours": collect.hours,
             "map": lambda found, url: collect.reading_map(found, url, lambda one: f"{pages.minutes(one.html)} min"),
         }
@@ -286,6 +287,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 mark = f"<!-- weave:{name} -->"
                 if file.page and file.page.content and mark in file.page.content:
                     file.page.content = file.page.content.replace(mark, make(found, file.url))
+
+    def _address(self, uri: str, url: str) -> str:
+        """Of a page or file, given as a path under docs/, from the page at ``url``."""
+        file = self.files.get_file_from_path(uri)
+        return get_relative_url(file.url, url) if file else ""
 
     def _write_scripts(self, folder: Path, run: Run) -> None:
         """Each cell with what it needs, and where its results come from."""
