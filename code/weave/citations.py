@@ -127,7 +127,7 @@ def _list(works: list[Work], times: dict[str, int]) -> etree.Element:
         item.text = AtomicString(f"{work.authors}, ")
         title = etree.SubElement(item, *(("a", {"href": work.url}) if work.url else ("cite", {})))
         title.text = AtomicString(work.title)
-        title.tail = AtomicString(f", {work.after}. ")
+        title.tail = AtomicString(f", {work.after}.\u00a0")
         for time in range(1, times[work.key] + 1):
             href = f"#{_place_of(work.key, time)}"
             which = "" if times[work.key] == 1 else f" {time}"

@@ -53,6 +53,7 @@ def problems(path: str, text: str) -> list[Problem]:
     """What is wrong with the ``sessions`` in a page's front matter."""
     if "sessions:" not in text:
         return []
+    text = text.removeprefix("\ufeff")
     markdown, data = meta.get_data(text)
     lines = text[: len(text) - len(markdown)].splitlines()
     first = next((i for i, line in enumerate(lines) if line.startswith("sessions:")), 0)
@@ -62,7 +63,8 @@ def problems(path: str, text: str) -> list[Problem]:
     found = []
     for one in given or []:
         if not isinstance(one, str) or parse(one) is None:
-            line = next((i for i, line in enumerate(lines[first:], first) if str(one) in line), first)
+            written = re.compile(rf"(?<![\w:–-]){re.escape(str(one))}(?![\w:–-])")
+            line = next((i for i, line in enumerate(lines[first:], first) if written.search(line)), first)
             found.append(Problem(path, line + 1, f"'{one}' is no session; {_WRITE}"))
     return found
 
@@ -140,8 +142,8 @@ def overview(entries: list[Entry], address: Callable[[str], str]) -> str:
         rows.append(f"<tr><td>{one.date}</td><td>{link} {when}</td>{_number(one.minutes)}</tr>")
     running = "".join(f" One of {one.date} is running." for one in worked if one.running)
     days = (
-        '<table class="weave-hours wide"><thead><tr><th>day</th><th>entry and sessions</th><th class="number">hours</th>'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        '<table class="weave-hours wide"><thead><tr><th>day</th><th>entry and sessions</th>'
+        f'<th class="number">hours</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
     return (
         f'<h2 id="hours">Hours</h2><p>{_in_all(worked)}.{running}</p>{calendar(worked)}'

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import bibtexparser
 from bibtexparser import model
-from bibtexparser.middlewares import LatexDecodingMiddleware, NameParts, SeparateCoAuthors, SplitNameParts
+from bibtexparser.middlewares import NameParts, SeparateCoAuthors, SplitNameParts
+from pylatexenc.latex2text import LatexNodes2Text
 
 from weave.problem import Problem
 
@@ -27,6 +28,7 @@ logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # what is wrong is
 _BLOCK = re.compile(r"@\s*(\w+)\s*[{(]\s*([^\s,{}()=]*)")
 _WHERE = ("journal", "booktitle", "publisher", "institution", "howpublished")
 _MOST_NAMES = 6
+_DECODE = LatexNodes2Text(keep_comments=True)  # \"o is ö; a bare % is no comment here
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,13 @@ class Bibliography:
 def read(path: str, text: str) -> Bibliography:
     """The works of a BibTeX file; what is wrong with it is in ``problems``."""
     found = Bibliography(path)
-    as_written = bibtexparser.parse_string(text).entries_dict
-    decoded = [SeparateCoAuthors(), SplitNameParts(), LatexDecodingMiddleware()]
-    for block in bibtexparser.parse_string(text, append_middleware=decoded).blocks:
+    for block in bibtexparser.parse_string(text, append_middleware=[SeparateCoAuthors(), SplitNameParts()]).blocks:
         line = (block.start_line or 0) + 1
         if isinstance(block, model.Entry):
-            raw = {one.key.lower(): one for one in as_written[block.key].fields}
-            said = _wrong(block.key, raw)
+            fields = {one.key.lower(): one for one in block.fields}
+            said = _wrong(block.key, fields)
             if said is None:
-                fields = {one.key.lower(): one.value for one in block.fields}
-                fields |= {name: raw[name].value for name in ("url", "doi") if name in raw}  # % is no comment there
-                found.works[block.key] = _work(block.key, fields)
+                found.works[block.key] = _work(block.key, {name: one.value for name, one in fields.items()})
                 continue
             line, key = said[0] or line, block.key
             message = said[1]
@@ -124,7 +122,7 @@ def _wrong(key: str, fields: dict[str, model.Field]) -> tuple[int | None, str] |
         if bare:  # {a} year = {b}
             line = None if one.start_line is None else one.start_line + 1
             return line, f"'{key}' has no comma behind its {name}; put one"
-    filled = {name for name, one in fields.items() if str(one.value).strip()}
+    filled = {name for name, one in fields.items() if one.value and str(one.value).strip()}
     missing = [name for name in ("title", "year") if name not in filled]
     if not {"author", "editor"} & filled:
         missing.insert(0, "author")
@@ -137,35 +135,41 @@ def _wrong(key: str, fields: dict[str, model.Field]) -> tuple[int | None, str] |
 
 
 def _work(key: str, fields: dict[str, Any]) -> Work:
-    plain = {name: re.sub(r"\s+", " ", value).strip() for name, value in fields.items() if isinstance(value, str)}
+    plain = {name: _plain(value) for name, value in fields.items() if isinstance(value, str)}
     names = fields.get("author") or fields["editor"]
     where = next((plain[name] for name in _WHERE if plain.get(name)), "")
     if plain.get("volume"):
         where = f"{where} {plain['volume']}".strip()
-    doi = re.sub(r"^https?://(dx\.)?doi\.org/", "", plain.get("doi", ""))
+    doi = re.sub(r"^https?://(dx\.)?doi\.org/", "", fields.get("doi", "").strip())
     return Work(
         key=key,
         authors=authors(names),
         title=plain["title"],
         where=where,
         year=plain["year"],
-        url=plain.get("url") or (f"https://doi.org/{doi}" if doi else ""),
+        url=fields.get("url", "").strip() or (f"https://doi.org/{doi}" if doi else ""),
         verdict=plain.get("annote", ""),
         order=(_last(names[0]).lower(), plain["year"], plain["title"].lower()),
     )
 
 
+def _plain(latex: str) -> str:
+    text = _DECODE.latex_to_text(re.sub(r"(?<!\\)&", r"\\&", latex))
+    return re.sub(r"\s+", " ", text).strip()
+
+
 def _last(name: NameParts) -> str:
-    return " ".join([*name.von, *name.last]).replace("{", "").replace("}", "")
+    return _plain(" ".join([*name.von, *name.last]))
 
 
 def authors(names: list[NameParts]) -> str:
     """``A. Rush``, ``Z. Yang and W. Cohen``, ``N. Elhage et al.``."""
-    said = [" ".join([*name.first, _last(name), *name.jr]) for name in names]
-    if len(said) > _MOST_NAMES:
-        return f"{said[0]} et al."
-    if said[-1] == "others":
-        return f"{', '.join(said[:-1])} et al."
+    said = [_plain(" ".join([*name.first, *name.von, *name.last, *name.jr])) for name in names]
+    named = said[:-1] if len(said) > 1 and said[-1] == "others" else said
+    if len(named) > _MOST_NAMES:
+        return f"{named[0]} et al."
+    if named is not said:
+        return f"{', '.join(named)} et al."
     return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
 
 
@@ -190,8 +194,7 @@ def reading_list(site: Site, address: Callable[[str], str]) -> str:
         (cited if users else unread).append(f'<li id="{escape(work.key)}">{"".join(parts)}</li>')
     html = "".join(f'<p class="weave-error">{escape(str(one))}</p>' for one in site.bibliography.problems)
     file = address(site.bibliography.path.removeprefix(f"{site.layout.docs}/"))
-    html += f"<p>{len(cited)} works, each with the pages that cite it"
-    html += f' (<a href="{escape(file)}" download>the list as BibTeX</a>).</p>' if file else ".</p>"
+    html += f'<p>{len(cited)} works; <a href="{escape(file)}" download>as BibTeX</a>.</p>' if file else ""
     html += f'<ul class="weave-reading">{"".join(cited)}</ul>'
     if unread:
         html += f'<h2 id="to-read">To read</h2><ul class="weave-reading">{"".join(unread)}</ul>'
