@@ -174,7 +174,7 @@ def test_a_citation_leads_to_the_list_and_on_to_the_work(bench: Bench) -> None:
 
 @given(st.lists(st.sampled_from(["fourier1822", "newton1701", "joule"]), min_size=1, max_size=8), st.integers(1, 3))
 def test_numbers_are_those_of_the_list(bench: Bench, keys: list[str], together: int) -> None:
-    """By first mention, the same for the same work; every link of a citation and of the list has its end on the page."""
+    """By first mention, one for each work; every link of a citation and of the list ends on the page."""
     groups = [keys[i : i + together] for i in range(0, len(keys), together)]
     html, problems = bench.render("\n\n".join(f"- a [{'; '.join('@' + key for key in group)}]" for group in groups))
     assert problems == []

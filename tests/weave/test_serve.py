@@ -209,7 +209,7 @@ def test_a_new_notebook_and_a_new_note_appear_and_go(server: Server) -> None:
 
 def test_a_citation_follows_the_bibliography(server: Server) -> None:
     entry = "@misc{fourier1822, author = {Fourier, J.}, title = {Heat}, year = 1822}\n"
-    with edited(server.site, NOTE, "A body cools", "A body [@fourier1822] cools"):
+    with edited(server.site, NOTE, "body cools", "body [@fourier1822] cools"):
         page = server.until("notes/heat/", lambda page: "weave-error" in page)
         assert f"{NOTE}:8: no work 'fourier1822' in docs/references.bib; it has none" in visible(page)
         server.site.write("docs/references.bib", entry)
