@@ -101,6 +101,7 @@ def _open() -> tuple[Site, Markdown]:
         raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
     site = site_of(config, plugin.config)
     site.read_terms()
+    site.read_references()
     use_site(site)
     return site, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
 

@@ -1,4 +1,4 @@
-"""Pages made of what other pages say: open questions, what was read, hours at work, and which note needs which.
+"""Pages made of what other pages say: open questions, and which note needs which.
 
 A page shows one where its Markdown has ``<!-- weave:questions -->`` and the like. What is collected is HTML that is
 rendered already, so that formulas, claims and links come along; links are turned to lead on from the new place.
@@ -6,7 +6,6 @@ rendered already, so that formulas, claims and links come along; links are turne
 
 from __future__ import annotations
 
-import datetime
 import posixpath
 import re
 from collections.abc import Callable
@@ -18,12 +17,9 @@ from mkdocs.utils import get_relative_url
 
 _TASK = re.compile(r'<li class="task-list-item">(.*?)</li>', re.DOTALL)
 _BOX = re.compile(r"<input\b[^>]*>")
-_FOOTNOTE = re.compile(r'<li id="fn:([^"]+)">\s*(.*?)\s*</li>', re.DOTALL)
-_BACK = re.compile(r'(?:&#160;)?\s*<a class="footnote-backref".*?</a>', re.DOTALL)
 _MARK = re.compile(r'<sup id="fnref.*?</sup>', re.DOTALL)
 _HEADING = re.compile(r'<h[23] id="([^"]+)">')
 _LINK = re.compile(r'\b(href|src)="([^"]*)"')
-_SESSION = re.compile(r"(\d{1,2}):(\d\d)\s*[-–]\s*(\d{1,2}):(\d\d)")
 
 
 @dataclass
@@ -39,8 +35,6 @@ class Collected:
     description: str = ""
     needs: list[str] = field(default_factory=list)
     """Slugs of the notes that this one builds on."""
-    date: datetime.date | None = None
-    sessions: list[str] = field(default_factory=list)
 
 
 def relink(html: str, here: str, there: str) -> str:
@@ -77,61 +71,6 @@ def questions(pages: list[Collected], url: str) -> str:
             count += len(items)
             parts.append(f'<h2 id="{page.slug}">{escape(page.title)}</h2><ul>{"".join(items)}</ul>')
     return f"<p>{count} questions stand open.</p>{''.join(parts)}"
-
-
-def reading(pages: list[Collected], url: str) -> str:
-    """Everything that a footnote of any page refers to, with the pages that do."""
-    works: dict[str, tuple[str, list[str]]] = {}
-    for page in pages:
-        for _, body in _FOOTNOTE.findall(page.html):
-            text = _BACK.sub("", body)
-            text = re.sub(r"^<p>|</p>$", "", text.strip())
-            first = re.search(r'<a [^>]*href="(https?://[^"]+)"', text)
-            if not first:  # a remark, not a work
-                continue
-            link = f'<a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>'
-            entry = works.setdefault(first[1].rstrip("/"), (relink(text, page.url, url), []))
-            if link not in entry[1]:
-                entry[1].append(link)
-    by_name = sorted(works.values(), key=lambda work: re.sub(r"<[^>]+>", "", work[0]).lower())
-    items = "".join(f"<li>{text} <small>In {', '.join(users)}.</small></li>" for text, users in by_name)
-    return f'<p>{len(works)} works, each with the notes that lean on it.</p><ul class="weave-reading">{items}</ul>'
-
-
-def minutes(session: str) -> int | None:
-    """Length of ``9:30-11:45``; past midnight counts on."""
-    match = _SESSION.fullmatch(session.strip())
-    if not match:
-        return None
-    start, end = (int(match[i]) * 60 + int(match[i + 1]) for i in (1, 3))
-    return (end - start) % (24 * 60)
-
-
-def hours(pages: list[Collected], url: str) -> str:
-    """Hours at work by day and by week, from the ``sessions`` in the front matter of log entries."""
-    worked = [(page, sum(minutes(one) or 0 for one in page.sessions)) for page in pages if page.date and page.sessions]
-    if not worked:
-        return ""
-    weeks: dict[str, int] = {}
-    rows = []
-    for page, spent in sorted(worked, key=lambda one: str(one[0].date), reverse=True):
-        assert page.date
-        year, week, _ = page.date.isocalendar()
-        name = f"{year}, week {week}"
-        weeks[name] = weeks.get(name, 0) + spent
-        link = f'<a href="{get_relative_url(page.url, url)}">{escape(page.title)}</a>'
-        when = escape(", ".join(page.sessions).replace("-", "–"))
-        rows.append(f"<tr><td>{page.date}</td><td>{link}</td><td>{when}</td><td>{_clock(spent)}</td></tr>")
-    total = sum(weeks.values())
-    by_week = "; ".join(f"{name}: {_clock(spent)}" for name, spent in weeks.items())
-    return (
-        '<h2 id="hours">Hours</h2><table><thead><tr><th>day</th><th>entry</th><th>sessions</th><th>hours</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table><p>By week: {by_week}. In all: {_clock(total)}.</p>"
-    )
-
-
-def _clock(spent: int) -> str:
-    return f"{spent // 60}:{spent % 60:02d}"
 
 
 def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected], str]) -> str:

@@ -10,6 +10,7 @@ in the note                             on the page
 ``[theorem](…/test_x.py#test_name)``    a numbered badge that links to the test's source
 ``[](#eq-name)``, ``[](#thm-name)``     the number of the equation with ``\label{name}``, of the theorem
 ``[[term]]``, ``[[term|words]]``        a link to the note or the glossary's entry of that name
+``[@key]``, ``[@key, section 3]``       the number of a work in the page's list of references
 ``![caption](scan.pdf)``                the pages of a PDF
 ======================================  =========================================================
 """
@@ -34,7 +35,7 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, AtomicString
 
-from weave import claims, glossary, outputs, provenance
+from weave import citations, claims, glossary, outputs, provenance
 from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
@@ -45,6 +46,7 @@ _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
 _EMBED = "weave-embed"
 _WIKI = re.compile(r"\[\[(?=[^\[\]\n]+\]\])")
+_MARKED = re.compile("|".join((_DESTINATION.pattern, _WIKI.pattern, citations.START)))
 
 
 class WeaveExtension(Extension):
@@ -54,7 +56,9 @@ class WeaveExtension(Extension):
         md.preprocessors.register(lines, "weave_lines", 60)
         md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
         md.inlinePatterns.register(_Wiki(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]", md), "weave_wiki", 165)
-        md.treeprocessors.register(_Weave(md, lines), "weave", 15)
+        weave = _Weave(md, lines)
+        md.treeprocessors.register(weave, "weave", 15)
+        citations.register(md, lines.line_of, weave.show_error, weave.error)
         md.postprocessors.register(_Unmark(md), "weave_unmark", -10)
 
 
@@ -94,7 +98,7 @@ def _mark_destinations(line: str, number: int) -> str:
         inside = any(start < match.start() < end for start, end in code)
         return match[0] if inside else match[0] + mark(number)
 
-    return _WIKI.sub(put, _DESTINATION.sub(put, line)) if "[[" in line else _DESTINATION.sub(put, line)
+    return _MARKED.sub(put, line)
 
 
 class _Wiki(InlineProcessor):

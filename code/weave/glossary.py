@@ -33,7 +33,7 @@ def plain(markdown: str) -> str:
     """A definition as a tooltip shows it."""
     text = re.sub(r"\[\[([^\]|]+\|)?([^\]]+)\]\]", r"\2", markdown)
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\[\^[^\]]+\]|[`$*]", "", text)
+    text = re.sub(r" ?\[@[^\]]+\]|\[\^[^\]]+\]|[`$*]", "", text)
     return re.sub(r"\s+", " ", text.replace("\\", "")).strip()
 
 

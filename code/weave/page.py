@@ -87,6 +87,8 @@ class Page:
     sources: set[str] = field(default_factory=set)
     """Tests and modules that the page links to."""
     anchors: set[str] = field(default_factory=set)
+    cited: list[str] = field(default_factory=list)
+    """Keys of the works that the page cites, in the order of their numbers."""
 
     def line(self, line: int) -> int:
         """Line in the file for a line of the Markdown text (both counted from 1)."""

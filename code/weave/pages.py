@@ -12,7 +12,7 @@ from typing import Any
 from markdown import Markdown
 from mkdocs.utils import get_relative_url, meta
 
-from weave import outputs
+from weave import hours, outputs
 from weave.claims import show
 from weave.notebook import Notebook
 from weave.page import REFERENCE, Page, rendering
@@ -55,6 +55,7 @@ def start(site: Site, path: str, text: str, markdown: str) -> Page:
     """A page about to be rendered; ``markdown`` is what is left of ``text`` behind its front matter."""
     before = len(text) - len(markdown) if text.endswith(markdown) else 0
     page = Page(path, first_line=text[:before].count("\n") + 1, site=site)
+    page.problems += hours.problems(path, text)
     site.pages[path] = page
     return page
 
@@ -81,6 +82,7 @@ def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int
             source = cell.source.splitlines()
             lines[cell.line - 1 : cell.line - 1 + len(source)] = source
         lines[max(cell.line - 2, 0)] = f"<!--weave:{number}-->"
+    lines[-1] = f"<!--weave:{len(notebook.cells)}-->"  # behind it what Markdown puts at the end: references, footnotes
     page = Page(notebook.path, site=site)
     site.pages[notebook.path] = page
     with rendering(page), _without(notebook.names, md):
@@ -131,6 +133,8 @@ def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, An
                 "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
             }
         )
+    if end := prose.get(len(run.notebook.cells)):
+        cells.append(_html_cell("weave-end", end))
     return {**_NOTEBOOK, "cells": cells}
 
 

@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, ledger, pages, provenance, snippets, sources
+from weave import collect, hours, ledger, pages, provenance, references, snippets, sources
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -94,6 +94,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.site.serving = self.serving
         self.site.pages.clear()
         self.site.read_terms()
+        self.site.read_references()
         use_site(self.site)
         if not hasattr(self, "made"):
             self.made = tempfile.TemporaryDirectory(prefix="weave-")  # of this process: builds do not meet in it
@@ -269,6 +270,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def _collect(self, files: Files) -> None:
         """Fill the pages that are made of what others say."""
+        entries = self._log_entries(files)
         found = []
         for file in files.documentation_pages():
             kind = {"notes": "note", "log": "log"}.get(file.src_uri.partition("/")[0], "")
@@ -277,13 +279,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 one = Collected(str(file.page.title), file.url, file.page.content, kind, Path(file.src_uri).stem)
                 one.description = str(meta.get("description", ""))
                 one.needs = list(meta.get("needs", []))
-                one.date = pages.date_of(meta.get("date"))
-                one.sessions = list(meta.get("sessions", []))
                 found.append(one)
         made = {
             "questions": collect.questions,
-            "reading": collect.reading,
-            "hours": collect.hours,
+            "reading": lambda _, url: references.reading_list(self.site, lambda uri: self._address(uri, url)),
+            "hours": lambda _, url: hours.overview(entries, lambda there: get_relative_url(there, url)),
             "map": lambda found, url: collect.reading_map(found, url, lambda one: f"{pages.minutes(one.html)} min"),
         }
         for file in files.documentation_pages():
@@ -291,6 +291,30 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 mark = f"<!-- weave:{name} -->"
                 if file.page and file.page.content and mark in file.page.content:
                     file.page.content = file.page.content.replace(mark, make(found, file.url))
+
+    def _log_entries(self, files: Files) -> list[hours.Entry]:
+        """The log with its hours; each entry is told its own, and what was changed on its day."""
+        entries, changed, layout = [], None, self.site.layout
+        for file in files.documentation_pages():
+            path, page = self._source_of(file), file.page
+            date = pages.date_of(page.meta.get("date")) if page and file.src_uri.startswith("log/") else None
+            if not path or not page or not page.content or not date:
+                continue
+            if changed is None:
+                changed = hours.touched(layout.root, f"{layout.docs}/notes", layout.notebooks)
+            entry = hours.Entry(str(page.title), file.url, date, hours.sessions(page.meta.get("sessions")))
+            entries.append(entry)
+            uris = {f"notes/{Path(one).stem.replace('_', '-')}.md" for one in changed.get(date, [])}
+            notes = [one for uri in sorted(uris) if (one := files.get_file_from_path(uri)) and one.page]
+            links = [(str(note.page.title), get_relative_url(note.url, file.url)) for note in notes if note.page]
+            about = hours.about(entry, links, hours.problems(path, layout.read(path)))
+            page.content = page.content.replace("</h1>", f"</h1>\n{about}", 1)
+        return entries
+
+    def _address(self, uri: str, url: str) -> str:
+        """Of a page or file, given as a path under docs/, from the page at ``url``."""
+        file = self.files.get_file_from_path(uri)
+        return get_relative_url(file.url, url) if file else ""
 
     def _write_scripts(self, folder: Path, run: Run) -> None:
         """Each cell with what it needs, and where its results come from."""

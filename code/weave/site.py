@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from weave import glossary, sources
+from weave import glossary, references, sources
 from weave.execute import Executor, Hear, Outcome
 from weave.notebook import Notebook, parse
 from weave.page import Page
@@ -94,6 +94,19 @@ class Site:
 
     def read_terms(self) -> None:
         self.terms = glossary.terms(self.layout.root, self.glossary, f"{self.layout.docs}/notes")
+
+    bibliography: references.Bibliography = field(default_factory=lambda: references.Bibliography(""))
+    """What ``[@key]`` cites; read anew for each build."""
+
+    def read_references(self) -> None:
+        path = f"{self.layout.docs}/references.bib"
+        file = self.layout.root / path
+        data = file.read_bytes() if file.is_file() else b""
+        self.bibliography = references.read(path, data.decode("utf-8", errors="replace").replace("\r\n", "\n"))
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.bibliography.problems.append(not_utf8(path, data, error))
 
     @cached_property
     def store(self) -> Store:
@@ -190,7 +203,7 @@ class Site:
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this site from being published, in the order of files and lines."""
-        found = list(self.unreadable)
+        found = [*self.unreadable, *self.bibliography.problems]
         for outcome in self.outcomes.values():
             found += outcome.problems
         for page in self.pages.values():

@@ -87,6 +87,11 @@ NOTE_SLIPS = {
         "[There](heat.md#on-alpha-decai)",
         "no anchor '#on-alpha-decai' on docs/notes/heat.md; it has: on-alpha-decay, *",
     ),
+    "unknown-work": Slip(
+        "As was shown\nby others [@elhage2021].", "no work 'elhage2021' in docs/references.bib; it has none", line=1
+    ),
+    "no-citation": Slip("As was shown [@a b].", "'[@a b]' is no citation; write [@key], *"),
+    "unclosed-citation": Slip("As was shown [@a, p. 3.", "'[@a,' is no citation; write [@key], *"),
     "leaves-the-repository": Slip(
         "[Out](../../../elsewhere.md)", "'../../../elsewhere.md' leaves the repository; link to a file of it, or *"
     ),

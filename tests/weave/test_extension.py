@@ -52,6 +52,8 @@ GOOD_BLOCKS = [
     "---",
     "***",
     "\\[escaped\\](nowhere.md)",
+    "Code `[@x]`, ``a `[@x]` ``, \\[@x\\], [@x](https://example.org/@x), <a@example.org> and @x.",
+    "```python\n[@x]\n```",
     "```\nunclosed by its other fence ~~~\n```",
     "Price: $5 and 10$.",
     f"![A figure.]({HEAT}#decay)",
@@ -86,6 +88,12 @@ SLIPS = {
     "strong-text": ("a\n[**0.7**](../../code/notebooks/heat.py#=rate)", 1),
     "after-code": ("`code` and ``co`de`` [this](gone.md)", 0),
     "after-math": ("$x$\nand $`y`$ [this](gone.md)", 1),
+    "citation": ("a\nsee [@gone] and", 1),
+    "citation-over-lines": ("see [@gone,\npage 3]", 0),
+    "listed-citation": ("1. a\n\n    > see [@gone]", 2),
+    "citation-in-a-table": ("| a |\n|---|\n| [@gone, p. 3] |", 2),
+    "citation-after-links": ("[a](heat.md) `[@x]` [@gone]", 0),
+    "unclosed-citation": ("a\nsee [@gone and", 1),
     "math": ("a\nb $\\gone$", 1),
     "display-math": ("$$\na \\\\\n\\gone\n$$", 2),
     "fenced-math": ("```math\na\n\\gone\n```", 2),
@@ -186,7 +194,7 @@ def test_a_page_without_links_of_ours_is_the_same_without_the_extension(bench: B
         assert pages.without_marks(html) == bench.plain("weave").convert(note)
 
 
-@given(st.text(st.sampled_from("[]()!`$*_#>|-\\<> \nab\t~:^.\"'/=?&%{}"), max_size=80))
+@given(st.text(st.sampled_from("[]()!@;,`$*_#>|-\\<> \nab\t~:^.\"'/=?&%{}"), max_size=80))
 def test_no_text_makes_it_fail(bench: Bench, text: str) -> None:
     html, _ = bench.render(text)
     assert not re.search("[\U000f0000-\U000ffffd]", html)

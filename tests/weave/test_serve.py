@@ -207,6 +207,35 @@ def test_a_new_notebook_and_a_new_note_appear_and_go(server: Server) -> None:
     server.until("notes/heat/", good)
 
 
+def test_a_citation_follows_the_bibliography(server: Server) -> None:
+    entry = "@misc{fourier1822, author = {Fourier, J.}, title = {Heat}, year = 1822}\n"
+    with edited(server.site, NOTE, "body cools", "body [@fourier1822] cools"):
+        page = server.until("notes/heat/", lambda page: "weave-error" in page)
+        assert f"{NOTE}:8: no work 'fourier1822' in docs/references.bib; it has none" in visible(page)
+        server.site.write("docs/references.bib", entry)
+        page = server.until("notes/heat/", good)
+        assert "J. Fourier, Heat, 1822." in visible(page)
+        server.site.write("docs/references.bib", "\n" + entry.replace("1822}", "1822"))
+        page = server.until("notes/heat/", lambda page: "weave-error" in page)
+        assert visible(page).count("docs/references.bib:2: 'fourier1822' cannot be read") == 1
+    (server.site.root / "docs/references.bib").unlink()
+    server.until("notes/heat/", good)
+
+
+def test_hours_follow_their_entry(server: Server) -> None:
+    log = "docs/log/a.md"
+    server.site.write("docs/log/index.md", "# Log\n\n<!-- weave:hours -->\n")
+    server.site.write(log, '---\ndate: 2026-11-20\nsessions: ["9:00-"]\n---\n\n# A day\n')
+    page = server.until("log/", lambda page: "is running" in page)
+    assert "0 min on 1 day. One of 2026-11-20 is running." in visible(page)
+    server.site.replace(log, '"9:00-"', '"9:00-10:30"')
+    server.until("log/", lambda page: "1 h 30 min on 1 day." in visible(page))
+    with edited(server.site, log, "10:30", "25:30"):
+        page = server.until("log/a/", lambda page: "weave-error" in page)
+        assert f"{log}:3: '9:00-25:30' is no session;" in visible(page)
+    server.until("log/a/", lambda page: "Worked 9:00–10:30: 1 h 30 min." in visible(page))
+
+
 def test_the_server_never_said_anything_of_its_own_inside(server: Server) -> None:
     """At the end: no traceback of ours, no build that ended in an error."""
     said = server.said()
