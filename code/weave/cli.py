@@ -17,6 +17,7 @@ from mkdocs.exceptions import ConfigurationError
 
 from weave import claims, pages
 from weave.katex import EngineError, render_tex
+from weave.names import source_pages
 from weave.page import Claim, use_site
 from weave.plugin import WeavePlugin, site_of
 from weave.problem import nearest
@@ -112,12 +113,11 @@ def _rendered() -> Site:
     except EngineError as error:
         raise click.ClickException(str(error)) from None
     site.execute()
-    for file in sorted((site.layout.root / site.layout.docs).rglob("*.md")):
-        path = file.relative_to(site.layout.root).as_posix()
+    for path in source_pages(site.layout.root, site.layout.docs):
         try:
             pages.render_page(site, path, md)
         except UnicodeDecodeError as error:
-            site.unreadable.append(not_utf8(path, file.read_bytes(), error))
+            site.unreadable.append(not_utf8(path, (site.layout.root / path).read_bytes(), error))
     for path, outcome in site.outcomes.items():
         good = site.run_of(path)
         pages.render_prose(site, good.notebook if good else outcome.notebook, md)

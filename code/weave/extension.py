@@ -9,7 +9,8 @@ in the note                             on the page
 ``[text](…/x.py#cell)``                 a link to the cell on the notebook's own page
 ``[theorem](…/test_x.py#test_name)``    a numbered badge that links to the test's source
 ``[](#eq-name)``, ``[](#thm-name)``     the number of the equation with ``\label{name}``, of the theorem
-``[[term]]``, ``[[term|words]]``        a link to the note or the glossary's entry of that name
+``[[name]]``, ``[[name|words]]``        a link to the page or the glossary's entry of that name
+``[[name#heading]]``, ``[[#heading]]``  a link to that heading of the page, of this page
 ``![caption](scan.pdf)``                the pages of a PDF
 ======================================  =========================================================
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape, unescape
 from os.path import isfile
@@ -34,13 +34,16 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, AtomicString
 
-from weave import claims, glossary, outputs, provenance
+from weave import claims, glossary, markup, outputs, provenance
+from weave.alerts import Alerts
+from weave.headings import HEADING
+from weave.markup import outside_fences
+from weave.math import as_written
 from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
 
 _DESTINATION = re.compile(r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)")
-_FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
 _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
 _EMBED = "weave-embed"
@@ -52,8 +55,9 @@ class WeaveExtension(Extension):
         # Before every other preprocessor: line numbers are those of the file.
         lines = _MarkLines(md)
         md.preprocessors.register(lines, "weave_lines", 60)
+        md.preprocessors.register(Alerts(md), "weave_alerts", 55)
         md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
-        md.inlinePatterns.register(_Wiki(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]", md), "weave_wiki", 165)
+        md.inlinePatterns.register(_Wiki(markup.WIKI, md), "weave_wiki", 165)
         md.treeprocessors.register(_Weave(md, lines), "weave", 15)
         md.postprocessors.register(_Unmark(md), "weave_unmark", -10)
 
@@ -71,22 +75,6 @@ class _MarkLines(Preprocessor):
         return marked_line(url) or next(found, 1)
 
 
-def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
-    """Each line with its number, or with None where it belongs to fenced code."""
-    fence = ""
-    for number, line in enumerate(lines, start=1):
-        match = _FENCE.match(line)
-        if fence:
-            if match and match[1][0] == fence[0] and len(match[1]) >= len(fence) and not match[2].strip():
-                fence = ""
-            yield line, None
-        elif match and "`" not in match[2]:
-            fence = match[1]
-            yield line, None
-        else:
-            yield line, number
-
-
 def _mark_destinations(line: str, number: int) -> str:
     code = [match.span() for match in _CODE.finditer(line)]
 
@@ -98,11 +86,11 @@ def _mark_destinations(line: str, number: int) -> str:
 
 
 class _Wiki(InlineProcessor):
-    """``[[term]]``: which page it leads to is resolved with all other links."""
+    """``[[name]]``: which page it leads to is resolved with all other links."""
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
-        element = etree.Element("a", {"weave-term": m[1]})
-        element.text = m[2] or unmark(m[1])
+        element = etree.Element("a", {"weave-term": as_written(m["target"], self.md)})
+        element.text = m["words"] or unmark(m["target"]).strip().removeprefix("#").replace("#", " > ")
         return element, m.start(0), m.end(0)
 
 
@@ -233,18 +221,24 @@ class _Weave(Treeprocessor):
             self.show_error(element, bad.line, bad.message)
 
     def term(self, element: etree.Element) -> None:
-        name = element.attrib.pop("weave-term")
-        line, name = self.line_of(name), unmark(name)
-        known = self.site.terms
-        found = known.get(glossary.key(name))
+        written = element.attrib.pop("weave-term")
+        line, written = self.line_of(written), unmark(written)
+        name, _, heading = (part.strip() for part in written.partition("#"))
+        names = self.site.names
+        found = names.find(name, bool(heading)) if name else glossary.Term(self.page.path, "", "")
         if found is None:
-            close = nearest(glossary.key(name), known)
-            self.show_error(element, line, f"no note and no entry of the glossary is called '{name}'; {close}")
+            what = "page" if heading else "page and no entry of the glossary"
+            close = nearest(name, names.pages if heading else names.known, "the site")
+            self.show_error(element, line, f"no {what} is called '{name}'; {close}")
             return
         element.set("class", "weave-term")
         if found.says:
             element.set("title", found.says)
-        own = found.path == self.page.path
+        if heading:  # found when all pages are known
+            element.set(HEADING, f"{found.path}#{heading}")
+            element.set(REFERENCE, str(len(self.page.references)))
+            self.page.references.append(Reference(self.page.line(line), found.path, heading, by_text=True))
+        own = found.path == self.page.path and not heading
         element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
 
     def refer(self, element: etree.Element, path: str, target: _Target) -> None:

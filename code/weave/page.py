@@ -69,6 +69,8 @@ class Reference:
     target: str
     """Page that is linked to, relative to the repository's root."""
     anchor: str
+    by_text: bool = False
+    """Whether the anchor is a heading as it reads, and not an id."""
 
 
 @dataclass
@@ -87,6 +89,8 @@ class Page:
     sources: set[str] = field(default_factory=set)
     """Tests and modules that the page links to."""
     anchors: set[str] = field(default_factory=set)
+    headings: dict[str, str] = field(default_factory=dict)
+    """The id of each heading, by what it says."""
 
     def line(self, line: int) -> int:
         """Line in the file for a line of the Markdown text (both counted from 1)."""
