@@ -24,6 +24,7 @@ _SKIPPED = {"headerlink", "footnote-ref", "footnote-backref", "weave-badge", "we
 _WHOLE = {"tex-math", "code"}
 _WHOLES = re.compile("[\U000f0000-\U000ffffd]")
 _FIRST = 0xF0000
+_FEW = 3
 _ABBREVIATED = r"(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bcf\.)(?<!\bal\.)(?<!\bFig\.)(?<!\bvs\.)(?<!\b[A-Z]\.)"
 _SENTENCE = re.compile(rf"(?:(?<=[.!?…])|(?<=[.!?…][”’\")\]])){_ABBREVIATED}\s+(?=[^\sa-z])")
 _NO_TEXT = re.compile(r"<(svg|pre|script|style)\b.*?</\1>", re.DOTALL)
@@ -150,9 +151,12 @@ def _resolve(href: str, here: str) -> str | None:
 
 def _sentence(text: str, start: int, end: int) -> str:
     """The sentence of a text that has the link from ``start`` to ``end`` in it."""
-    begins = [0, *(cut.end() for cut in _SENTENCE.finditer(text) if cut.end() <= start)][-1]
-    ends = next((cut.start() for cut in _SENTENCE.finditer(text) if cut.start() >= end), len(text))
-    return " ".join(text[begins:ends].split())
+    cuts = list(_SENTENCE.finditer(text))
+    begins = [0, *(cut.end() for cut in cuts if cut.end() <= start)]
+    ends = next((cut.start() for cut in cuts if cut.start() >= end), len(text))
+    beside = text[begins[-1] : start] + text[end:ends]
+    short = len(beside.split()) < _FEW  # "See …" says nothing without what goes before
+    return " ".join(text[begins[-2] if short and len(begins) > 1 else begins[-1] : ends].split())
 
 
 def foot(note: str, pages: Iterable[tuple[str, str, Sequence[Mention]]]) -> str:
