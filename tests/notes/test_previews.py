@@ -77,6 +77,10 @@ class Shown(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.links += [value or "" for key, value in attrs if key in ("href", "src")]
+
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
             self.unclosed.append(tag)
@@ -105,7 +109,7 @@ def broken(path: str, text: str) -> list[str]:
                 found.append(f"shows {what}: {line}")
     plain = prose(markdown)
     for what, pattern, tags in (
-        ("headings", r"^#{1,6} +\S", [f"h{i}" for i in range(1, 7)]),
+        ("headings", r"^#{1,6} ", [f"h{i}" for i in range(1, 7)]),
         ("tasks", r"^[ >]*(?:[-*+]|\d+[.)]) +\[[ xX]\] ", ["input"]),
         ("rows of tables", r"^[ >]*\|(?![-|: ]+$)", ["tr"]),
         ("folds", r"^ *<details", ["details"]),
