@@ -231,15 +231,15 @@ class _Weave(Treeprocessor):
             close = nearest(name, names.pages if heading else names.known, "the site")
             self.show_error(element, line, f"no {what} is called '{name}'; {close}")
             return
+        own = found.path == self.page.path and not heading
         element.set("class", "weave-term")
+        element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
         if found.says:
             element.set("title", found.says)
         if heading:  # found when all pages are known
             element.set(HEADING, f"{found.path}#{heading}")
             element.set(REFERENCE, str(len(self.page.references)))
             self.page.references.append(Reference(self.page.line(line), found.path, heading, by_text=True))
-        own = found.path == self.page.path and not heading
-        element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
 
     def refer(self, element: etree.Element, path: str, target: _Target) -> None:
         """Note an anchor that is checked when all pages are known, and by what its link is found again then."""

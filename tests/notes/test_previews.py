@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from html import escape, unescape
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,11 +28,11 @@ from urllib.parse import unquote, urlsplit
 import cmarkgfm
 import pytest
 from cmarkgfm.cmark import Options
+from markdown import Markdown
 from mkdocs.utils import meta
 
 from weave.markup import prose
 from weave.math import MathExtension
-from markdown import Markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
