@@ -32,7 +32,7 @@ from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor, InlineP
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
-from markdown.util import AMP_SUBSTITUTE, AtomicString
+from markdown.util import AMP_SUBSTITUTE, ETX, INLINE_PLACEHOLDER_RE, STX, AtomicString
 
 from weave import claims, glossary, markup, outputs, provenance
 from weave.alerts import Alerts
@@ -47,6 +47,8 @@ _DESTINATION = re.compile(r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<
 _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
 _EMBED = "weave-embed"
+_CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
+_ESCAPED_PIPE = f"{STX}{ord('|')}{ETX}"
 _WIKI = re.compile(r"\[\[(?=[^\[\]\n]+\]\])")
 
 
@@ -88,9 +90,19 @@ def _mark_destinations(line: str, number: int) -> str:
 class _Wiki(InlineProcessor):
     """``[[name]]``: which page it leads to is resolved with all other links."""
 
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
-        element = etree.Element("a", {"weave-term": as_written(m["target"], self.md)})
-        element.text = m["words"] or unmark(m["target"]).strip().removeprefix("#").replace("#", " > ")
+    def handleMatch(  # type: ignore[override]
+        self, m: re.Match[str], data: str
+    ) -> tuple[etree.Element | None, int | None, int | None]:
+        target, pipe, words = m["inside"].partition("|")
+        if not pipe:  # in a table it is escaped, and by now one of Markdown's numbers
+            escaped = (one for one in INLINE_PLACEHOLDER_RE.finditer(target) if self.unescape(one[0]) == _ESCAPED_PIPE)
+            if one := next(escaped, None):
+                target, words = target[: one.start()], target[one.end() :]
+        name = _CHARACTER.sub(lambda one: chr(int(one[1])), self.unescape(as_written(target, self.md)))
+        if unmark(name).startswith("^") or not unmark(name).strip(" #"):
+            return None, None, None
+        element = etree.Element("a", {"weave-term": name})
+        element.text = words or unmark(target).strip().removeprefix("#").replace("#", " > ")
         return element, m.start(0), m.end(0)
 
 

@@ -29,9 +29,8 @@ def read(html: str) -> dict[str, str]:
 def find(page: Page, written: str) -> str | None:
     """The id that a heading, written as it reads or as its id, has on a page. As in Obsidian, ``A#B`` means B."""
     last = written.rpartition("#")[2].strip()
-    if last in page.anchors:
-        return last
-    return next((name for text, name in page.headings.items() if _spelt(text) == _spelt(last) != ""), None)
+    by_text = (name for text, name in page.headings.items() if _spelt(text) == _spelt(last) != "")
+    return next(by_text, last if last in page.anchors else None)
 
 
 def link(html: str, pages: Mapping[str, Page]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 _FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
 _IN_PARAGRAPH = r"(?:(?!\n[ >]*\n)[\s\S])*?"
 _NO_PROSE = re.compile(rf"\\[!-/:-@\[-`{{}}~]|<!--[\s\S]*?-->|(?<!`)(`+)(?!`){_IN_PARAGRAPH}(?<!`)\1(?!`)")
-# A pipe is escaped in tables; at its turn, Markdown has put a number in the place of what is escaped.
-_PIPE = "(?:\\||\\\\\\||\x02124\x03)"
-WIKI = rf"\[\[(?![\U000f0000-\U000ffffd]?\^)(?P<target>[^\[\]|\n]+?)(?:{_PIPE}(?P<words>[^\[\]\n]+))?\]\](?![(\[])"
+WIKI = r"\[\[(?P<inside>[^\[\]\n]*)\]\](?![(\[])"
+_WIKI = re.compile(
+    r"\[\[(?=[^|\]]*[^\s#|\]])(?!\^)(?P<target>[^\[\]|\n]+?)(?:\\?\|(?P<words>[^\[\]\n]+))?\]\](?![(\[])"
+)
 _DESTINATION = re.compile(
     r"\]\(\s*<?(?P<inline>[^\s<>()]+)|^(?:[ >]*)\[(?!\^)[^\]\n]+\]:[ \t]*<?(?P<defined>[^\s<>]+)", re.MULTILINE
 )
@@ -43,7 +44,7 @@ def prose(text: str) -> str:
 
 def wiki_links(text: str) -> Iterator[re.Match[str]]:
     """Every ``[[target|words]]`` of a source."""
-    return re.finditer(WIKI, prose(text))
+    return _WIKI.finditer(prose(text))
 
 
 def destinations(text: str) -> Iterator[tuple[int, int]]:
