@@ -100,7 +100,7 @@ class Renaming:
         self.called, front, _ = names.names_of(self.note, text)
         if text.lstrip("\ufeff").startswith("---") and not front:
             raise Refused(f"{self.note}:1: cannot read what stands between the two lines of ---; mend it first")
-        self.old_title = self.called[0]
+        self.titles = "|".join(re.escape(name) for name in self.called)
         others = {spelt(name): term.path for name, term in self.site.names.pages.items() if term.path != self.note}
         for name in (self.new, self.title or self.new):
             if other := others.get(spelt(name)):
@@ -162,7 +162,7 @@ class Renaming:
         elif self.site.layout.is_notebook(path):
             text = self.notebook_linked(path, text)
         elif path == "mkdocs.yml" and self.title:
-            label = rf"(-[ ]+)(['\"]?){re.escape(self.old_title)}\2(?=:[ ]+['\"]?notes/{re.escape(self.old)}\.md)"
+            label = rf"(-[ ]+)(['\"]?)(?:{self.titles})\2(?=:[ ]+['\"]?notes/{re.escape(self.old)}\.md)"
             text = re.sub(label, lambda match: match[1] + _scalar(self.title or ""), text)
         return self.renamed(path, text, bare)
 
@@ -198,7 +198,7 @@ class Renaming:
                 rows = slice(cell.line - 1, cell.line + cell.source.count("\n"))
                 part = "\n".join(lines[rows])
                 if path == self.notebook and self.title:
-                    heading = rf"^((?:# )?# +){re.escape(self.old_title)}[ ]*$"
+                    heading = rf"^((?:# )?# +)(?:{self.titles})[ ]*$"
                     part = re.sub(heading, lambda match: f"{match[1]}{self.title}", part, flags=re.MULTILINE)
                 lines[rows] = self.linked(path, part).split("\n")
         return "\n".join(lines)

@@ -152,3 +152,47 @@ def links_astray(path: str, links: list[str]) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_previews_well(page: Path) -> None:
     assert broken(name(page), page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('!!! note "T"\n    x', "shows !!!"),
+        ('??? note "T"\n    x', "shows ???"),
+        ("::: module", "shows :::"),
+        ("Words { .class }", "shows attributes"),
+        ("A note[^gone].", "shows a footnote's mark"),
+        ("> [!NOTE] A title", "shows an alert"),
+        ("Words\n|a|b|\n|c|d|", "shows a table"),
+        ("1. a\n\n        | a | b |\n        |---|---|", "rows of tables"),
+        ("[a](b c.md)", "shows a link"),
+        ("[a](gone.md) and ![b](/x.png)", "leads nowhere: gone.md"),
+        ("[a](/index.md)", "leads nowhere: /index.md"),
+        ("<div>\n\nwords", "div is not closed"),
+        ("<details>\n<summary>S</summary>\nwords", "details is not closed"),
+        ("$a\\,b$", "GitHub breaks $a\\,b$"),
+        ("$(a)_{i}$ and $(b)_{j}$", "GitHub breaks $(a)_{i}$"),
+        ("$$\na\n- b\n$$", "GitHub breaks $$ a - b $$"),
+        ("$$\na \\\\\nb\n$$", "GitHub breaks"),
+        ("#No heading\n\nx\n\n    # code\n\n# A", ""),
+    ],
+)
+def test_what_previews_badly_is_found(text: str, said: str) -> None:
+    found = broken("docs/notes/x.md", text)
+    assert any(one.startswith(said) or said in one for one in found) if said else found == [], found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "> [!NOTE]\n> **T**\n>\n> x $a_{i}$",
+        "1. a\n\n    <details>\n    <summary>S</summary>\n\n    $`a\\,b`$\n\n    ```python\n    x = 1\n    ```\n\n    </details>\n",
+        "```math\na \\\\\nb\n```",
+        "`!!! x` and\n\n```text\n!!! x\n[^1]\n```",
+        "A[^1].\n\n[^1]: Note.",
+        "- [ ] a\n- [x] b",
+        "$a\\thinspace b$ and $(a)_ {i}$ and $(b)_ {j}$",
+    ],
+)
+def test_what_previews_well_is_not(text: str) -> None:
+    assert broken("docs/notes/x.md", text) == []

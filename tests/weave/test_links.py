@@ -130,9 +130,15 @@ def test_in_a_table_the_pipe_is_escaped(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("[[tensr products]]", "no page and no entry of the glossary is called 'tensr products'; the site has: tensor product, Tensor products, "),
+        (
+            "[[tensr products]]",
+            "no page and no entry of the glossary is called 'tensr products'; the site has: tensor product, Tensor products, ",
+        ),
         ("[[tensr#x|y]]", "no page is called 'tensr'; the site has: "),
-        ("[[heat#on beta decay]]", "no heading 'on beta decay' on docs/notes/heat.md; it has: How heat decays, On \\alpha decay"),
+        (
+            "[[heat#on beta decay]]",
+            "no heading 'on beta decay' on docs/notes/heat.md; it has: How heat decays, On \\alpha decay",
+        ),
         ("[[#Belov]]", "no heading 'Belov' on this page; it has: Below, Ex"),
         ("[[decay#x]]", "no page is called 'decay'"),
     ],
