@@ -186,7 +186,8 @@ def test_what_previews_badly_is_found(text: str, said: str) -> None:
     "text",
     [
         "> [!NOTE]\n> **T**\n>\n> x $a_{i}$",
-        "1. a\n\n    <details>\n    <summary>S</summary>\n\n    $`a\\,b`$\n\n    ```python\n    x = 1\n    ```\n\n    </details>\n",
+        "1. a\n\n    <details>\n    <summary>S</summary>\n\n    $`a\\,b`$\n\n"
+        "    ```python\n    x = 1\n    ```\n\n    </details>\n",
         "```math\na \\\\\nb\n```",
         "`!!! x` and\n\n```text\n!!! x\n[^1]\n```",
         "A[^1].\n\n[^1]: Note.",

@@ -81,7 +81,8 @@ def test_a_sentence_is_a_whole_part_of_its_text(before: list[str], after: list[s
 def test_the_foot_of_a_built_note(small: Small) -> None:
     small.write(
         "docs/notes/cold.md",
-        "# Cold *things*\n\nFirst. Unlike [[heat]], $e^{-t}$ grows here. Last.\n\nAlso [heat](heat.md#x).\n\n## X { #x }\n",
+        "# Cold *things*\n\nFirst. Unlike [[heat]], $e^{-t}$ grows here. Last.\n\n"
+        "Also [heat](heat.md#x).\n\n## X { #x }\n",
     )
     small.replace("docs/notes/heat.md", "## On $", "## X { #x }\n\n## On $")
     small.replace("code/notebooks/heat.py", "is positive.", "is positive, says [the note](../../docs/notes/heat.md).")

@@ -24,7 +24,8 @@ needs: [heat, heat-flow]
 
 # Flow
 
-[[heat]], [[How heat decays]], [[heat#On $\\alpha$ decay|there]], [[notes/heat]], [h](heat.md#on-alpha-decay), `[[heat]]`.
+[[heat]], [[How heat decays]], [[heat#On $\\alpha$ decay|there]], [[notes/heat]], [h](heat.md#on-alpha-decay),
+`[[heat]]`.
 [0.5](../../code/notebooks/heat.py#=rate), [the theorem](../../tests/test_heat.py#test_cools), `weave run heat`.
 
 | a |
@@ -79,7 +80,7 @@ def test_everything_that_names_a_note_follows(full: Small) -> None:
     assert "needs: [cooling, heat-flow]" in flow
     assert (
         "[[cooling]], [[cooling|How heat decays]], [[cooling#On $\\alpha$ decay|there]], [[notes/cooling]], "
-        "[h](cooling.md#on-alpha-decay), `[[heat]]`.\n"
+        "[h](cooling.md#on-alpha-decay),\n`[[heat]]`.\n"
         "[0.5](../../code/notebooks/cooling.py#=rate), [the theorem](../../tests/test_heat.py#test_cools), "
         "`weave run cooling`." in flow
     )
