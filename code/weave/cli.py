@@ -95,7 +95,7 @@ def fix(yes: bool) -> None:
 @click.argument("title", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rename(old: str, new: str, title: str | None, yes: bool) -> None:
-    """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; TITLE is its new one."""
+    """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; give it a TITLE."""
     renaming.rename(_open()[0], old, new, title, yes)
 
 
