@@ -1,8 +1,7 @@
-"""The author's commands: ``weave run``, ``weave check``, ``weave fix``."""
+"""The author's commands: ``weave run``, ``check``, ``fix``, ``rename``, ``todo``."""
 
 from __future__ import annotations
 
-import difflib
 import io
 import logging
 import posixpath
@@ -16,7 +15,10 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import ConfigurationError
 
 from weave import claims, pages
+from weave import rename as renaming
+from weave import todo as todo_list
 from weave.katex import EngineError, render_tex
+from weave.names import source_pages
 from weave.page import Claim, use_site
 from weave.plugin import WeavePlugin, site_of
 from weave.problem import nearest
@@ -74,9 +76,7 @@ def fix(yes: bool) -> None:
     changes = {path: _rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
     changes = {path: (before, after) for path, (before, after) in changes.items() if before != after}
     for path, (before, after) in changes.items():
-        for line in difflib.unified_diff(before.splitlines(), after.splitlines(), path, path, lineterm="", n=1):
-            colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            click.secho(line, fg=colour)
+        renaming.show_diff(path, before, after)
     if not changes:
         click.echo("no stale claims" if not stale else "nothing that could be rewritten")
         return
@@ -87,6 +87,23 @@ def fix(yes: bool) -> None:
         if target.read_bytes() != before.encode():
             raise click.ClickException(f"{path} was edited in the meantime and is left alone; run weave fix again")
         write_whole(target, after.encode())
+
+
+@main.command()
+@click.argument("old")
+@click.argument("new")
+@click.argument("title", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rename(old: str, new: str, title: str | None, yes: bool) -> None:
+    """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; give it a TITLE."""
+    renaming.rename(_open()[0], old, new, title, yes)
+
+
+@main.command()
+def todo() -> None:
+    """List every open task (- [ ]) of the notes, the log and the pages, with its place."""
+    for item in todo_list.items(_open()[0].layout):
+        click.echo(item)
 
 
 def _open() -> tuple[Site, Markdown]:
@@ -113,12 +130,11 @@ def _rendered() -> Site:
     except EngineError as error:
         raise click.ClickException(str(error)) from None
     site.execute()
-    for file in sorted((site.layout.root / site.layout.docs).rglob("*.md")):
-        path = file.relative_to(site.layout.root).as_posix()
+    for path in source_pages(site.layout.root, site.layout.docs):
         try:
             pages.render_page(site, path, md)
         except UnicodeDecodeError as error:
-            site.unreadable.append(not_utf8(path, file.read_bytes(), error))
+            site.unreadable.append(not_utf8(path, (site.layout.root / path).read_bytes(), error))
     for path, outcome in site.outcomes.items():
         good = site.run_of(path)
         pages.render_prose(site, good.notebook if good else outcome.notebook, md)

@@ -9,7 +9,8 @@ in the note                             on the page
 ``[text](…/x.py#cell)``                 a link to the cell on the notebook's own page
 ``[theorem](…/test_x.py#test_name)``    a numbered badge that links to the test's source
 ``[](#eq-name)``, ``[](#thm-name)``     the number of the equation with ``\label{name}``, of the theorem
-``[[term]]``, ``[[term|words]]``        a link to the note or the glossary's entry of that name
+``[[name]]``, ``[[name|words]]``        a link to the page or the glossary's entry of that name
+``[[name#heading]]``, ``[[#heading]]``  a link to that heading of the page, of this page
 ``[@key]``, ``[@key, section 3]``       the number of a work in the page's list of references
 ``![caption](scan.pdf)``                the pages of a PDF
 ======================================  =========================================================
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape, unescape
 from os.path import isfile
@@ -33,18 +33,23 @@ from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor, InlineP
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
-from markdown.util import AMP_SUBSTITUTE, AtomicString
+from markdown.util import AMP_SUBSTITUTE, ETX, INLINE_PLACEHOLDER_RE, STX, AtomicString
 
-from weave import citations, claims, glossary, outputs, provenance
+from weave import citations, claims, glossary, markup, outputs, provenance
+from weave.alerts import Alerts
+from weave.headings import HEADING
+from weave.markup import outside_fences
+from weave.math import as_written
 from weave.page import REFERENCE, Claim, Page, Reference, Theorem, Use, current_page, mark, marked_line, unmark
 from weave.problem import nearest
 from weave.site import Site
 
 _DESTINATION = re.compile(r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)")
-_FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
 _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile('<span class="err">([\U000f0000-\U000ffffd])</span>')
 _EMBED = "weave-embed"
+_CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
+_ESCAPED_PIPE = f"{STX}{ord('|')}{ETX}"
 _WIKI = re.compile(r"\[\[(?=[^\[\]\n]+\]\])")
 _MARKED = re.compile("|".join((_DESTINATION.pattern, _WIKI.pattern, citations.START)))
 
@@ -54,8 +59,9 @@ class WeaveExtension(Extension):
         # Before every other preprocessor: line numbers are those of the file.
         lines = _MarkLines(md)
         md.preprocessors.register(lines, "weave_lines", 60)
+        md.preprocessors.register(Alerts(md), "weave_alerts", 55)
         md.inlinePatterns.register(_Embed(IMAGE_LINK_RE, md), "weave_embed", 155)
-        md.inlinePatterns.register(_Wiki(r"\[\[([^\[\]|\n]+)(?:\|([^\[\]\n]+))?\]\]", md), "weave_wiki", 165)
+        md.inlinePatterns.register(_Wiki(markup.WIKI, md), "weave_wiki", 165)
         weave = _Weave(md, lines)
         md.treeprocessors.register(weave, "weave", 15)
         citations.register(md, lines.line_of, weave.show_error, weave.error)
@@ -75,22 +81,6 @@ class _MarkLines(Preprocessor):
         return marked_line(url) or next(found, 1)
 
 
-def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
-    """Each line with its number, or with None where it belongs to fenced code."""
-    fence = ""
-    for number, line in enumerate(lines, start=1):
-        match = _FENCE.match(line)
-        if fence:
-            if match and match[1][0] == fence[0] and len(match[1]) >= len(fence) and not match[2].strip():
-                fence = ""
-            yield line, None
-        elif match and "`" not in match[2]:
-            fence = match[1]
-            yield line, None
-        else:
-            yield line, number
-
-
 def _mark_destinations(line: str, number: int) -> str:
     code = [match.span() for match in _CODE.finditer(line)]
 
@@ -102,11 +92,21 @@ def _mark_destinations(line: str, number: int) -> str:
 
 
 class _Wiki(InlineProcessor):
-    """``[[term]]``: which page it leads to is resolved with all other links."""
+    """``[[name]]``: which page it leads to is resolved with all other links."""
 
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
-        element = etree.Element("a", {"weave-term": m[1]})
-        element.text = m[2] or unmark(m[1])
+    def handleMatch(  # type: ignore[override]
+        self, m: re.Match[str], data: str
+    ) -> tuple[etree.Element | None, int | None, int | None]:
+        target, pipe, words = m["inside"].partition("|")
+        if not pipe:  # in a table it is escaped, and by now one of Markdown's numbers
+            escaped = (one for one in INLINE_PLACEHOLDER_RE.finditer(target) if self.unescape(one[0]) == _ESCAPED_PIPE)
+            if one := next(escaped, None):
+                target, words = target[: one.start()], target[one.end() :]
+        name = _CHARACTER.sub(lambda one: chr(int(one[1])), self.unescape(as_written(target, self.md)))
+        if unmark(name).startswith("^") or not unmark(name).strip(" #"):
+            return None, None, None
+        element = etree.Element("a", {"weave-term": name})
+        element.text = words or unmark(target).strip().removeprefix("#").replace("#", " > ")
         return element, m.start(0), m.end(0)
 
 
@@ -237,19 +237,25 @@ class _Weave(Treeprocessor):
             self.show_error(element, bad.line, bad.message)
 
     def term(self, element: etree.Element) -> None:
-        name = element.attrib.pop("weave-term")
-        line, name = self.line_of(name), unmark(name)
-        known = self.site.terms
-        found = known.get(glossary.key(name))
+        written = element.attrib.pop("weave-term")
+        line, written = self.line_of(written), unmark(written)
+        name, _, heading = (part.strip() for part in written.partition("#"))
+        names = self.site.names
+        found = names.find(name, bool(heading)) if name else glossary.Term(self.page.path, "", "")
         if found is None:
-            close = nearest(glossary.key(name), known)
-            self.show_error(element, line, f"no note and no entry of the glossary is called '{name}'; {close}")
+            what = "page" if heading else "page and no entry of the glossary"
+            close = nearest(name, names.pages if heading else names.known, "the site")
+            self.show_error(element, line, f"no {what} is called '{name}'; {close}")
             return
+        own = found.path == self.page.path and not heading
         element.set("class", "weave-term")
+        element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
         if found.says:
             element.set("title", found.says)
-        own = found.path == self.page.path
-        element.set("href", f"#{found.anchor}" if own else self.href(found.path, found.anchor))
+        if heading:  # found when all pages are known
+            element.set(HEADING, f"{found.path}#{heading}")
+            element.set(REFERENCE, str(len(self.page.references)))
+            self.page.references.append(Reference(self.page.line(line), found.path, heading, by_text=True))
 
     def refer(self, element: etree.Element, path: str, target: _Target) -> None:
         """Note an anchor that is checked when all pages are known, and by what its link is found again then."""

@@ -359,6 +359,12 @@ def _restore(text: str, formulas: list[Formula], escape: Callable[[str], str]) -
     return _MARKER.sub(source, text)
 
 
+def as_written(text: str, md: Markdown) -> str:
+    """A piece of text that Markdown is at work on, with its formulas as they are in the source."""
+    formulas = next((one.formulas for one in md.registeredExtensions if isinstance(one, MathExtension)), [])
+    return _restore(text, formulas, str)
+
+
 class MathExtension(KatexExtension):
     """``weave.math`` under markdown_extensions in mkdocs.yml; option ``macros``: {"\\R": "\\mathbb{R}"}."""
 

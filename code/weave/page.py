@@ -69,6 +69,8 @@ class Reference:
     target: str
     """Page that is linked to, relative to the repository's root."""
     anchor: str
+    by_text: bool = False
+    """Whether the anchor is a heading as it reads, and not an id."""
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Page:
     anchors: set[str] = field(default_factory=set)
     cited: list[str] = field(default_factory=list)
     """Keys of the works that the page cites, in the order of their numbers."""
+    headings: dict[str, str] = field(default_factory=dict)
+    """The id of each heading, by what it says."""
 
     def line(self, line: int) -> int:
         """Line in the file for a line of the Markdown text (both counted from 1)."""

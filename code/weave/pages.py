@@ -12,7 +12,7 @@ from typing import Any
 from markdown import Markdown
 from mkdocs.utils import get_relative_url, meta
 
-from weave import hours, outputs
+from weave import headings, hours, outputs
 from weave.claims import show
 from weave.notebook import Notebook
 from weave.page import REFERENCE, Page, rendering
@@ -66,7 +66,7 @@ def render_page(site: Site, path: str, md: Markdown) -> str:
     markdown, _ = meta.get_data(text)
     with rendering(start(site, path, text, markdown)) as page:
         html = md.reset().convert(markdown)
-    page.anchors = anchors(html)
+    page.anchors, page.headings = anchors(html), headings.read(html)
     return html
 
 
@@ -87,9 +87,9 @@ def render_prose(site: Site, notebook: Notebook, md: Markdown) -> tuple[dict[int
     site.pages[notebook.path] = page
     with rendering(page), _without(notebook.names, md):
         html = md.reset().convert("\n".join(lines))
-    page.anchors = anchors(html) | set(notebook.names)
+    page.anchors, page.headings = anchors(html) | set(notebook.names), headings.read(html)
     if notebook.text != site.outcomes[notebook.path].notebook.text:  # shown while today's fails: not to be mended
-        site.pages[notebook.path] = Page(notebook.path, site=site, anchors=page.anchors)
+        site.pages[notebook.path] = Page(notebook.path, site=site, anchors=page.anchors, headings=page.headings)
     pieces = _SEPARATOR.split(html)
     return {int(pieces[i]): pieces[i + 1].strip() for i in range(1, len(pieces), 2)}, getattr(md, "toc_tokens", [])
 

@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, hours, ledger, pages, provenance, references, snippets, sources
+from weave import collect, headings, hours, ledger, mentions, pages, provenance, references, snippets, sources
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -193,6 +193,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)
+                self.site.pages[path].headings = headings.read(html)
             # A link that is no Markdown (another plugin's) names the page, not the file.
             self.site.pages[path].sources.update(re.findall(r'href="[^"#]*\bsource/([^"#]+\.py)/', html))
             self.site.pages[path].title = str(page.title)
@@ -224,6 +225,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if _LEDGER in output:
             table = ledger.as_html(self.site, lambda path: self._url(path, page), get_relative_url(_JSON, page.url))
             output = output.replace(_LEDGER, table)
+        output = headings.link(output, self.site.pages)
         return render_html(pages.with_files(pages.without_marks(output), page.url))
 
     @event_priority(-100)
@@ -280,6 +282,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 one.description = str(meta.get("description", ""))
                 one.needs = list(meta.get("needs", []))
                 found.append(one)
+        self._mention(files)
         made = {
             "questions": collect.questions,
             "reading": lambda _, url: references.reading_list(self.site, lambda uri: self._address(uri, url)),
@@ -315,6 +318,18 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Of a page or file, given as a path under docs/, from the page at ``url``."""
         file = self.files.get_file_from_path(uri)
         return get_relative_url(file.url, url) if file else ""
+
+    def _mention(self, files: Files) -> None:
+        """Say at the foot of each note which pages link to it."""
+        shown = [(file, file.page) for file in files.documentation_pages() if file.page and file.page.content]
+        known = [
+            (str(page.title), file.url, mentions.find(page.content or "", file.url))
+            for file, page in shown
+            if self._path_of(file.src_uri) in self.site.pages
+        ]
+        for file, page in shown:
+            if file.src_uri.startswith("notes/") and not file.src_uri.endswith("index.md"):
+                page.content = f"{page.content}{mentions.foot(file.url, known)}"
 
     def _write_scripts(self, folder: Path, run: Run) -> None:
         """Each cell with what it needs, and where its results come from."""

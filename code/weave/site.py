@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from weave import glossary, references, sources
+from weave import headings, names, references, sources
 from weave.execute import Executor, Hear, Outcome
+from weave.names import Names
 from weave.notebook import Notebook, parse
 from weave.page import Page
 from weave.problem import Problem, nearest
@@ -85,15 +86,15 @@ class Site:
     unreadable: list[Problem] = field(default_factory=list)
     """Sources that are no text at all."""
 
-    terms: dict[str, glossary.Term] = field(default_factory=dict)
-    """What ``[[term]]`` leads to; read anew for each build."""
+    names: Names = field(default_factory=Names)
+    """What ``[[name]]`` leads to; read anew for each build."""
 
     @property
     def glossary(self) -> str:
         return f"{self.layout.docs}/pages/glossary.md"
 
     def read_terms(self) -> None:
-        self.terms = glossary.terms(self.layout.root, self.glossary, f"{self.layout.docs}/notes")
+        self.names = names.read(self.layout.root, self.layout.docs, self.glossary)
 
     bibliography: references.Bibliography = field(default_factory=lambda: references.Bibliography(""))
     """What ``[@key]`` cites; read anew for each build."""
@@ -203,7 +204,7 @@ class Site:
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this site from being published, in the order of files and lines."""
-        found = [*self.unreadable, *self.bibliography.problems]
+        found = [*self.unreadable, *self.bibliography.problems, *self.names.problems]
         for outcome in self.outcomes.values():
             found += outcome.problems
         for page in self.pages.values():
@@ -216,6 +217,13 @@ class Site:
         found = {}
         for number, reference in enumerate(page.references):
             target = self.pages.get(reference.target)
+            if target and reference.by_text:
+                if headings.find(target, reference.anchor) is None:
+                    place = "this page" if target is page else reference.target
+                    near = nearest(reference.anchor, target.headings)
+                    what = f"no heading '{reference.anchor}' on {place}; {near}"
+                    found[number] = Problem(page.path, reference.line, what)
+                continue
             if target and reference.anchor not in target.anchors:
                 what = f"no anchor '#{reference.anchor}' on {'this page' if target is page else reference.target}"
                 if self.layout.is_notebook(reference.target):
