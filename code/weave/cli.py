@@ -16,6 +16,7 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import ConfigurationError
 
 from weave import claims, freshness, pages
+from weave import lint as linter
 from weave import verify as verification
 from weave.katex import EngineError, render_tex
 from weave.page import Claim, use_site
@@ -57,6 +58,12 @@ def check(fresh: bool) -> None:
     found = [claim for page in site.pages.values() for claim in page.claims]
     theorems = sum(len(page.theorems) for page in site.pages.values())
     _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
+
+
+@main.command()
+def lint() -> None:
+    """Find bare numbers in the prose that a notebook computed: to be made claims, or waved through."""
+    _tell(linter.problems(_rendered()), "no bare number equals a value that a notebook computed")
 
 
 @main.command()
