@@ -63,7 +63,7 @@ class Bare:
 
 def problems(site: Site) -> list[Problem]:
     """All bare numbers that equal a value, and waivers of numbers that are not there; the pages are rendered."""
-    found = []
+    found: list[Problem] = []
     for path in sorted(site.pages):
         if path.endswith(".md"):
             found += _of(site, site.pages[path], site.layout.read(path))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from weave import glossary, sources
+from weave import glossary, settings, sources
 from weave.execute import Executor, Outcome
 from weave.notebook import Notebook, parse
 from weave.page import Page
@@ -171,7 +171,7 @@ class Site:
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this site from being published, in the order of files and lines."""
-        found = list(self.unreadable)
+        found = [*self.unreadable, *settings.mkdocs_yml(self.layout)]
         for outcome in self.outcomes.values():
             found += outcome.problems
         for page in self.pages.values():
