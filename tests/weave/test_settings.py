@@ -80,7 +80,7 @@ def test_the_schema_of_mkdocs_yml_knows_the_plugin_s_options_and_no_other() -> N
         ("title: X\ndescription: `a`\n", ["3: no YAML: found character '`' that cannot start any token; *"]),
         ("title: 'X\n", ["*: no YAML: *"]),
         ("- title\n", ["2: no front matter: write lines of key: value between the two ---"]),
-        ("titel: X\ndescripton: Y\n", ["2: no key 'titel' *", "3: no key 'descripton' is known here; *description*"]),
+        ("titl: X\ndescr: Y\n", ["2: no key 'titl' *", "3: no key 'descr' is known here; *description*"]),
         ("1: X\n", ["2: no key '1' is known here; *"]),
         ("needs: &a [*a]\n", ["2: *"]),
         ("? [a]\n: b\n", ["*"]),
@@ -113,8 +113,8 @@ def test_a_log_entry_s_slips(front: str, expected: list[str]) -> None:
 
 def test_other_pages() -> None:
     assert said("title: X\nhide: [toc]\nsearch: {exclude: true}\n", "docs/index.md") == []
-    (line,) = said("title: X\nsearch: {exlude: true}\n", "docs/pages/x.md")
-    assert line == "3: no key 'exlude' is known here; 'search' has: exclude, boost"
+    (line,) = said("title: X\nsearch: {excl: true}\n", "docs/pages/x.md")
+    assert line == "3: no key 'excl' is known here; 'search' has: exclude, boost"
 
 
 def test_a_front_matter_that_does_not_end() -> None:
@@ -129,15 +129,15 @@ def test_notes_that_a_note_needs_are_there(tmp_path: Path) -> None:
     for name in ("x", "transformer"):
         (tmp_path / f"docs/notes/{name}.md").touch()
     assert said("needs: [transformer]\n", root=tmp_path) == []
-    assert said("needs:\n  - transformer\n  - transfomer\n", root=tmp_path) == [
-        "4: needs 'transfomer', which is no note beside it; its folder has: transformer"
+    assert said("needs:\n  - transformer\n  - transformr\n", root=tmp_path) == [
+        "4: needs 'transformr', which is no note beside it; its folder has: transformer"
     ]
     assert said("needs: [x]\n", root=tmp_path)[0].startswith("2: needs 'x', which is no note beside it")
 
 
 def test_check_and_build_say_it_and_publish_nothing(small: Small) -> None:
-    small.replace("docs/notes/heat.md", "description:", "descriptoin:")
-    expected = "docs/notes/heat.md:3: no key 'descriptoin' is known here; a note has: description, "
+    small.replace("docs/notes/heat.md", "description:", "descriptionn:")
+    expected = "docs/notes/heat.md:3: no key 'descriptionn' is known here; a note has: description, "
     result = small.weave("check")
     assert result.exit_code == 1 and expected in result.output
     build = small.build()
@@ -152,7 +152,7 @@ def test_the_author_s_part_of_mkdocs_yml(small: Small) -> None:
     assert small.weave("check").exit_code == 0
     lines = good.count("\n")
     for slip, line, expected in (
-        ("extra:\n  author:\n    nam: A\n", 3, "no key 'nam' is known here; 'author' has: name, links"),
+        ("extra:\n  author:\n    nama: A\n", 3, "no key 'nama' is known here; 'author' has: name, links"),
         ("extra: {author: A. Person}\n", 1, "'author' cannot be A. Person; write name and links"),
         ("extra:\n  author:\n    links: [example.org]\n", 3, "'links' cannot be example.org; write an address: *"),
     ):
