@@ -26,7 +26,8 @@ ifeq ($(SOURCE_DATE_EPOCH),)
 unexport SOURCE_DATE_EPOCH
 endif
 
-.PHONY: help install serve site pdf test check format run fix lock bench peers test-peers bench-library bench-lighthouse clean distclean
+.PHONY: help install serve site pdf test check verify hooks format run fix lock bench peers test-peers bench-library \
+	bench-lighthouse clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -44,11 +45,19 @@ pdf: site  ## print all notes into notes.pdf, with Chromium
 test: install  ## run all tests
 	@$(PY) -m pytest
 
-check: install  ## ruff, mypy, and weave check: claims, theorems and links, without building the site
+check: install  ## ruff, mypy, spelling, and weave check and lint: claims, theorems, links, bare numbers; builds no site
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -m codespell_lib
 	@.venv/bin/weave check
+	@.venv/bin/weave lint
+
+verify: install  ## run all notebooks anew, twice, and hold every number against what they compute; minutes
+	@.venv/bin/weave verify --twice
+
+hooks: install  ## have git run the checks before each commit
+	@$(PY) -m pre_commit install
 
 format: install  ## let ruff fix and format the code
 	@$(PY) -m ruff check --fix .

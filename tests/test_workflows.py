@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.y*ml"))
 # The plain loader reads every scalar as text; the usual one reads the key "on" as true.
 SITE = yaml.load((ROOT / ".github/workflows/site.yml").read_text("utf-8"), yaml.BaseLoader)
+VERIFY = yaml.load((ROOT / ".github/workflows/verify.yml").read_text("utf-8"), yaml.BaseLoader)
 
 UNSAFE = """
 name: Unsafe
@@ -116,11 +117,35 @@ def test_no_job_has_more_rights_than_it_needs() -> None:
         "deploy": {"pages": "write", "id-token": "write"},
         "colab": {"contents": "write"},
     }
-    for job in SITE["jobs"].values():
+    assert VERIFY["permissions"] == {}
+    assert {name: job["permissions"] for name, job in VERIFY["jobs"].items()} == {"verify": {"contents": "read"}}
+    for job in [*SITE["jobs"].values(), *VERIFY["jobs"].values()]:
         assert int(job["timeout-minutes"]) <= 60
         for step in job["steps"]:
             if "actions/checkout@" in step.get("uses", ""):
                 assert step["with"]["persist-credentials"] == "false"
+
+
+def test_every_number_is_verified_weekly_and_on_demand_by_notebooks_that_run_twice() -> None:
+    assert set(VERIFY["on"]) == {"schedule", "workflow_dispatch"}
+    (schedule,) = VERIFY["on"]["schedule"]
+    minute, hour, day, month, weekday = schedule["cron"].split()
+    assert (day, month) == ("*", "*") and minute.isdigit() and hour.isdigit() and weekday.isdigit()
+    steps = VERIFY["jobs"]["verify"]["steps"]
+    assert steps[-1] == {"run": "make verify"}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r"^verify: install .*\n\t@\.venv/bin/weave verify --twice$", makefile, re.MULTILINE)
+    assert {"run": "rm -rf .cache/residual"} in steps  # nothing that was computed before is read
+    assert not any("actions/cache@" in step.get("uses", "") for step in steps)  # nor is anything kept
+
+
+def test_both_workflows_restore_the_same_results() -> None:
+    """GitHub finds a cache only under the paths that it was saved with."""
+    saved, restored = [
+        [step["with"] for job in jobs.values() for step in job["steps"] if "actions/cache" in step.get("uses", "")]
+        for jobs in (SITE["jobs"], VERIFY["jobs"])
+    ]
+    assert len(restored) == 1 and all(one == restored[0] for one in saved)
 
 
 def test_the_addresses_come_from_the_run() -> None:

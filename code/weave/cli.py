@@ -1,4 +1,4 @@
-"""The author's commands: ``weave run``, ``check``, ``fix``, ``rename``, ``todo``."""
+"""The author's commands: each a few lines, their work in modules of their own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from markdown import Markdown
 from mkdocs.config import load_config
 from mkdocs.exceptions import ConfigurationError
 
-from weave import claims, pages
+from weave import claims, freshness, pages
+from weave import lint as linter
 from weave import rename as renaming
 from weave import todo as todo_list
+from weave import verify as verification
 from weave.katex import EngineError, render_tex
 from weave.names import source_pages
 from weave.page import Claim, use_site
 from weave.plugin import WeavePlugin, site_of
-from weave.problem import nearest
+from weave.problem import Problem, nearest
 from weave.site import Site, not_utf8, say
 from weave.store import write_whole
 
@@ -41,22 +43,47 @@ def main() -> None:
 def run(notebooks: tuple[str, ...], force: bool) -> None:
     """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file)."""
     site, _ = _open()
-    paths = {Path(one.path).stem: one.path for one in site.notebooks()}
-    for name in notebooks:
-        if Path(name).stem not in paths:
-            raise click.ClickException(f"no notebook '{name}' in {site.layout.notebooks}; {nearest(name, paths)}")
-    site.execute({paths[Path(name).stem] for name in notebooks} if notebooks else None, force)
+    site.execute(_paths(site, notebooks) if notebooks else None, force)
     fresh = sum(outcome.run is not None for outcome in site.outcomes.values())
     _end(site, f"{fresh} of {len(site.outcomes)} notebooks up to date")
 
 
 @main.command()
-def check() -> None:
+@click.option("--fresh", is_flag=True, help="Only say whether stored results are of today's inputs; execute nothing.")
+def check(fresh: bool) -> None:
     """Check every claim, theorem, formula and link without building the site."""
+    if fresh:
+        site, _ = _open()
+        _tell(freshness.problems(site), "every notebook's result belongs to today's inputs")
+        return
     site = _rendered()
     found = [claim for page in site.pages.values() for claim in page.claims]
     theorems = sum(len(page.theorems) for page in site.pages.values())
     _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
+
+
+@main.command()
+def lint() -> None:
+    """Find bare numbers in the prose that a notebook computed: to be made claims, or waved through."""
+    _tell(linter.problems(_rendered()), "no bare number equals a value that a notebook computed")
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--twice", is_flag=True, help="Run a second time, and name the cells that then give something else.")
+def verify(notebooks: tuple[str, ...], twice: bool) -> None:
+    """Run all notebooks, or only those NAMED, without stored results, and hold every claim against what they compute.
+
+    What is stored stays as it is.
+    """
+    site, md = _open()
+    _need_engine()
+    chosen = _paths(site, notebooks)
+    some = [one for one in site.notebooks() if one.path in chosen]
+    verdict = verification.verify(site, some, lambda: _render(site, md), twice)
+    click.echo(verification.table(verdict))
+    held = sum(one.holds for one in verdict.claims)
+    _tell(verdict.problems, f"{held} of {len(verdict.claims)} numbers hold" + ", and twice alike" * twice)
 
 
 @main.command()
@@ -123,13 +150,31 @@ def _open() -> tuple[Site, Markdown]:
     return site, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
 
 
+def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
+    """The notebooks of these names, or all."""
+    paths = {Path(one.path).stem: one.path for one in site.notebooks()}
+    for name in names:
+        if Path(name).stem not in paths:
+            raise click.ClickException(f"no notebook '{name}' in {site.layout.notebooks}; {nearest(name, paths)}")
+    return {paths[Path(name).stem] for name in names} or set(paths.values())
+
+
 def _rendered() -> Site:
     site, md = _open()
+    _need_engine()
+    site.execute()
+    _render(site, md)
+    return site
+
+
+def _need_engine() -> None:
     try:
         render_tex("x")
     except EngineError as error:
         raise click.ClickException(str(error)) from None
-    site.execute()
+
+
+def _render(site: Site, md: Markdown) -> None:
     for path in source_pages(site.layout.root, site.layout.docs):
         try:
             pages.render_page(site, path, md)
@@ -138,11 +183,13 @@ def _rendered() -> Site:
     for path, outcome in site.outcomes.items():
         good = site.run_of(path)
         pages.render_prose(site, good.notebook if good else outcome.notebook, md)
-    return site
 
 
 def _end(site: Site, good: str) -> None:
-    problems = site.problems()
+    _tell(site.problems(), good)
+
+
+def _tell(problems: list[Problem], good: str) -> None:
     for problem in problems:
         say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
     if problems:

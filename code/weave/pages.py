@@ -12,7 +12,7 @@ from typing import Any
 from markdown import Markdown
 from mkdocs.utils import get_relative_url, meta
 
-from weave import headings, hours, outputs
+from weave import headings, hours, outputs, settings
 from weave.claims import show
 from weave.notebook import Notebook
 from weave.page import REFERENCE, Page, rendering
@@ -56,6 +56,7 @@ def start(site: Site, path: str, text: str, markdown: str) -> Page:
     before = len(text) - len(markdown) if text.endswith(markdown) else 0
     page = Page(path, first_line=text[:before].count("\n") + 1, site=site)
     page.problems += hours.problems(path, text)
+    page.problems += settings.front_matter(site.layout, path, text)
     site.pages[path] = page
     return page
 

@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, headings, hours, ledger, mentions, pages, provenance, references, snippets, sources
+from weave import collect, headings, hours, ledger, mentions, pages, provenance, references, settings, snippets, sources
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -189,7 +189,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         start_page(None)
         path = self._path_of(page.file.src_uri)
         if source := self._source_of(page.file):
-            html = self._weave_snippets(html, page, self.site.layout.read(source))
+            text = self.site.layout.read(source)
+            above = settings.front_matter(self.site.layout, source, text)
+            html = "".join(error_html(str(one)) for one in above) + self._weave_snippets(html, page, text)
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from weave import headings, names, references, sources
+from weave import headings, names, references, settings, sources
 from weave.execute import Executor, Hear, Outcome
 from weave.names import Names
 from weave.notebook import Notebook, parse
@@ -204,7 +204,7 @@ class Site:
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this site from being published, in the order of files and lines."""
-        found = [*self.unreadable, *self.bibliography.problems, *self.names.problems]
+        found = [*self.unreadable, *self.bibliography.problems, *self.names.problems, *settings.mkdocs_yml(self.layout)]
         for outcome in self.outcomes.values():
             found += outcome.problems
         for page in self.pages.values():

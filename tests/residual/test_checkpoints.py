@@ -159,5 +159,5 @@ def test_what_is_no_card_and_what_is_not_there(tmp_path):
     path.with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no .*small.json"):
         load(path)
-    with pytest.raises(FileNotFoundError, match=r"there is no .*smal.safetensors; .* holds small"):
-        load(tmp_path / "smal")
+    with pytest.raises(FileNotFoundError, match=r"there is no .*smaall.safetensors; .* holds small"):
+        load(tmp_path / "smaall")

@@ -547,14 +547,14 @@ def test_bad_tokens(tokens, error, says):
 @pytest.mark.parametrize(
     "tap",
     [
-        record("blocks.0.attn.patern"),
-        freeze({"blocks.0.attn.patern": torch.zeros(1)}),
-        compose(everything, at("blocks.0.attn.patern", torch.neg)),
+        record("blocks.0.attn.paterm"),
+        freeze({"blocks.0.attn.paterm": torch.zeros(1)}),
+        compose(everything, at("blocks.0.attn.paterm", torch.neg)),
     ],
     ids=["record", "freeze", "compose"],
 )
 def test_a_wrong_name_lists_the_nearest(tap):
-    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.patern'; there is blocks.0.attn.pattern, "):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.paterm'; there is blocks.0.attn.pattern, "):
         small()(torch.tensor([[1, 2]]), tap=tap)
 
 
@@ -582,7 +582,7 @@ def test_reading_what_was_not_recorded():
         (dict(d_model=0), ValueError, "Config.d_model is 0; it must be a whole number, at least 1"),
         (dict(n_layers=-1), ValueError, "Config.n_layers is -1"),
         (dict(n_heads=2.5), ValueError, "Config.n_heads is 2.5"),
-        (dict(positions="lerned"), ValueError, "Config.positions is 'lerned'; there is learned"),
+        (dict(positions="learnd"), ValueError, "Config.positions is 'learnd'; there is learned"),
         (dict(act="gleu"), ValueError, "Config.act is 'gleu'; there is gelu"),
         (dict(norm=None), ValueError, "Config.norm is None; there is none, "),
         (dict(n_heads=4, n_kv_heads=3), ValueError, "n_heads is 4; 3 key heads cannot share it evenly"),

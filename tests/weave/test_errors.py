@@ -173,8 +173,8 @@ NOTEBOOK_SLIPS = {
         line=4,
     ),
     "prose-anchor": Slip(
-        "# %% [markdown]\n# # Title\n#\n# See [it](#titel) and [itself](#title).\n\n# %% a\n1\n",
-        "prose_anchor.py has no cell or heading 'titel'; it has: title, a",
+        "# %% [markdown]\n# # Title\n#\n# See [it](#titl) and [itself](#title).\n\n# %% a\n1\n",
+        "prose_anchor.py has no cell or heading 'titl'; it has: title, a",
         line=3,
     ),
 }

@@ -106,6 +106,7 @@ class Break:
 BREAKS = {
     "claim": Break(NOTE, "[0.5]", "[0.6]", f"{NOTE}:8: the note says 0.6; heat.py computed 0.5 (rate); weave fix"),
     "formula": Break(NOTE, "\\int_0", "\\itn_0", f"{NOTE}:18: bad math: Undefined control sequence: \\itn"),
+    "front matter": Break(NOTE, "title:", "titl:", f"{NOTE}:2: no key 'titl' is known here; a note has: title, "),
     "link": Break(NOTE, "#setup)", "#setap)", f"{NOTE}:12: heat.py has no cell or heading 'setap'; it has: setup"),
     "anchor": Break(
         NOTE, "See [the", "See [this](#nowhere) [the", f"{NOTE}:12: no anchor '#nowhere' on this page; it has"
