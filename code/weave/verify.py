@@ -68,7 +68,7 @@ def verify(site: Site, notebooks: Sequence[Notebook], render: Callable[[], objec
 def _run(site: Site, notebooks: Sequence[Notebook]) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="weave-verify-") as folder:
         store = Store(site.layout.root, Path(folder), say)
-        executor = Executor(site.layout.root, store, timeout=site.cell_timeout, say=say)
+        executor = Executor(site.layout.root, store, timeout=site.cell_timeout, say=say, modules=site.modules)
         readable = [one for one in notebooks if not one.problems]
         ran = {one.notebook.path: one for one in executor.run(readable, site.workers)}
     return [ran.get(one.path) or Outcome(one, None, list(one.problems)) for one in notebooks]
