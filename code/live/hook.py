@@ -21,14 +21,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from mkdocs.utils import get_relative_url
 
 sys.path.insert(0, str(Path(__file__).parent))  # a hook is a file by itself
 
-import pack  # noqa: E402
-import share  # noqa: E402
+import pack
+import share
 
-from weave import pages  # noqa: E402
+from weave import pages
 
 ROOT = Path(__file__).parents[2]
 CODE, MODULES, CACHE = ROOT / "code", ROOT / "node_modules", ROOT / ".cache/live"

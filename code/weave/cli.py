@@ -38,6 +38,18 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--addr", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where to serve.")
+def serve(addr: str) -> None:
+    """Serve the site while you write: pages change as files do, notebooks run on from the first cell that changed."""
+    from weave import desk
+
+    host, _, port = addr.rpartition(":")
+    if not port.isdigit():
+        raise click.ClickException(f"'{addr}' is no address; write it as 127.0.0.1:8000")
+    desk.serve(Path("mkdocs.yml"), host or "127.0.0.1", int(port))
+
+
+@main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--force", is_flag=True, help="Run even what is up to date.")
 def run(notebooks: tuple[str, ...], force: bool) -> None:

@@ -117,7 +117,8 @@ def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected]
     tall = len(rows) * (height + gap) - gap + 2
     return (
         f'<svg class="weave-map" viewBox="0 0 {width} {tall}" role="group" aria-label="the notes, by what needs what">'
-        '<defs><marker id="weave-tip" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="weave-tip" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto">'
         f'<path d="M0 1L6 4L0 7z"/></marker></defs><g class="arrows">{"".join(lines)}</g>{"".join(boxes)}</svg>'
         f'<ol class="weave-steps">{steps}</ol>'  # where the picture would be too small to read
     )

@@ -17,7 +17,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -31,7 +30,7 @@ from weave import provenance, recorder
 from weave.notebook import Cell, Notebook
 from weave.problem import Problem
 from weave.publish import CLAIM_MIME
-from weave.store import Run, Store, code_digest, how_run, surroundings, versions
+from weave.store import Run, Store, code_digest, how_run, installed, surroundings, versions
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"Cell In ?\[(\d+)\], line (\d+)")
@@ -49,6 +48,8 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
     """What a failed run depended on: while none of it changes, running again would fail again."""
+    running: bool = False
+    """Whether it has to run first: what is shown is of before."""
 
 
 class Died(Exception):
@@ -133,7 +134,9 @@ class Kernels:
 
     def current(self) -> bool:
         """Whether the first process lives, and has the environment and the packages that a new one would have."""
-        return self.process is not None and self.process.poll() is None and self.made_in == _surroundings()
+        return (
+            self.process is not None and self.process.poll() is None and self.made_in == (dict(os.environ), installed())
+        )
 
     def _open(self) -> None:
         # The socket lies in it, whose path may be some hundred bytes long.
@@ -142,7 +145,7 @@ class Kernels:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.folder / "socket"))
         self.listener.listen()
-        self.made_in = _surroundings()
+        self.made_in = dict(os.environ), installed()
         command = [sys.executable, "-m", "weave.kernel", str(self.folder / "socket"), *self.modules]
         with open(self.folder / "said", "wb") as said:
             self.process = subprocess.Popen(
@@ -182,12 +185,6 @@ class Kernels:
         self.listener.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.process = self.first = None
-
-
-def _surroundings() -> tuple[object, ...]:
-    """Changes with the environment, and when a package is installed or removed."""
-    folders = {folder for name in ("purelib", "platlib") if (folder := sysconfig.get_path(name))}
-    return tuple(os.environ.items()), *(os.stat(folder).st_mtime_ns for folder in sorted(folders))
 
 
 @functools.cache
@@ -246,13 +243,15 @@ class Executor:
         self.root, self.store, self.timeout, self.say, self.hear, self.keep = root, store, timeout, say, hear, keep
         self.kernels = kernels(tuple(modules))
         self.states: dict[str, State] = {}
-        self._running: set[Kernel] = set()
+        self._running: dict[str, Kernel] = {}
         self._stopping = threading.Event()
 
-    def run(self, notebooks: Sequence[Notebook], workers: int | None = None) -> list[Outcome]:
-        """Run every notebook given, ``workers`` at a time (default: one a core)."""
+    def run(self, notebooks: Sequence[Notebook], workers: int | None = None, force: bool = False) -> list[Outcome]:
+        """Run every notebook given, ``workers`` at a time (default: one a core); by ``force`` from the top."""
         if not notebooks:
             return []
+        if force:
+            self.close()
         count = min(len(notebooks), workers or os.cpu_count() or 1)
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(count, thread_name_prefix="notebook") as pool:
@@ -273,11 +272,16 @@ class Executor:
             state.end()
         self.states.clear()
 
+    def stop(self, path: str) -> None:
+        """End what runs of a notebook, which then fails; nothing happens where nothing does."""
+        if kernel := self._running.get(path):
+            kernel.end()
+
     def _stop(self, futures: Sequence[Any]) -> None:
         self._stopping.set()
         for future in futures:
             future.cancel()
-        for kernel in list(self._running):
+        for kernel in list(self._running.values()):
             kernel.end()
 
     def _attempt(self, notebook: Notebook) -> Outcome:
@@ -369,7 +373,7 @@ class Executor:
         except Died as error:
             why = f" ({error})" if str(error) else ""
             return [Problem(notebook.path, 1, f"its kernel did not start{why}; try: weave run {notebook.stem}")]
-        self._running.add(kernel)
+        self._running[notebook.path] = kernel
         try:
             for number in range(first, len(code)):
                 cell, began = code[number], time.monotonic()
@@ -396,7 +400,7 @@ class Executor:
             what = f"the kernel died here (killed, or out of memory); try: weave run {notebook.stem}"
             return [_at(notebook, cell, what)]
         finally:
-            self._running.discard(kernel)
+            del self._running[notebook.path]
             kernel.end()
         return []
 

@@ -31,7 +31,6 @@ def problems(site: Site) -> list[Problem]:
 
 def stale(site: Site) -> dict[str, list[Problem]]:
     """The same with the line of the notebook that each reason has to do with."""
-    version_of.cache_clear()
     return {notebook.path: _of(site, notebook) for notebook in site.notebooks()}
 
 

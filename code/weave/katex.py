@@ -159,24 +159,35 @@ _DISPLAY_CSS = """
 """
 
 
+def katex_files(root: Path) -> dict[str, Path | bytes]:
+    """KaTeX's stylesheet and fonts, by their path below ``assets/katex/``."""
+    source = katex_dir(root)
+    css = _FONT_SOURCES.sub(r"src:\1", (source / "katex.min.css").read_text("utf-8"))
+    fonts = sorted(set(re.findall(r"url\((fonts/[^)]*)\)", css)))
+    return {"katex.min.css": (css + _DISPLAY_CSS).encode(), **{font: source / font for font in fonts}}
+
+
 def copy_katex(root: Path, site_dir: Path, cache: Path | None = None) -> None:
     """KaTeX's stylesheet and fonts to ``assets/katex/`` in the site.
 
     With a ``cache`` folder, the site is finished: fonts keep the characters that occur in it, a third of their size.
     """
-    source, target = katex_dir(root), site_dir / "assets/katex"
-    css = _FONT_SOURCES.sub(r"src:\1", (source / "katex.min.css").read_text("utf-8"))
+    target = site_dir / "assets/katex"
     (target / "fonts").mkdir(parents=True, exist_ok=True)
-    fonts = sorted(set(re.findall(r"url\((fonts/[^)]*)\)", css)))
-    if cache:
-        used = {ord(one) for page in site_dir.rglob("*.html") for one in html.unescape(page.read_text("utf-8"))}
-        css = css.replace('.woff2) format("woff2")', '.woff) format("woff")')
-        for font in fonts:
-            shutil.copyfile(_subset(source / font.removesuffix("2"), used, cache), target / font.removesuffix("2"))
-    else:
-        for font in fonts:
-            shutil.copyfile(source / font, target / font)
-    (target / "katex.min.css").write_text(css + _DISPLAY_CSS, "utf-8", newline="\n")
+    used = (
+        {ord(one) for page in site_dir.rglob("*.html") for one in html.unescape(page.read_text("utf-8"))}
+        if cache
+        else set()
+    )
+    for name, data in katex_files(root).items():
+        if isinstance(data, bytes):
+            if cache:
+                data = data.replace(b'.woff2) format("woff2")', b'.woff) format("woff")')
+            (target / name).write_bytes(data)
+        elif cache:
+            shutil.copyfile(_subset(data.with_suffix(".woff"), used, cache), (target / name).with_suffix(".woff"))
+        else:
+            shutil.copyfile(data, target / name)
 
 
 def _subset(font: Path, used: set[int], cache: Path) -> Path:

@@ -112,7 +112,7 @@ class Publisher(DisplayPublisher):
         self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any
     ) -> None:
         name = (transient or {}).get("display_id")
-        shown = self.outputs.by_id.get(name) if update else None
+        shown = self.outputs.by_id.get(name) if name and update else None
         if shown is not None:
             shown.update(data=data, metadata=metadata or {})
             return
@@ -155,7 +155,8 @@ class Kernel:
         self.address, self.shell = address, shell
         self.recorder: recorder.Recorder | None = None
         self.outputs = Outputs(self.tell)
-        shell.outputs = shell.display_pub.outputs = shell.displayhook.outputs = self.outputs
+        for part in (shell, shell.display_pub, shell.displayhook):
+            part.outputs = self.outputs  # type: ignore[attr-defined]
         self.connect()
 
     def connect(self) -> None:

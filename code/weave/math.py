@@ -420,6 +420,7 @@ def render_html(page: str) -> str:
             return f'<span class="math-display">{rendered}</span>{placeholder[4]}'
         # a wide formula scrolls, also by keyboard
         name = f' id="{placeholder[2]}"' if placeholder[2] else ""
-        return f'<div class="math-display"{name} role="group" aria-label="formula" tabindex="0">{rendered}</div>{placeholder[4]}'
+        opened = f'<div class="math-display"{name} role="group" aria-label="formula" tabindex="0">'
+        return f"{opened}{rendered}</div>{placeholder[4]}"
 
     return _PLACEHOLDER.sub(formula, page)

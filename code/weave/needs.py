@@ -168,10 +168,10 @@ def _read(node: ast.AST, found: Statement, *, inside: bool) -> None:
         else:
             arguments = [one for one in ast.walk(node.args) if isinstance(one, ast.arg)]
             notes = [one.annotation for one in arguments] + [getattr(node, "returns", None)]
-            for part in (*node.args.defaults, *node.args.kw_defaults, *notes):
-                if part is not None:
-                    _read(part, found, inside=inside)
-            body = node.body if isinstance(node.body, list) else [node.body]
+            for one in (*node.args.defaults, *node.args.kw_defaults, *notes):
+                if one is not None:
+                    _read(one, found, inside=inside)
+            body = [*node.body] if isinstance(node.body, list) else [node.body]
         inner = Statement("")
         for part in body:
             _read(part, inner, inside=True)

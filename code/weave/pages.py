@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import html as html_module
+import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from markdown import Markdown
@@ -157,6 +159,10 @@ def download(run: Run) -> dict[str, Any]:
     return {**_NOTEBOOK, "cells": cells}
 
 
+def download_bytes(run: Run) -> bytes:
+    return (json.dumps(download(run), indent=1, ensure_ascii=False) + "\n").encode()
+
+
 _NOTEBOOK = {
     "nbformat": 4,
     "nbformat_minor": 5,
@@ -232,6 +238,7 @@ def with_files(html: str, url: str) -> str:
     return _FILE.sub(lambda match: f'{match[1]}="{get_relative_url(match[2], url)}"', html)
 
 
+@lru_cache(maxsize=512)
 def minutes(html: str) -> int:
     """How long a page takes to read: 200 words a minute, formulas and code counted as their words."""
     text = re.sub(r"<(svg|details|style)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +37,7 @@ from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
 from weave.math import render_html
 from weave.page import start_page, use_site
+from weave.rendered import Rendered
 from weave.site import Layout, Site, not_utf8, say
 from weave.store import Run, digest, kept, write_whole
 
@@ -72,6 +75,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def __init__(self) -> None:
         self.serving = False
         self.headings: dict[str, list[Any]] = {}
+        self.rendered = Rendered()
         self.snippets: dict[str, list[snippets.Snippet]] = {}
         """By page, as a path under docs/."""
 
@@ -92,10 +96,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if not hasattr(self, "site"):
             self.site = site_of(config, self.config)
             self.site.serving = self.serving
-        self.site.pages.clear()
-        self.site.read_terms()
-        self.site.read_references()
         use_site(self.site)
+        self.rendered.known.clear()  # the settings may be others
         if not hasattr(self, "made"):
             self.made = tempfile.TemporaryDirectory(prefix="weave-")  # of this process: builds do not meet in it
         if jupyter := config.plugins.get("mkdocs-jupyter"):
@@ -105,6 +107,12 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if not self.serving:  # built aside, so that a build that fails or is killed leaves the last good site alone
             config.site_dir = _folder_aside(self.final)
         return config
+
+    @event_priority(100)
+    def on_pre_build(self, config: MkDocsConfig) -> None:
+        self.site.pages.clear()
+        self.site.read_terms()
+        self.site.read_references()
 
     @event_priority(100)
     def on_files(self, files: Files, config: MkDocsConfig) -> Files:
@@ -129,6 +137,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def on_nav(self, nav: Navigation, config: MkDocsConfig, files: Files) -> None:
         """Write each executed notebook as mkdocs-jupyter wants it, its prose rendered as the notes are."""
+        self.rendered.begin(self.site, (file.src_uri for file in files if file.generated_by != "weave"))
         for path, outcome in self.site.outcomes.items():
             uri = self.site.layout.page_uri(path)
             assert uri is not None
@@ -136,6 +145,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             assert file is not None
             notebook = outcome.run.notebook if outcome.run else outcome.notebook
             run = self.site.run_of(path) or Run(notebook, [[] for _ in notebook.code])
+            key = self.rendered.key(f"{path}\0{run.notebook.text}")
+            if known := self.rendered.get(path, key):
+                self.headings[uri], self.site.pages[path] = known
+                continue
             md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
             _RelativePathTreeprocessor(file, files, config)._register(md)
             prose, headings = pages.render_prose(self.site, run.notebook, md)
@@ -145,15 +158,26 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             target = self._notebook_file(path)
             if target.read_bytes() != body:
                 write_whole(target, body)
+            self.rendered.known.pop(uri, None)  # the page that was made of it
+            self.rendered.put(path, key, (headings, self.site.pages[path]))
 
     # -- rendering
 
     @event_priority(-100)
     def on_pre_page(self, page: MkDocsPage, config: MkDocsConfig, files: Files) -> MkDocsPage:
+        if page.file.src_uri in self.headings:
+            self._render_notebook(page, config, files)
+        elif page.file.src_uri.startswith("source/"):  # filled when it is known which are linked to
+            page.render = lambda config, files: setattr(page, "content", "")  # type: ignore[method-assign]
+            page.toc = get_toc([])
+        elif self.serving:
+            self._render_if_changed(page)
+        return page
+
+    def _render_notebook(self, page: MkDocsPage, config: MkDocsConfig, files: Files) -> None:
         """Let mkdocs-jupyter convert a notebook once, and keep what it made as long as the notebook is the same."""
-        if page.file.src_uri not in self.headings:
-            return page
-        path = self._path_of(page.file.src_uri)
+        uri = page.file.src_uri
+        path = self._path_of(uri)
         hidden = {cell.name or "" for cell in self.site.notebook_of(path).code if "hide-input" in cell.tags}
         convert = page.render
 
@@ -162,15 +186,39 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             return pages.clean(page.content or "", hidden)
 
         def render(config: MkDocsConfig, files: Files) -> None:
-            body = self._notebook_file(path).read_bytes()
-            key = digest(body, repr(sorted(hidden)).encode(), Path(pages.__file__).read_bytes(), *_CONVERTERS)
-            page.content = kept(self.site.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
-            headings = self.headings[page.file.src_uri]
+            content = self.rendered.get(uri, repr(hidden))
+            if content is None:
+                body = self._notebook_file(path).read_bytes()
+                key = digest(body, repr(sorted(hidden)).encode(), Path(pages.__file__).read_bytes(), *_CONVERTERS)
+                content = kept(self.site.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+                self.rendered.put(uri, repr(hidden), content)
+            page.content = content
+            headings = self.headings[uri]
             page.toc = get_toc(headings)
             page.title = next((head["name"] for head in headings if head["level"] == 1), Path(path).name)
 
         page.render = render  # type: ignore[method-assign]
-        return page
+
+    def _render_if_changed(self, page: MkDocsPage) -> None:
+        uri, convert = page.file.src_uri, page.render
+        path = self._path_of(uri)
+        kept = ("content", "toc", "_title_from_render", "present_anchor_ids", "links_to_anchors")
+
+        def render(config: MkDocsConfig, files: Files) -> None:
+            key = self.rendered.key(page.markdown or "")
+            if known := self.rendered.get(uri, key):
+                found, about = known
+                for name, value in found.items():
+                    setattr(page, name, value)
+            else:
+                convert(config, files)
+                found = {name: getattr(page, name) for name in kept if hasattr(page, name)}
+                about = self.site.pages.get(path)
+                self.rendered.put(uri, key, (found, about))
+            if about is not None:
+                self.site.pages[path] = about
+
+        page.render = render  # type: ignore[method-assign]
 
     @event_priority(100)
     def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
@@ -233,24 +281,34 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
         site_dir = Path(config.site_dir)
-        write_whole(site_dir / _STYLE_SHEET, Path(__file__).with_name("weave.css").read_bytes())
-        write_whole(site_dir / _JSON, ledger.as_json(self.site).encode())
-        fonts = None if self.serving else self.site.layout.root / ".cache/weave/fonts"
-        copy_katex(self.site.layout.root, site_dir, fonts)
-        for path, outcome in self.site.outcomes.items():
-            stem = outcome.notebook.stem
-            write_whole(site_dir / "notebooks" / stem / f"{stem}.py", outcome.notebook.text.encode())
-            if run := self.site.run_of(path):
-                self._write_scripts(site_dir / "notebooks" / stem, run)
-                body = json.dumps(pages.download(run), indent=1, ensure_ascii=False) + "\n"
-                write_whole(site_dir / "notebooks" / stem / f"{stem}.ipynb", body.encode())
-        for uri, found in self.snippets.items():
-            for one in found:
-                script = snippets.script_of(found, one.number)
-                write_whole(site_dir / snippets.script_file(uri).format(one.number), script.encode())
+        for name, make in self.beside().items():
+            write_whole(site_dir / name, make())
+        copy_katex(
+            self.site.layout.root, site_dir, None if self.serving else self.site.layout.root / ".cache/weave/fonts"
+        )
         if not self.serving and not _strict_warnings():
             _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
             config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
+
+    def beside(self) -> dict[str, Callable[[], bytes]]:
+        """What stands on the site beside pages, by its path, and how it is made."""
+        made: dict[str, Callable[[], bytes]] = {
+            _STYLE_SHEET: Path(__file__).with_name("weave.css").read_bytes,
+            _JSON: lambda: ledger.as_json(self.site).encode(),
+        }
+        for path, outcome in self.site.outcomes.items():
+            folder = f"notebooks/{outcome.notebook.stem}"
+            made[f"{folder}/{outcome.notebook.stem}.py"] = outcome.notebook.text.encode
+            if run := self.site.run_of(path):
+                made[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(pages.download_bytes, run)
+                made[f"{folder}/provenance.json"] = partial(provenance.as_json, run)
+                for number, cell in enumerate(run.notebook.code):
+                    name = provenance.name_of(cell, number)
+                    made[f"{folder}/{name}.py"] = partial(provenance.script_bytes, run, number)
+        for uri, found in self.snippets.items():
+            for one in found:
+                made[snippets.script_file(uri).format(one.number)] = partial(snippets.script_bytes, found, one.number)
+        return made
 
     def on_shutdown(self) -> None:
         """Also after an error or Ctrl-C."""
@@ -332,14 +390,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         for file, page in shown:
             if file.src_uri.startswith("notes/") and not file.src_uri.endswith("index.md"):
                 page.content = f"{page.content}{mentions.foot(file.url, known)}"
-
-    def _write_scripts(self, folder: Path, run: Run) -> None:
-        """Each cell with what it needs, and where its results come from."""
-        for number, cell in enumerate(run.notebook.code):
-            target = folder / f"{provenance.name_of(cell, number)}.py"
-            write_whole(target, provenance.script_of(run, number).encode())
-        about = [provenance.of(run, number) for number in range(len(run.notebook.code))]
-        write_whole(folder / "provenance.json", (json.dumps(about, indent=1) + "\n").encode())
 
     def _path_of(self, uri: str) -> str:
         """The source of a page, relative to the repository's root."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -47,6 +48,15 @@ def script_of(run: Run, number: int) -> str:
     cell = run.notebook.code[number]
     head = f"# {run.notebook.path}, cell {name_of(cell, number)}, with what it needs\n"
     return head + script(tuple(one.source for one in run.notebook.code), number)
+
+
+def script_bytes(run: Run, number: int) -> bytes:
+    return script_of(run, number).encode()
+
+
+def as_json(run: Run) -> bytes:
+    """All of a notebook's cells."""
+    return (json.dumps([of(run, number) for number in range(len(run.notebook.code))], indent=1) + "\n").encode()
 
 
 def name_of(cell: Cell, number: int) -> str:

@@ -4,8 +4,9 @@ Recorded are: every file of the repository that is opened for reading (and those
 the repository that is imported, listings of the repository's folders, and the packages that files and modules came
 from. Beside each stands the cell that came upon it first. What a cell does to the world outside of its process (files
 that it writes, programs, connections) is noted too: where there is such an effect, a cell cannot be run again from the
-state before it. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the bytes), by
-programs that the notebook starts, existence checks, modules that were not there, listings of the repository's root.
+state before it. Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and hand over the
+bytes), by programs that the notebook starts, existence checks, modules that were not there, listings of the
+repository's root.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 _EFFECTS = (
     "os.chmod os.exec os.fork os.forkpty os.link os.mkdir os.posix_spawn os.remove os.rename os.rmdir os.startfile"
-    " os.symlink os.system os.truncate os.utime shutil.rmtree socket.bind socket.connect sqlite3.connect subprocess.Popen"
+    " os.symlink os.system os.truncate os.utime shutil.rmtree socket.bind socket.connect sqlite3.connect"
+    " subprocess.Popen"
 )
 _IGNORED = {".git", ".cache", ".venv", "node_modules", "site", "__pycache__"}
 
@@ -71,7 +73,7 @@ class Recorder:
 
     def audit(self, event: str, arguments: tuple) -> None:
         effect = event in self.effects
-        if not effect and event not in ("open", "os.listdir", "os.scandir") or getattr(self.here, "busy", False):
+        if (not effect and event not in ("open", "os.listdir", "os.scandir")) or getattr(self.here, "busy", False):
             return
         self.here.busy = True  # what the recorder reads itself is not the notebook's doing
         try:

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class Bibliography:
     problems: list[Problem] = field(default_factory=list)
 
 
+@lru_cache(maxsize=4)
 def read(path: str, text: str) -> Bibliography:
     """The works of a BibTeX file; what is wrong with it is in ``problems``."""
     found = Bibliography(path)

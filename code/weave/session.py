@@ -47,9 +47,13 @@ class Session:
 
     def _value(self, code: str, name: str) -> Any:
         tree = ast.parse(code, name)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
         exec(compile(tree, name, "exec"), self.names)
-        return eval(compile(ast.Expression(last.value), name, "eval"), self.names) if last else None
+        return (
+            eval(compile(ast.Expression(last.value), name, "eval"), self.names) if isinstance(last, ast.Expr) else None
+        )
 
 
 def _matrix(value: Any) -> list[list[float]] | None:

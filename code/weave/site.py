@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import sys
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from weave.names import Names
 from weave.notebook import Notebook, parse
 from weave.page import Page
 from weave.problem import Problem, nearest
-from weave.store import Run, Store, version_of
+from weave.store import Run, Store
 
 _say_lock = threading.Lock()
 
@@ -78,6 +78,8 @@ class Site:
     """Whether an author is at work: notebooks run on from what changed."""
     hear: Hear = lambda *_: None
     """Told how far each notebook is."""
+    later: Callable[[list[Notebook]], None] | None = None
+    """Takes the notebooks that have to run, where pages do not wait for them."""
     workers: int | None = None
     pages: dict[str, Page] = field(default_factory=dict)
     """Every page rendered so far, by its source."""
@@ -107,7 +109,8 @@ class Site:
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            self.bibliography.problems.append(not_utf8(path, data, error))
+            problems = [*self.bibliography.problems, not_utf8(path, data, error)]
+            self.bibliography = replace(self.bibliography, problems=problems)
 
     @cached_property
     def store(self) -> Store:
@@ -143,8 +146,21 @@ class Site:
 
         A notebook that failed is run again only when something it read has changed.
         """
+        stale = self._stale(only, force)
+        if self.later:
+            self.later(stale)
+        else:
+            for outcome in self.executor.run(stale, self.workers, force):
+                self.ran(outcome)
+
+    def ran(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.notebook.path] = outcome
+        if outcome.run:
+            self.last_good[outcome.notebook.path] = outcome.run
+
+    def _stale(self, only: Iterable[str] | None, force: bool) -> list[Notebook]:
+        """What is known of each notebook as it is today; those that have to run."""
         stale = []
-        version_of.cache_clear()
         chosen = None if only is None else set(only)
         notebooks = [one for one in self.notebooks() if chosen is None or one.path in chosen]
         for notebook in notebooks:
@@ -156,17 +172,15 @@ class Site:
             elif not force and before and before.inputs and self._still_fails(before, notebook):
                 self.outcomes[notebook.path] = Outcome(notebook, None, before.problems, before.inputs)
             else:
+                self.outcomes[notebook.path] = Outcome(notebook, None, running=True)
                 stale.append(notebook)
-        if force:
-            self.executor.close()
-        for outcome in self.executor.run(stale, self.workers):
-            self.outcomes[outcome.notebook.path] = outcome
         if chosen is None:
             self.outcomes = {one.path: self.outcomes[one.path] for one in notebooks}
         for path, outcome in self.outcomes.items():
-            good = outcome.run or self.store.last(outcome.notebook)
+            good = outcome.run or self.last_good.get(path) or self.store.last(outcome.notebook)
             if good:
                 self.last_good[path] = good
+        return stale
 
     def _still_fails(self, before: Outcome, notebook: Notebook) -> bool:
         failed = Run(notebook, [], before.inputs)

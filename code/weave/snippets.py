@@ -105,6 +105,10 @@ def script_of(snippets: Sequence[Snippet], number: int) -> str:
         return snippets[number - 1].code
 
 
+def script_bytes(snippets: Sequence[Snippet], number: int) -> bytes:
+    return script_of(snippets, number).encode()
+
+
 def weave(html: str, snippets: Sequence[Snippet], recorded: dict[int, dict[str, Any]], file: str) -> str:
     """The page with each block as a snippet; ``file`` names its script, with ``{}`` for the number."""
     html = _IN_PARAGRAPH.sub(

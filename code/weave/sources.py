@@ -45,7 +45,7 @@ def definitions(text: str) -> dict[str, Definition]:
     return found
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def page(path: str, text: str) -> tuple[str, list[Any]]:
     """A module as HTML, its code from top to bottom with a heading at each definition; and the table of contents.
 

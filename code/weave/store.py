@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,13 @@ class Run:
     seconds: float = 0.0
     made: dict[str, Any] = field(default_factory=dict)
     """Where and how it ran; nothing that a result depends on."""
+    checksum: str = ""
+    """Of the stored result."""
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that pages show of it."""
+        return self.checksum or _checksum({"outputs": self.outputs, "made": self.made})
 
     @cached_property
     def published(self) -> dict[str, Published]:
@@ -80,13 +88,23 @@ def versions(top_level: list[str]) -> dict[str, str]:
     return {name: version_of(name) for name in sorted(names)}
 
 
-@cache
 def version_of(package: str) -> str:
-    """The version that is installed now, or "none"; looked up once until the cache is cleared."""
+    """The version that is installed now, or "none"."""
+    return _version(package, installed())
+
+
+@cache
+def _version(package: str, _: tuple[int, ...]) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def installed() -> tuple[int, ...]:
+    """Changes when a package is installed or removed."""
+    folders = {folder for name in ("purelib", "platlib") if (folder := sysconfig.get_path(name))}
+    return tuple(os.stat(folder).st_mtime_ns for folder in sorted(folders))
 
 
 class Store:
@@ -94,6 +112,7 @@ class Store:
 
     def __init__(self, root: Path, folder: Path, note: Callable[[str], None]) -> None:
         self.root, self.folder, self.note = root, folder, note
+        self._known: dict[Path, tuple[tuple[int, ...], Run]] = {}
 
     def fresh(self, notebook: Notebook) -> Run | None:
         """The stored result whose recorded inputs all still are what they were, if there is one."""
@@ -102,8 +121,9 @@ class Store:
             if run and self.why_stale(run, notebook) is None:
                 with contextlib.suppress(FileNotFoundError):  # another build tidied up
                     os.utime(path)
+                    self._known[path] = _stamp(path), run
                 # Prose may have changed since: cells come from today's notebook, outputs from the store.
-                return Run(notebook, run.outputs, run.inputs, run.seconds, run.made)
+                return Run(notebook, run.outputs, run.inputs, run.seconds, run.made, run.checksum)
         return None
 
     def last(self, notebook: Notebook) -> Run | None:
@@ -155,13 +175,18 @@ class Store:
 
     def _read(self, path: Path, today: Notebook) -> Run | None:
         try:
+            stamp = _stamp(path)
+            if (known := self._known.get(path)) and known[0] == stamp:
+                return known[1]
             body = json.loads(path.read_bytes())
-            if body.pop("sha256") != _checksum(body):
+            checksum = body.pop("sha256")
+            if checksum != _checksum(body):
                 raise ValueError("its checksum does not match")
             notebook = parse(today.path, body["notebook"])
-            run = Run(notebook, body["outputs"], body["inputs"], body["seconds"], body["made"])
+            run = Run(notebook, body["outputs"], body["inputs"], body["seconds"], body["made"], checksum)
             if len(run.outputs) != len(notebook.code):
                 raise ValueError("its cells do not match")
+            self._known[path] = stamp, run
             return run
         except FileNotFoundError:
             return None
@@ -170,6 +195,11 @@ class Store:
             self.note(f"{shown}:1: not a result to be trusted ({error}); thrown away, the notebook runs again")
             path.unlink(missing_ok=True)
             return None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def digest(*parts: bytes) -> str:

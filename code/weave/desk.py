@@ -1,0 +1,451 @@
+"""``weave serve``: the site while its author is at work.
+
+A request is answered from the files as they are at that moment: what changed since the last one is built first, and a
+page is put into its template only when somebody asks for it. Notebooks run beside that; until one is done, pages show
+what it gave before, marked. Open pages are told of all this, and change in place (``desk.js``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import mimetypes
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import click
+from mkdocs.commands import build as mkdocs_build
+from mkdocs.config import load_config
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort, BuildError, ConfigurationError
+from mkdocs.structure.files import File, InclusionLevel, get_files, set_exclusions
+from mkdocs.structure.nav import get_navigation
+from mkdocs.structure.pages import Page
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from weave.katex import katex_files
+from weave.notebook import Notebook
+from weave.plugin import WeavePlugin
+from weave.site import say
+
+_IGNORED = {"__pycache__", "node_modules", "site"}
+_QUIET = 0.03  # seconds without an edit, after which pages that are open are told
+_TICK = 20_000_000  # nanoseconds
+_OWN = "_weave/"  # below the site's own address
+_HERE = Path(__file__).parent
+Seen = dict[str, tuple[int, ...]]
+
+
+class Desk:
+    def __init__(self, settings: str, port: int) -> None:
+        """Read the settings and begin. Raises click.ClickException."""
+        self.settings, self.port = settings, port
+        self.lock = threading.RLock()
+        self.listeners: set[queue.Queue[dict[str, Any]]] = set()
+        self.running: dict[str, Notebook] = {}
+        self.started: set[str] = set()
+        self.progress: dict[str, dict[str, Any]] = {}
+        self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="notebook")
+        self.seen: Seen = {}
+        self.failure = ""
+        self.count = 0
+        self.pages: dict[str, Page] = {}
+        self.files: dict[str, File] = {}
+        self.written: dict[str, bytes] = {}
+        self._load()
+
+    # -- building
+
+    def fresh(self) -> None:
+        """Build, if any file is not what it was at the last build."""
+        with self.lock:
+            seen = self._look()
+            if seen == self.seen:
+                return
+            before, self.seen = self.seen, seen
+            if before:
+                changed = {path for path in before.keys() | seen.keys() if before.get(path) != seen.get(path)}
+                self._restart_if_own(changed)
+                if self.settings in changed or changed & set(self.hooks):
+                    self._load()
+            try:
+                self._build()
+                self.failure = ""
+                for notebook in self.running.values():
+                    if notebook.path not in self.started:  # after the pages: they are what is waited for
+                        self.started.add(notebook.path)
+                        self.pool.submit(self._run, notebook)
+            except (Abort, BuildError, ConfigurationError) as error:
+                self.failure = str(error)
+                say(self.failure)
+            except Exception as error:  # of MkDocs or another plugin: the last good pages stay
+                self.failure = f"{type(error).__name__}: {error}"
+                say(traceback.format_exc())
+            self.count += 1
+            self.tell({"built": self.count})
+
+    def _load(self) -> None:
+        try:
+            config = load_config(self.settings, site_dir=os.path.join(os.path.dirname(self.settings), "site"))
+        except ConfigurationError as error:
+            if not hasattr(self, "config"):
+                raise click.ClickException(f"mkdocs.yml: {error}") from None
+            self.failure = f"mkdocs.yml: {error}"
+            return
+        plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
+        if plugin is None:
+            raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
+        first = not hasattr(self, "config")
+        self.mount = (urlsplit(config.site_url or "/").path or "/").rstrip("/") + "/"
+        config.site_url = f"http://127.0.0.1:{self.port}{self.mount}"
+        if first:
+            config.plugins.on_startup(command="serve", dirty=False)
+        try:
+            self.config: MkDocsConfig = config.plugins.on_config(config)
+        except Abort as error:
+            raise click.ClickException(str(error)) from None
+        self.hooks = [os.path.abspath(str(hook)) for hook in config.hooks]
+        self.plugin, self.site = plugin, plugin.site
+        self.site.later, self.site.hear = self._later, self._hear
+        # A page's words go into the index when somebody searches, not each time the page is shown.
+        self.search: Any = next((one for name, one in config.plugins.items() if name.endswith("search")), None)
+        if self.search:
+            events = config.plugins.events["page_context"]
+            events[:] = [one for one in events if getattr(one, "__self__", None) is not self.search]
+        self.env = config.theme.get_env()
+        self.theme: list[File] = []
+        root = self.site.layout.root
+        self.katex = {f"assets/katex/{name}": data for name, data in katex_files(root).items()}
+
+    def _build(self) -> None:
+        """As ``mkdocs build`` does, up to where it writes."""
+        config = self.config
+        config.plugins.on_pre_build(config=config)
+        files = get_files(config)
+        if not self.theme:  # some thousands of names to go through, always the same
+            own = {file.src_uri for file in files}
+            files.add_files_from_theme(self.env, config)
+            self.theme = [file for file in files if file.src_uri not in own]
+        else:
+            for file in self.theme:
+                if file.src_uri not in files.src_uris:
+                    files.append(file)
+        files = config.plugins.on_files(files, config=config)
+        set_exclusions(files, config)
+        nav = config.plugins.on_nav(get_navigation(files, config), config=config, files=files)
+        shown = files.documentation_pages(inclusion=InclusionLevel.is_in_serve)
+        for file in shown:
+            page = file.page or Page(None, file, config)
+            mkdocs_build._populate_page(page, config, files)
+        self.env = config.plugins.on_env(self.env, config=config, files=files)
+        shown = files.documentation_pages(inclusion=InclusionLevel.is_in_serve)
+        self.nav, self.shown = nav, shown
+        self.pages = {file.url: file.page for file in shown if file.page}
+        self.files = {file.dest_uri: file for file in files if not file.is_documentation_page()}
+        self.beside = self.plugin.beside()
+        self.written = {}
+
+    def _look(self) -> Seen:
+        """Every file that the site may be made of, with what changes when it is written."""
+        layout = self.site.layout
+        found: Seen = {}
+        for folder in {layout.docs, layout.notebooks, *layout.sources}:
+            for entry in _entries(str(layout.root / folder)):
+                found[entry.path] = _stamp(entry.stat())
+        read = {
+            name
+            for outcome in self.site.outcomes.values()
+            for inputs in (outcome.inputs, outcome.run.inputs if outcome.run else {})
+            for name in inputs.get("files", {})
+        }
+        for path in {self.settings, *self.hooks, *(str(layout.root / name) for name in read)} - found.keys():
+            try:
+                found[path] = _stamp(os.stat(path))
+            except OSError:
+                continue
+        return found
+
+    def _restart_if_own(self, changed: set[str]) -> None:
+        """What is imported here cannot be changed under us."""
+        own = str(_HERE) + os.sep
+        if any(path.startswith(own) and path.endswith((".py", ".mjs")) for path in changed):
+            say("weave itself changed; starting again")
+            self.end()
+            os.execv(sys.executable, [sys.executable, "-m", "weave.cli", *sys.argv[1:]])
+
+    # -- pages and files
+
+    def answer(self, path: str) -> tuple[str, bytes] | None:
+        """Type and body for a path below the site's address; None where nothing is."""
+        with self.lock:
+            url = path.removesuffix("index.html")
+            if url in self.pages or url in ("", "./"):
+                return "text/html; charset=utf-8", self._page(url)
+            if path not in self.written:
+                body = self._file(path)
+                if body is None:
+                    return None
+                self.written[path] = body
+            return mimetypes.guess_type(path)[0] or "application/octet-stream", self.written[path]
+
+    def _page(self, url: str) -> bytes:
+        if url not in self.written:
+            page, config = self.pages[url if url in self.pages else "./"], self.config
+            config._current_page, page.active = page, True
+            content = page.content
+            try:
+                context = mkdocs_build.get_context(self.nav, self.shown, config, page)
+                context = config.plugins.on_page_context(context, page=page, config=config, nav=self.nav)
+                html = self.env.get_template(page.meta.get("template", "main.html")).render(context)
+                html = config.plugins.on_post_page(html, page=page, config=config)
+            finally:
+                config._current_page, page.active, page.content = None, False, content  # type: ignore[assignment]
+            failure = f'<div class="weave-error">{escape(self.failure)}</div>' if self.failure else ""
+            html = html.replace("<article", f"{failure}<article", 1)
+            script = f'<script type="module" src="{self.mount}{_OWN}desk.js"></script>'
+            self.written[url] = html.replace("</body>", f"{script}</body>", 1).encode(errors="xmlcharrefreplace")
+        return self.written[url]
+
+    def _file(self, path: str) -> bytes | None:
+        if path == f"{_OWN}desk.js":
+            return (_HERE / "desk.js").read_bytes()
+        if make := self.beside.get(path):
+            return make()
+        if path in self.katex:
+            data = self.katex[path]
+            return data if isinstance(data, bytes) else data.read_bytes()
+        if path == "search/search_index.json" and self.search:
+            return self._search_index()
+        file = self.files.get(path)
+        return file.content_bytes if file else None
+
+    def _search_index(self) -> bytes:
+        self.search.search_index.entries = []
+        for page in self.pages.values():
+            content = page.content
+            self.search.on_page_context({}, page=page, config=self.config, nav=self.nav)
+            page.content = content
+        return self.search.search_index.generate_search_index(None).encode()
+
+    # -- notebooks
+
+    def _later(self, stale: list[Notebook]) -> None:
+        """Run these, and nothing else that runs still."""
+        wanted = {notebook.path: notebook for notebook in stale}
+        for path, notebook in list(self.running.items()):
+            if path not in wanted or wanted[path].code != notebook.code:
+                del self.running[path]
+                self.site.executor.stop(path)
+        for path, notebook in wanted.items():
+            if path not in self.running:
+                self.running[path] = notebook
+                self.started.discard(path)
+
+    def _run(self, notebook: Notebook) -> None:
+        with self.turns[notebook.path]:  # the run before it may be ending
+            if self.running.get(notebook.path) is not notebook:
+                return
+            try:
+                [outcome] = self.site.executor.run([notebook], 1)
+            except Exception:
+                say(traceback.format_exc())
+                return
+        with self.lock:
+            self.progress.pop(notebook.path, None)
+            if self.running.get(notebook.path) is not notebook:  # it was edited since
+                return
+            del self.running[notebook.path]
+            self.site.ran(outcome)
+            self.seen = {"": (0,)} | self.seen  # as if a file had changed
+            self.fresh()
+            self.tell({"running": list(self.progress.values())})
+
+    def _hear(self, notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
+        if output is None:
+            cells = notebook.code
+            name = cells[number].name or f"cell {number + 1}"
+            about = {"notebook": notebook.path, "cell": number + 1, "of": len(cells), "name": name}
+            self.progress[notebook.path] = about
+            self.tell({"running": list(self.progress.values())})
+
+    # -- telling
+
+    def tell(self, event: dict[str, Any]) -> None:
+        for listener in list(self.listeners):
+            listener.put(event)
+
+    def end(self) -> None:
+        for path in list(self.running):
+            self.running.pop(path)
+            self.site.executor.stop(path)
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.site.executor.close()
+        self.config.plugins.on_shutdown()
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        found = list(os.scandir(folder))
+    except OSError:  # gone, or not there yet
+        return
+    for entry in found:
+        if entry.name.startswith(".") or entry.name in _IGNORED or entry.name.endswith(".egg-info"):
+            continue
+        if entry.is_dir():
+            yield from _entries(entry.path)
+        elif entry.is_file():
+            yield entry
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written. Clocks tick every few milliseconds: what was written just now may be again
+    within the same tick, and counts as changed at the next look, too."""
+    now = time.time_ns()
+    recent = now if now - stat.st_ctime_ns < _TICK else 0
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, recent
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    desk: Desk
+
+    def do_GET(self) -> None:
+        desk = self.desk
+        path = unquote(urlsplit(self.path).path)
+        if not path.startswith(desk.mount):
+            self._redirect(desk.mount)
+            return
+        path = path.removeprefix(desk.mount)
+        if path == f"{_OWN}events":
+            self._events()
+            return
+        desk.fresh()
+        try:
+            found = desk.answer(path)
+            if found is None and not path.endswith("/") and desk.answer(path + "/"):
+                self._redirect(f"{desk.mount}{path}/")
+                return
+        except Exception as error:  # a template, another plugin: the server lives on
+            say(traceback.format_exc())
+            self._send(500, "text/plain; charset=utf-8", f"{type(error).__name__}: {error}".encode())
+            return
+        if found is None:
+            self._send(404, "text/plain; charset=utf-8", f"no page and no file {path}".encode())
+        else:
+            self._send(200, *found)
+
+    def _redirect(self, to: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", to)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _events(self) -> None:
+        """What happens, as it happens (server-sent events)."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        heard: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.desk.listeners.add(heard)
+        event: dict[str, Any] = {"built": self.desk.count, "running": list(self.desk.progress.values())}
+        try:
+            while True:
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+                self.wfile.flush()
+                event = heard.get()
+        except OSError:  # the page was closed
+            self.desk.listeners.discard(heard)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+
+class _Watch(FileSystemEventHandler):
+    """Tells when files change, once they are quiet."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.last = 0.0
+        self.woken = threading.Event()
+        threading.Thread(target=self._wait, daemon=True, name="watch").start()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("modified", "created", "deleted", "moved", "closed"):
+            self.last = time.monotonic()
+            self.woken.set()
+
+    def _wait(self) -> None:
+        while True:
+            self.woken.wait()
+            while (left := self.last + _QUIET - time.monotonic()) > 0:
+                time.sleep(left)
+            self.woken.clear()
+            self.desk.fresh()
+
+
+def serve(settings: Path, host: str, port: int) -> None:
+    """Serve until Ctrl-C. Raises click.ClickException."""
+    logging.getLogger("mkdocs").setLevel(logging.WARNING)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise click.ClickException(f"{host}:{port}: {error.strerror}; choose another with --addr") from None
+    started = time.monotonic()
+    desk = Desk(str(settings.resolve()), port)
+    desk.fresh()
+    handler = type("Handler", (_Handler,), {"desk": desk})
+    server = ThreadingHTTPServer((host, port), handler)
+    server.daemon_threads = True
+    observer = Observer()
+    watch = _Watch(desk)
+    layout = desk.site.layout
+    tops = {str(layout.root / one) for one in (layout.docs, layout.notebooks, *layout.sources)}
+    for folder in sorted(one for one in tops if os.path.isdir(one)):
+        if not any(folder.startswith(other + os.sep) for other in tops):
+            observer.schedule(watch, folder, recursive=True)
+    observer.schedule(watch, str(layout.root), recursive=False)
+    observer.start()
+    waiting = f"; {len(desk.running)} notebooks run" if desk.running else ""
+    click.echo(
+        f"http://{host}:{port}{desk.mount} (ready in {time.monotonic() - started:.1f} s{waiting}; Ctrl-C ends it)"
+    )
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        click.echo("")
+    finally:
+        observer.stop()
+        server.server_close()
+        desk.end()
