@@ -29,7 +29,7 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, ledger, pages, provenance, snippets, sources
+from weave import collect, drafts, ledger, pages, provenance, snippets, sources
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -107,7 +107,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         site.unreadable.clear()
         for file in list(files.documentation_pages()):
             self._check_encoding(file, files, config)
-        site.execute()
+        self.drafts = drafts.drafts(site.layout)
+        unpublished = set() if self.serving else self.drafts
+        site.execute({one.path for one in site.notebooks()} - unpublished if unpublished else None)
+        drafts.leave_out(unpublished, site.layout, files, config)
         for path in site.outcomes:
             target = self._notebook_file(path)
             if not target.exists():  # filled in on_nav, when every page is known
@@ -184,6 +187,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         path = self._path_of(page.file.src_uri)
         if source := self._source_of(page.file):
             html = self._weave_snippets(html, page, self.site.layout.read(source))
+            html = (drafts.BANNER if source in self.drafts else "") + html
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)
@@ -203,6 +207,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             if path in self.site.pages and file.page and file.page.content:
                 file.page.content = pages.show_dangling(file.page.content, self.site.dangling(self.site.pages[path]))
         problems = self.site.problems()
+        if not self.serving:
+            problems += drafts.led_to(self.site, self.drafts)
         for problem in problems:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
         if problems and not self.serving:
