@@ -169,7 +169,7 @@ def stop(place: Layout) -> list[str]:
     _write(place, entry, lambda listed: _UNENDED.sub(rf"\g<1>{ends:%H:%M}", listed, count=1))
     spent = int((ends - begun).total_seconds()) // 60
     past = ", past midnight" if ends.date() > begun.date() else ""
-    return [f"{entry.path}: session of {begun:%H:%M}-{ends:%H:%M}{past}, {spent // 60}:{spent % 60:02d} hours"]
+    return [f"{entry.path}: session {begun:%H:%M}-{ends:%H:%M}{past}: {spent // 60}:{spent % 60:02d} hours"]
 
 
 def _open_entry(place: Layout) -> Entry | None:

@@ -56,7 +56,7 @@ def led_to(site: Site, paths: Collection[str]) -> list[Problem]:
             terms = [site.terms.get(glossary.key(one)) for one in _TERM.findall(line)]
             for target in dict.fromkeys(targets + [term.path for term in terms if term]):
                 if target in paths:
-                    what = f"leads to {target}, a draft, which is not built; publish it (draft: true goes) or take the link out"
+                    what = f"leads to {target}, a draft, which is not built; publish it or take the link out"
                     found.append(Problem(page, number, what))
     return found
 

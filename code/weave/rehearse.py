@@ -34,6 +34,7 @@ def run_snippets(path: str, text: str, before: Callable[[int], None] = lambda li
         except (Exception, SystemExit) as error:
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == path), None) or snippet.line
-            detail = "".join(traceback.format_list(frames))
+            plain = [traceback.FrameSummary(one.filename, one.lineno, one.name, line=one.line) for one in frames]
+            detail = "".join(traceback.format_list(plain))
             return Problem(path, line, f"{type(error).__name__}: {error}", detail)
     return None
