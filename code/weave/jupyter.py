@@ -16,7 +16,10 @@ from weave.author import read
 from weave.site import Layout
 from weave.store import write_whole
 
-_AS_NOTEBOOK = {"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}
+_SETTINGS = {
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}},
+    "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},  # the file names none: no question
+}
 _MISSING = "JupyterLab is not installed; to have it: pip install jupyterlab (into the environment that weave is in)"
 
 
@@ -40,10 +43,11 @@ def open_in_jupyter(place: Layout, path: str) -> int:
     if importlib.util.find_spec("jupyterlab"):
         # Only the JupyterLab that is started here shows Python files as notebooks; the author's own settings stay.
         settings = place.root / ".cache/weave/jupyter"
-        write_whole(settings / "labconfig/default_setting_overrides.json", json.dumps(_AS_NOTEBOOK).encode())
+        write_whole(settings / "labconfig/default_setting_overrides.json", json.dumps(_SETTINGS).encode())
         paths = [str(settings), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
         click.echo(f"{path}: opens in JupyterLab, which saves it back as it is; Ctrl-C twice ends it")
-        command = [sys.executable, "-m", "jupyterlab", path]
+        # Its root would be the notebook's folder, where jupytext does not see the configuration in pyproject.toml.
+        command = [sys.executable, "-m", "jupyterlab", path, f"--ServerApp.root_dir={place.root}"]
         return subprocess.run(
             command, cwd=place.root, env={**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}, check=False
         ).returncode

@@ -161,7 +161,7 @@ def test_it_starts_jupyterlab_which_shows_python_files_as_notebooks(small: Small
     ran = small.run("weave.cli", "open", "heat")
     assert ran.returncode == 0, ran.stderr
     settings = small.root / ".cache/weave/jupyter"
-    assert f"lab code/notebooks/heat.py {settings}" in ran.stdout
+    assert f"lab code/notebooks/heat.py --ServerApp.root_dir={small.root} {settings}" in ran.stdout
     assert '"python": "Jupytext Notebook"' in (settings / "labconfig/default_setting_overrides.json").read_text()
 
 
