@@ -62,9 +62,9 @@ def led_to(site: Site, paths: Collection[str]) -> list[Problem]:
 
 
 def _without(nav: Any, uris: Collection[str | None]) -> Any:
+    """The part of a navigation that is left; None where nothing is."""
     if isinstance(nav, list):
-        kept = [_without(one, uris) for one in nav if one not in uris]
-        return [one for one in kept if one]
+        return [left for one in nav if (left := _without(one, uris)) is not None] or None
     if isinstance(nav, dict):
-        return {title: left for title, one in nav.items() if one not in uris and (left := _without(one, uris))}
-    return nav
+        return {title: left for title, one in nav.items() if (left := _without(one, uris)) is not None} or None
+    return None if nav in uris else nav

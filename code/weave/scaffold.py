@@ -97,7 +97,7 @@ def new(place: Layout, title: str, part: str | None) -> list[str]:
     Raises:
         click.ClickException: The title names nothing, something of its name is there already, or there is no such part.
     """
-    title = " ".join(title.split())
+    title = "".join(one for one in " ".join(title.split()) if one.isprintable())
     name = slug(title)
     stem = name.replace("-", "_")
     if not name:

@@ -1,5 +1,5 @@
-"""Draws the terminal pictures of docs/pages/writing.md: runs the commands on a small site, in a terminal, and keeps what
-stood on the screen as SVG.
+"""Draws the terminal pictures of docs/pages/writing.md: runs the commands on a small site, in a terminal, and keeps
+what stood on the screen as SVG.
 
     make terminal        draw them again
 
@@ -118,9 +118,10 @@ class Terminal:
                 lines.append(f"<text {size}{style}>{escape(text)}</text>")
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label={quoteattr(label)} width="{width:g}" '
-            f'height="{height:g}" viewBox="0 0 {width:g} {height:g}" font-size="14" fill="#1d2529" style="white-space:pre"\n'
-            f"font-family=\"'Source Code Pro',ui-monospace,'SF Mono','DejaVu Sans Mono',Menlo,Consolas,monospace\">\n"
-            f'<rect width="100%" height="100%" rx="4" fill="#f4f2ec"/>\n' + "\n".join(lines) + "\n</svg>\n"
+            f'height="{height:g}" viewBox="0 0 {width:g} {height:g}" font-size="14" fill="#1d2529" '
+            'style="white-space:pre"\n'
+            "font-family=\"'Source Code Pro',ui-monospace,'SF Mono','DejaVu Sans Mono',Menlo,Consolas,monospace\">\n"
+            '<rect width="100%" height="100%" rx="4" fill="#f4f2ec"/>\n' + "\n".join(lines) + "\n</svg>\n"
         )
 
 
