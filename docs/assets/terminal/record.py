@@ -121,7 +121,7 @@ class Terminal:
             f'height="{height:g}" viewBox="0 0 {width:g} {height:g}" font-size="14" fill="#1d2529" '
             'style="white-space:pre"\n'
             "font-family=\"'Source Code Pro',ui-monospace,'SF Mono','DejaVu Sans Mono',Menlo,Consolas,monospace\">\n"
-            '<rect width="100%" height="100%" rx="4" fill="#f4f2ec"/>\n' + "\n".join(lines) + "\n</svg>\n"
+            '<rect width="100%" height="100%" rx="4" fill="#f3f3f2"/>\n' + "\n".join(lines) + "\n</svg>\n"
         )
 
 
