@@ -26,8 +26,8 @@ ifeq ($(SOURCE_DATE_EPOCH),)
 unexport SOURCE_DATE_EPOCH
 endif
 
-.PHONY: help install serve site pdf test check verify hooks format run fix lock bench peers test-peers bench-library \
-	bench-lighthouse clean distclean
+.PHONY: help install serve site pdf test check verify hooks format run fix train terminal lock bench peers test-peers \
+	bench-library bench-lighthouse clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -68,6 +68,12 @@ run: install  ## run the notebooks whose inputs changed
 
 fix: install  ## show, then rewrite, the numbers in the notes that no longer hold
 	@.venv/bin/weave fix
+
+train: install  ## train an experiment of the library again (NAME=gpt); without a name, list them
+	@.venv/bin/residual $(if $(NAME),train $(NAME),list)
+
+terminal: install  ## run the commands that docs/pages/writing.md shows, and draw what they said
+	@$(PY) docs/assets/terminal/record.py
 
 bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (installs both into .cache/; OPTS=--quick)
 	@$(PY) benchmarks/build.py $(OPTS)

@@ -6,7 +6,9 @@ import io
 import logging
 import posixpath
 import re
+import shutil
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -14,11 +16,12 @@ from markdown import Markdown
 from mkdocs.config import load_config
 from mkdocs.exceptions import ConfigurationError
 
-from weave import claims, freshness, pages
+from weave import author, claims, diary, freshness, jupyter, pages, rehearse, scaffold, unfinished
 from weave import lint as linter
 from weave import rename as renaming
 from weave import todo as todo_list
 from weave import verify as verification
+from weave.drafts import drafts, led_to
 from weave.katex import EngineError, render_tex
 from weave.names import source_pages
 from weave.page import Claim, use_site
@@ -50,7 +53,7 @@ def serve(addr: str) -> None:
 
 
 @main.command()
-@click.argument("notebooks", nargs=-1)
+@click.argument("notebooks", nargs=-1, shell_complete=author.complete_notebook)
 @click.option("--force", is_flag=True, help="Run even what is up to date.")
 def run(notebooks: tuple[str, ...], force: bool) -> None:
     """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file)."""
@@ -71,6 +74,8 @@ def check(fresh: bool) -> None:
     site = _rendered()
     found = [claim for page in site.pages.values() for claim in page.claims]
     theorems = sum(len(page.theorems) for page in site.pages.values())
+    unpublished = drafts(site.layout)
+    site.unreadable += led_to(site, unpublished)
     _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
 
 
@@ -129,7 +134,7 @@ def fix(yes: bool) -> None:
 
 
 @main.command()
-@click.argument("old")
+@click.argument("old", shell_complete=author.complete_note)
 @click.argument("new")
 @click.argument("title", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -143,6 +148,149 @@ def todo() -> None:
     """List every open task (- [ ]) of the notes, the log and the pages, with its place."""
     for item in todo_list.items(_open()[0].layout):
         click.echo(item)
+
+
+@main.command()
+@click.argument("title")
+@click.option("--part", help="The part of the navigation to put it into.  [the last that has notes]")
+def new(title: str, part: str | None) -> None:
+    """Begin a note: its Markdown, its notebook, its lines in mkdocs.yml.
+
+    It is a draft, shown by weave serve and left out of the build, until "draft: true" is taken out of it.
+
+    \b
+    weave new "Attention sinks"
+    weave new "Attention sinks" --part "A mathematical framework"
+    weave run attention_sinks && weave check
+    """
+    for line in scaffold.new(author.layout(), title, part):
+        click.echo(line)
+
+
+@main.command("log")
+@click.argument("title", required=False)
+def log_(title: str | None) -> None:
+    """Begin today's log entry, with what the last one left to do.
+
+    \b
+    weave log "Why the heads are silent"
+    weave log                              asks for the title
+    """
+    _, said = diary.begin(author.layout(), _title(title))
+    for line in said:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("title", required=False)
+def start(title: str | None) -> None:
+    """Begin a work session: the time goes into today's log entry.
+
+    TITLE is for the entry where there is none yet; it is asked for if it is needed and not given.
+
+    \b
+    weave start
+    weave start "Why the heads are silent"
+    """
+
+    def asked() -> str:
+        click.echo("there is no log entry for today yet; it is made now")
+        return _title(title)()
+
+    for line in diary.start(author.layout(), asked):
+        click.echo(line)
+
+
+@main.command()
+def stop() -> None:
+    """End the work session that is open, also one that began before midnight.
+
+    \b
+    weave stop
+    """
+    for line in diary.stop(author.layout()):
+        click.echo(line)
+
+
+@main.command("next")
+def next_() -> None:
+    """Show what has waited longest: open tasks, drafts, notes not touched, stale notebooks.
+
+    \b
+    weave next
+    """
+    site, _ = _open()
+    for line in unfinished.overview(site.layout, unfinished.why_stale(site), shutil.get_terminal_size().columns):
+        click.echo(line)
+
+
+@main.command()
+def stale() -> None:
+    """List the notebooks that would run now, and what changed.
+
+    \b
+    weave stale
+    """
+    site, _ = _open()
+    found = unfinished.why_stale(site)
+    for path, why in sorted(found.items()):
+        click.echo(f"{path}: {', '.join(why)}")
+    if not found:
+        click.echo("nothing is stale")
+
+
+@main.command()
+@click.argument("page", shell_complete=author.complete_note)
+def snippets(page: str) -> None:
+    """Run a note's Python snippets from top to bottom, in one namespace, as the tests do.
+
+    \b
+    weave snippets zero-layer
+    weave snippets docs/notes/zero-layer.md
+    """
+    place = author.layout()
+    path = author.page(place, page)
+    count = 0
+
+    def announce(line: int) -> None:
+        nonlocal count
+        count += 1
+        click.secho(f"{path}:{line}", dim=True)
+
+    problem = rehearse.run_snippets(path, author.read(place.root / path), announce)
+    if problem:
+        click.echo(f"{problem.detail}{problem}", err=True)
+        sys.exit(1)
+    click.echo(f"{count} snippets ran" if count else f"{path} has no Python snippets")
+
+
+@main.command("open")
+@click.argument("notebook", shell_complete=author.complete_notebook)
+def open_(notebook: str) -> None:
+    """Open a notebook in JupyterLab, or else in VS Code. It stays the Python file that it is.
+
+    \b
+    weave open zero_layer
+    """
+    place = author.layout()
+    sys.exit(jupyter.open_in_jupyter(place, author.notebook(place, notebook)))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, notes and notebooks, and how to put it to use.
+
+    \b
+    eval "$(weave completion bash)"        in ~/.bashrc
+    eval "$(weave completion zsh)"         in ~/.zshrc, below compinit
+    weave completion fish | source         in ~/.config/fish/config.fish
+    """
+    click.echo(author.completion(main, shell))
+
+
+def _title(given: str | None) -> Callable[[], str]:
+    return lambda: given or click.prompt("title of today's entry")
 
 
 def _open() -> tuple[Site, Markdown]:
@@ -198,12 +346,15 @@ def _render(site: Site, md: Markdown) -> None:
 
 
 def _end(site: Site, good: str) -> None:
-    _tell(site.problems(), good)
+    _tell(site.problems(), good, drafts(site.layout))
 
 
-def _tell(problems: list[Problem], good: str) -> None:
-    for problem in problems:
-        say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
+def _tell(found: list[Problem], good: str, unpublished: Collection[str] = ()) -> None:
+    """Say every problem; those of drafts do no harm."""
+    problems = [problem for problem in found if problem.path not in unpublished]
+    for problem in found:
+        mark = "" if problem in problems else "draft: "
+        say(mark + str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
     if problems:
         say(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
         sys.exit(1)

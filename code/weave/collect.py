@@ -6,6 +6,7 @@ rendered already, so that formulas, claims and links come along; links are turne
 
 from __future__ import annotations
 
+import datetime
 import posixpath
 import re
 from collections.abc import Callable
@@ -35,6 +36,8 @@ class Collected:
     description: str = ""
     needs: list[str] = field(default_factory=list)
     """Slugs of the notes that this one builds on."""
+    date: datetime.date | None = None
+    """Of a log entry."""
 
 
 def relink(html: str, here: str, there: str) -> str:
@@ -57,11 +60,16 @@ def relink(html: str, here: str, there: str) -> str:
 def questions(pages: list[Collected], url: str) -> str:
     """Every task that is not done, under the page that asks it."""
     parts, count = [], 0
+    last: dict[str, datetime.date] = {}  # a task that a later log entry took over is open, or done, there
+    for page in sorted((one for one in pages if one.date), key=lambda one: str(one.date)):
+        last |= {_words(item): page.date for item in _TASK.findall(page.html) if page.date}
     for page in pages:
         items = []
         for match in _TASK.finditer(page.html):
             box = _BOX.search(match[1])
             if box and "checked" in box[0].replace("checkbox", ""):
+                continue
+            if page.date and last[_words(match[1])] != page.date:
                 continue
             before = _HEADING.findall(page.html[: match.start()])
             anchor = f"#{before[-1]}" if before else ""
@@ -71,6 +79,10 @@ def questions(pages: list[Collected], url: str) -> str:
             count += len(items)
             parts.append(f'<h2 id="{page.slug}">{escape(page.title)}</h2><ul>{"".join(items)}</ul>')
     return f"<p>{count} questions stand open.</p>{''.join(parts)}"
+
+
+def _words(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", "", html).split())
 
 
 def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected], str]) -> str:

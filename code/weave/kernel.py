@@ -156,7 +156,7 @@ class Kernel:
         self.recorder: recorder.Recorder | None = None
         self.outputs = Outputs(self.tell)
         for part in (shell, shell.display_pub, shell.displayhook):
-            part.outputs = self.outputs  # type: ignore[attr-defined]
+            part.outputs = self.outputs  # type: ignore[union-attr]
         self.connect()
 
     def connect(self) -> None:

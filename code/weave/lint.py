@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from weave import claims
-from weave.extension import outside_fences
+from weave.markup import outside_fences
 from weave.page import Page
 from weave.problem import Problem
 from weave.site import Site

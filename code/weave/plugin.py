@@ -31,7 +31,20 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave import collect, headings, hours, ledger, mentions, pages, provenance, references, settings, snippets, sources
+from weave import (
+    collect,
+    drafts,
+    headings,
+    hours,
+    ledger,
+    mentions,
+    pages,
+    provenance,
+    references,
+    settings,
+    snippets,
+    sources,
+)
 from weave.collect import Collected
 from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
@@ -121,7 +134,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         site.unreadable.clear()
         for file in list(files.documentation_pages()):
             self._check_encoding(file, files, config)
-        site.execute()
+        self.drafts = drafts.drafts(site.layout)
+        unpublished = set() if self.serving else self.drafts
+        site.execute({one.path for one in site.notebooks()} - unpublished if unpublished else None)
+        drafts.leave_out(unpublished, site.layout, files, config)
         for path in site.outcomes:
             target = self._notebook_file(path)
             if not target.exists():  # filled in on_nav, when every page is known
@@ -240,6 +256,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             text = self.site.layout.read(source)
             above = settings.front_matter(self.site.layout, source, text)
             html = "".join(error_html(str(one)) for one in above) + self._weave_snippets(html, page, text)
+            html = (drafts.BANNER if source in self.drafts else "") + html
         if path in self.site.pages:
             if page.file.src_uri not in self.headings:  # a notebook's were found when its prose was rendered
                 self.site.pages[path].anchors = pages.anchors(html)
@@ -260,6 +277,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             if path in self.site.pages and file.page and file.page.content:
                 file.page.content = pages.show_dangling(file.page.content, self.site.dangling(self.site.pages[path]))
         problems = self.site.problems()
+        if not self.serving:
+            problems += drafts.led_to(self.site, self.drafts)
         for problem in problems:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
         if problems and not self.serving:
@@ -341,6 +360,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 one = Collected(str(file.page.title), file.url, file.page.content, kind, Path(file.src_uri).stem)
                 one.description = str(meta.get("description", ""))
                 one.needs = list(meta.get("needs", []))
+                one.date = pages.date_of(meta.get("date"))
                 found.append(one)
         self._mention(files)
         made = {

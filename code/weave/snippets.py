@@ -47,7 +47,7 @@ def find(text: str, packages: Sequence[str] = ()) -> list[Snippet]:
     known: set[str] = set(dir(builtins))
     lost: set[str] = set()
     for match in FENCE.finditer(text):
-        code = dedent("".join(line[len(match["indent"]) :] for line in match["code"].splitlines(keepends=True)))
+        code = dedent(re.sub(rf"^ {{0,{len(match['indent'])}}}", "", match["code"], flags=re.MULTILINE))
         alive, names = _lives(code, known, lost, packages)
         if alive:
             known, lost = known | names, lost - names

@@ -280,8 +280,10 @@ def test_the_policy_lets_nothing_else_through(site: BuiltSite, page: Any) -> Non
     assert "default-src 'self'" in policy and "http" not in policy and "'unsafe-eval'" not in policy
     page.evaluate(
         """() => {
-        const script = document.createElement("script"); script.textContent = "window.inline = true"; document.body.append(script);
-        const image = document.createElement("img"); image.src = "https://example.org/x.png"; document.body.append(image);
+        const script = document.createElement("script"), image = document.createElement("img");
+        script.textContent = "window.inline = true";
+        image.src = "https://example.org/x.png";
+        document.body.append(script, image);
         return fetch("https://example.org/").catch(() => { window.refused = true; }); }"""
     )
     page.wait_for_timeout(200)
