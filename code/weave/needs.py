@@ -173,8 +173,8 @@ def _read(node: ast.AST, found: Statement, *, inside: bool) -> None:
                     _read(one, found, inside=inside)
             body = [*node.body] if isinstance(node.body, list) else [node.body]
         inner = Statement("")
-        for part in body:
-            _read(part, inner, inside=True)
+        for child in body:
+            _read(child, inner, inside=True)
         own = {one.id for part in body for one in ast.walk(part) if isinstance(one, ast.Name) and _stores(one)}
         own |= {one.arg for one in ast.walk(node) if isinstance(one, ast.arg)}
         found.later |= inner.later
