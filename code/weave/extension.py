@@ -447,6 +447,8 @@ class _Weave(Treeprocessor):
             self.raw(etree.SubElement(element, "div"), error_html(str(problem)))
         label = f'aria-labelledby="{name}-caption"'
         body = "".join(outputs.to_html(out, f"{name}-{i}", label) for i, out in enumerate(shown))
+        if outcome.running and not shown:
+            body = "<p>The notebook runs for the first time …</p>"
         self.raw(etree.SubElement(element, "div", {"class": "weave-output"}), body)
         below = etree.SubElement(element, "figcaption")
         below.append(caption)

@@ -240,9 +240,7 @@ def test_hours_follow_their_entry(server: Server) -> None:
 def test_the_server_never_said_anything_of_its_own_inside(server: Server) -> None:
     """At the end: no traceback of ours, no build that ended in an error."""
     said = server.said()
-    assert "Traceback" not in said.replace(
-        "Traceback (most recent call last)\nCell", ""
-    ) and 'File "' not in said.replace('File "<', ""), said
+    assert "weave/desk.py" not in said and "mkdocs/" not in said and 'File "' not in said.replace('File "<', ""), said
 
 
 def test_a_first_build_that_fails_does_not_end_the_server(new_small: Callable[[], Small]) -> None:
@@ -257,7 +255,7 @@ def test_a_first_build_that_fails_does_not_end_the_server(new_small: Callable[[]
         page = server.until("notes/heat/", lambda page: "weave-error" in page)
         assert f"{NOTE}:8: the note says 0.6" in visible(page)
         assert "docs/index.md:1: not UTF-8" in visible(server.get(""))
-        assert "never.py:2: cell 'a': ZeroDivisionError" in visible(server.get("never/"))
+        server.until("never/", lambda page: "never.py:2: cell 'a': ZeroDivisionError" in visible(page))
         assert "never.py:2: cell 'a': ZeroDivisionError" in visible(server.get("notebooks/never/"))
         site.replace(NOTE, "[0.6]", "[0.5]")
         server.until("notes/heat/", good)
