@@ -45,6 +45,7 @@ LIVE = [
     *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared", "one-layer")),
 ]
 GITHUB = re.compile(r"https://github\.com/([^/]+/[^/]+?)/?")
+LATE_SEARCH = Path(__file__).with_name("late-search.js")  # in the page itself: nothing is painted before it is there
 serving = False
 
 
@@ -105,6 +106,7 @@ def changed(*paths: str) -> datetime.date | None:
 
 
 def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, **_: Any) -> None:
+    context["late_search"] = re.sub(r"^ *//.*\n", "", LATE_SEARCH.read_text("utf-8"), flags=re.MULTILINE)
     context["math_font"] = "woff2" if serving else "woff"  # a finished site has its own, with fewer characters
     if config.site_url:
         says = page.meta.get("description")

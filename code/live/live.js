@@ -11,5 +11,14 @@ function bring() {
   for (const name of PIECES) if (document.querySelector(`${name}:not(:defined)`)) import(`./${name}.js`);
 }
 
+/** What is far below has its height guessed until it comes near: arrive again, where guesses were wrong. */
+function arrive() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const again = () => { if (scrollY === was) target?.scrollIntoView(); was = scrollY; };
+  let was = scrollY;
+  if (target) for (const wait of [50, 150, 400]) setTimeout(again, wait);
+}
+
 new MutationObserver(bring).observe(document.body, { childList: true, subtree: true });
 bring();
+arrive();
