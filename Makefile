@@ -80,6 +80,9 @@ bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (instal
 
 peers: .venv-peers/.installed .venv-peers43/.installed  ## install transformers and TransformerLens beside the project, to compare with
 
+bench-authoring: install  ## time how long an edit takes to show, beside other tools' servers (OPTS=--quick)
+	@$(PY) benchmarks/authoring.py $(OPTS)
+
 bench-lighthouse: install  ## let Lighthouse score a note, a notebook page and the home page
 	@$(PY) benchmarks/lighthouse.py
 
