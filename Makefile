@@ -27,7 +27,7 @@ unexport SOURCE_DATE_EPOCH
 endif
 
 .PHONY: help install serve site pdf test check verify hooks format run fix train terminal lock bench peers test-peers \
-	bench-library bench-lighthouse clean distclean
+	bench-library bench-authoring bench-lighthouse clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
