@@ -6,9 +6,9 @@
 Part "compare": 12 notes of 40 formulas and 12 notebooks of 10 cells that import a helper module, the same for every
 tool (they come from build.py). In each repetition there are three edits, and at each of them all tools take turns:
 
-- prose     a sentence is added to a note
-- cell      the last cell of a notebook that computes computes something else
-- module    the helper module, which all notebooks import, gives another number; they print it
+- prose     a sentence is added to the last note
+- cell      of the last notebook, the last cell that computes computes something else
+- module    the helper module, which all notebooks import, gives another number; the last notebook prints it
 
 The time runs from saving the file until the page that the server gives out says the new thing. A page that is as it
 was 15 s later, while the server rests, is stale; it is asked for once more to be sure. CPU seconds are those of the
@@ -183,7 +183,7 @@ class Tool:
     def close(self) -> None:
         self.left = self.processes.end()
 
-    def edit(self, scenario: str, turn: int, number: int = 1) -> Measure:
+    def edit(self, scenario: str, turn: int, number: int) -> Measure:
         """Save an edit of the note or notebook of this number (the module has none), and wait for it to show."""
         system, page, old = self.system, self.pages["notebook"].format(number), f"answer {self.system.base + number}"
         if scenario == "prose":
@@ -460,7 +460,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                 shift = (turn + number) % len(names) if names else 0
                 for name in names[shift:] + names[:shift]:
                     bar.set_postfix_str(f"{name}, {scenario} edit")
-                    measures[name, scenario].append(tools[name].edit(scenario, turn))
+                    measures[name, scenario].append(tools[name].edit(scenario, turn, corpus.notes))
                     bar.update()
         memory = {name: tool.processes.memory() for name, tool in tools.items()}
 
@@ -498,7 +498,7 @@ def aims(measures: Measures, others: list[str]) -> None:
             for name in ("ours", *others)
             if any(one.shows == "new" for one in measures[name, scenario])
         }
-        said = ", ".join(f"{name} {wall:.2f} s" for name, wall in waits.items())
+        said = ", ".join(f"{name} {wall:.2f} s" for name, wall in waits.items()) or "none does"
         aim(
             f"no other makes a page of a {scenario} edit sooner ({said})",
             min(waits, key=waits.__getitem__, default="") == "ours",
@@ -549,7 +549,7 @@ def scale(args: argparse.Namespace, folder: Path) -> None:
         for turn in range(1, args.reps + 1):
             for size in sizes[:: 1 if turn % 2 else -1]:
                 bar.set_postfix_str(f"{size} + {size}, prose edit")
-                measures[size].append(tools[size].edit("prose", turn))
+                measures[size].append(tools[size].edit("prose", turn, size))
                 bar.update()
         wrong = [f"{size} + {size}: prose edit shows {one.shows}" for size in sizes for one in measures[size]]
         for number in range(1, cells + 1):
