@@ -33,8 +33,8 @@ help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '  make %-13s %s\n' "$$name" "$$text"; done
 
-serve: install  ## install, run the notebooks that changed, serve the site and rebuild it on every edit (ADDR=host:port)
-	@$(PY) -m mkdocs serve --dev-addr "$(ADDR)"
+serve: install  ## install, then serve the site while you write: it follows every edit (ADDR=host:port)
+	@.venv/bin/weave serve --addr "$(ADDR)"
 
 site: install  ## build the site into site/; any warning is an error
 	@$(PY) -m mkdocs build --strict

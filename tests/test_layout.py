@@ -239,4 +239,4 @@ def test_the_licences_are_said() -> None:
 def test_npm_packages_are_pinned_exactly() -> None:
     package = json.loads((ROOT / "package.json").read_text("utf-8"))
     versions = {**package.get("dependencies", {}), **package.get("devDependencies", {})}
-    assert versions and all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
+    assert versions and all(re.fullmatch(r"\d+\.\d+\.\d+(-[\w.-]+)?", version) for version in versions.values())

@@ -11,8 +11,11 @@ const CHARACTERS = (() => {
 })();
 const BYTES = new Map(CHARACTERS.map((character, byte) => [character, byte]));
 
-/** @param {{model: {vocab: Record<string, number>, merges: [string, string][]}}} description the tokenizer.json */
+/** @param {{added_tokens: {id: number, content: string}[], model: {vocab: Record<string, number>, merges: [string, string][]}}} description
+ *  the tokenizer.json */
 export function tokenizerOf(description) {
+  const special = new Map(description.added_tokens.map(({ id, content }) => [content, id]));
+  const whole = new RegExp(`(${Array.from(special.keys(), (one) => one.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&")).join("|") || "(?!)"})`);
   const { vocab, merges } = description.model;
   const rank = new Map(merges.map(([a, b], i) => [`${a} ${b}`, i]));
   /** @type {string[]} */
@@ -20,7 +23,10 @@ export function tokenizerOf(description) {
   for (const [name, id] of Object.entries(vocab)) names[id] = name;
 
   /** @param {string} text */
-  function encode(text) {
+  const encode = (text) => text.split(whole).flatMap((part) => special.get(part) ?? words(part));
+
+  /** @param {string} text */
+  function words(text) {
     /** @type {number[]} */
     const ids = [];
     for (const word of text.match(WORDS) ?? []) {

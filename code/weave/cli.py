@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import click
 from markdown import Markdown
@@ -24,6 +25,7 @@ from weave import verify as verification
 from weave.drafts import drafts, led_to
 from weave.katex import EngineError, render_tex
 from weave.names import source_pages
+from weave.notebook import Notebook
 from weave.page import Claim, use_site
 from weave.plugin import WeavePlugin, site_of
 from weave.problem import Problem, nearest
@@ -56,8 +58,17 @@ def serve(addr: str) -> None:
 @click.argument("notebooks", nargs=-1, shell_complete=author.complete_notebook)
 @click.option("--force", is_flag=True, help="Run even what is up to date.")
 def run(notebooks: tuple[str, ...], force: bool) -> None:
-    """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file)."""
+    """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file).
+
+    What a single one gives out is shown as it appears.
+
+    \b
+    weave run
+    weave run zero_layer --force
+    """
     site, _ = _open()
+    if len(notebooks) == 1:
+        site.hear = _show_output
     site.execute(_paths(site, notebooks) if notebooks else None, force)
     fresh = sum(outcome.run is not None for outcome in site.outcomes.values())
     _end(site, f"{fresh} of {len(site.outcomes)} notebooks up to date")
@@ -287,6 +298,20 @@ def completion(shell: str) -> None:
     weave completion fish | source         in ~/.config/fish/config.fish
     """
     click.echo(author.completion(main, shell))
+
+
+def _show_output(notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
+    """What a cell gives out, as it appears; figures by their kind."""
+    if output is None:
+        name = notebook.code[number].name or ""
+        click.secho(
+            f"{notebook.path}:{notebook.code[number].line} {name} ({number + 1} of {len(notebook.code)})", dim=True
+        )
+    elif output["output_type"] == "stream":
+        click.echo(output["text"], nl=False)
+    elif output["output_type"] != "error":  # which is told at the end, with its place
+        pictures = [kind for kind in output["data"] if kind.startswith("image/")]
+        click.echo(f"[{pictures[0]}]" if pictures else output["data"].get("text/plain", ""))
 
 
 def _title(given: str | None) -> Callable[[], str]:

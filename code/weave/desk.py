@@ -13,6 +13,7 @@ import logging
 import mimetypes
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -68,6 +69,7 @@ class Desk:
         self.pages: dict[str, Page] = {}
         self.files: dict[str, File] = {}
         self.written: dict[str, bytes] = {}
+        MkDocsConfig.plugins.plugin_cache.clear()  # type: ignore[attr-defined]  # of another site in this process
         self._load()
 
     # -- building
@@ -86,7 +88,7 @@ class Desk:
                     self._load()
             try:
                 self._build()
-                self.failure = ""
+                self.failure = self.bad_settings
                 for notebook in self.running.values():
                     if notebook.path not in self.started:  # after the pages: they are what is waited for
                         self.started.add(notebook.path)
@@ -106,8 +108,9 @@ class Desk:
         except ConfigurationError as error:
             if not hasattr(self, "config"):
                 raise click.ClickException(f"mkdocs.yml: {error}") from None
-            self.failure = f"mkdocs.yml: {error}"
+            self.bad_settings = f"mkdocs.yml: {error}"
             return
+        self.bad_settings = ""
         plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
         if plugin is None:
             raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
@@ -437,6 +440,8 @@ def serve(settings: Path, host: str, port: int) -> None:
             observer.schedule(watch, folder, recursive=True)
     observer.schedule(watch, str(layout.root), recursive=False)
     observer.start()
+    for name in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
+        signal.signal(name, signal.default_int_handler)
     waiting = f"; {len(desk.running)} notebooks run" if desk.running else ""
     click.echo(
         f"http://{host}:{port}{desk.mount} (ready in {time.monotonic() - started:.1f} s{waiting}; Ctrl-C ends it)"

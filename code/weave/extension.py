@@ -37,6 +37,7 @@ from markdown.util import AMP_SUBSTITUTE, ETX, INLINE_PLACEHOLDER_RE, STX, Atomi
 
 from weave import citations, claims, glossary, markup, outputs, provenance
 from weave.alerts import Alerts
+from weave.execute import Outcome
 from weave.headings import HEADING
 from weave.markup import outside_fences
 from weave.math import as_written
@@ -312,7 +313,7 @@ class _Weave(Treeprocessor):
             found = claims.show(published.value)
             raise _Bad(line, f"the note says {text}; {base} computed {found} ({name}); weave fix rewrites it")
         element.set("href", self.href(path, published.cell))
-        element.set("class", "weave-claim")
+        element.set("class", f"weave-claim{_running(self.site.outcomes[path])}")
         full = f"{name} = {claims.show(published.value)}"
         where = f"cell {published.cell} of {base}"
         element.set("title", f"{full}\n“{text}” holds within {written.tolerance}\n{where}")
@@ -430,12 +431,13 @@ class _Weave(Treeprocessor):
             by_name = zip(run.notebook.code, run.outputs, strict=True)
             shown = [out for one, given in by_name if one.name == cell.name for out in outputs.visible(given)]
         self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
-        if not shown and not outcome.problems:
+        if not shown and not outcome.problems and not outcome.running:
             raise _Bad(
                 target.line,
                 f"cell '{cell.name}' of {posixpath.basename(path)} shows nothing; end it in a value",
             )
 
+        element.set("class", f"weave-figure{_running(outcome)}")
         self.figures += 1
         name = f"{outcome.notebook.stem}-{cell.name}-{self.figures}".replace("_", "-")
         element.remove(caption)
@@ -445,6 +447,8 @@ class _Weave(Treeprocessor):
             self.raw(etree.SubElement(element, "div"), error_html(str(problem)))
         label = f'aria-labelledby="{name}-caption"'
         body = "".join(outputs.to_html(out, f"{name}-{i}", label) for i, out in enumerate(shown))
+        if outcome.running and not shown:
+            body = "<p>The notebook runs for the first time …</p>"
         self.raw(etree.SubElement(element, "div", {"class": "weave-output"}), body)
         below = etree.SubElement(element, "figcaption")
         below.append(caption)
@@ -494,6 +498,11 @@ class _Unmark(Postprocessor):
 
     def run(self, text: str) -> str:
         return unmark(_ERROR_SPAN.sub("", text))
+
+
+def _running(outcome: Outcome) -> str:
+    """What is shown is of before: its notebook runs just now."""
+    return " weave-running" if outcome.running else ""
 
 
 def _alone(parent: etree.Element, element: etree.Element) -> bool:

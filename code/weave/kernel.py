@@ -185,13 +185,14 @@ class Kernel:
 
     def fork(self) -> None:
         with self.unnoticed():
-            sys.stdout.flush()
+            drawn = random.getstate()  # Python seeds its generator anew in a copy
             child = os.fork()
             if child:
                 os.waitpid(child, 0)
                 return
             if os.fork():  # so that the copy is no child of this process, which a notebook might see
                 os._exit(0)
+            random.setstate(drawn)
             os.close(self.socket.detach())  # the original keeps its own
             self.connect()
 

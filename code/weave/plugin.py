@@ -89,6 +89,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.serving = False
         self.headings: dict[str, list[Any]] = {}
         self.rendered = Rendered()
+        self.told: list[Any] = []
+        """Problems of the last build: while serving, each is said once."""
         self.snippets: dict[str, list[snippets.Snippet]] = {}
         """By page, as a path under docs/."""
 
@@ -279,7 +281,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         problems = self.site.problems()
         if not self.serving:
             problems += drafts.led_to(self.site, self.drafts)
-        for problem in problems:
+        new = [problem for problem in problems if problem not in self.told]
+        self.told = problems
+        for problem in new:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
         if problems and not self.serving:
             raise Abort(f"{len(problems)} problem{'s' * (len(problems) > 1)}; the site was not built")

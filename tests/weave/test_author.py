@@ -16,7 +16,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weave import author, collect, diary, scaffold, unfinished
+from weave import author, collect, diary, hours, scaffold, unfinished
 from weave.notebook import parse
 from weave.rehearse import run_snippets
 from weave.site import Layout
@@ -339,7 +339,7 @@ def test_a_session_past_midnight_belongs_to_the_day_on_which_it_began(small: Sma
     result = at(small, "26T00:40", "stop")
     assert result.exit_code == 0 and "session 23:30-00:40, past midnight: 1:10 hours" in result.output
     session = author.meta(small.read(TODAY))["sessions"][0]
-    assert session == "23:30-00:40" and collect.minutes(session) == 70
+    assert session == "23:30-00:40" and hours.sessions([session])[0].minutes == 70
 
 
 def test_a_session_forgotten_for_a_day_is_left_to_the_author(small: Small) -> None:
@@ -396,7 +396,7 @@ def test_any_day_keeps_every_other_byte_and_adds_up(
         pattern, "", text, count=1, flags=re.MULTILINE if has else 0
     )
     assert written[: len(sessions) if has else 0] == (sessions if has else [])
-    assert all(collect.minutes(one) is not None for one in written)
+    assert [one.minutes >= 0 for one in hours.sessions(written)] == [True] * len(written)
     assert len(written) == (len(sessions) if has else 0) + len(steps) // 2
     shutil.rmtree(root)
 

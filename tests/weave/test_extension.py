@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markdown import Markdown
 from mkdocs.config import load_config
@@ -145,6 +145,7 @@ def test_the_line_is_true_whatever_stands_around(
     bench: Bench, name: str, front: str, before: list[str], after: list[str]
 ) -> None:
     text, offset = SLIPS[name]
+    assume(front or before[:1] != ["---"])  # two rules would be the marks of front matter
     if name == "unclosed-fence":  # else a fence below would close it
         after = [block for block in after if "`" not in block and "$" not in block]
     head = front + "".join(f"{block}\n\nNext.\n\n" for block in before) + "Here:\n\n"
@@ -238,7 +239,7 @@ def test_windows_line_ends(small: Small) -> None:
 def test_a_claim(bench: Bench) -> None:
     html, _ = bench.render(f"It is [0.5]({HEAT}#=rate).")
     assert re.search(
-        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#values" title="rate = 0\.5, [^"]*">0\.5</a>', html
+        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#values" title="rate = 0\.5\n[^"]*">0\.5</a>', html
     )
 
 
@@ -285,7 +286,7 @@ def test_a_theorem_and_a_module(bench: Bench) -> None:
     html, problems = bench.render(f"[It cools]({test}#test_cools), [a module](../../code/lab.py), [a test]({test}).")
     assert problems == []
     assert 'class="weave-theorem" href="../source/tests/test_heat.py.md#test_cools"' in html
-    assert 'title="tests/test_heat.py::test_cools: A body cools."' in html and html.count("weave-badge") == 1
+    assert 'title="A body cools.\ntests/test_heat.py::test_cools"' in html and html.count("weave-badge") == 1
     assert 'href="../source/code/lab.py.md"' in html
 
 

@@ -64,7 +64,7 @@ def test_from_a_title_to_a_published_note(desk: Desk) -> None:
     assert "4 numbers hold" in desk.weave("check")
     # The author writes: another measurement, and what it gives.
     site.replace("code/notebooks/attention_sinks.py", "range(5)", "range(7)")
-    assert "attention_sinks.py: its code changed" in desk.weave("stale")
+    assert "attention_sinks.py: the code of cell 'setup' changed" in desk.weave("stale")
     desk.weave("run")
     said = desk.weave("check")
     assert "draft: docs/notes/attention-sinks.md" in said and "the note says 16" in said, "told, and stops nothing"

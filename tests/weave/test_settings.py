@@ -100,7 +100,6 @@ def test_a_note_s_slips(front: str, expected: list[str]) -> None:
         ("title: X\n", ["2: a log entry lacks 'date'; add date: a day: 2026-11-24"]),
         ("date: 24.11.2026\n", ["2: 'date' cannot be 24.11.2026; write a day: 2026-11-24"]),
         ("date: 2026-11-31\n", ["2: 'date' cannot be 2026-11-31; write a day: 2026-11-24"]),
-        ("date: 2026-11-24\nsessions:\n  - 9.30-11\n", ["4: 'sessions' cannot be 9.30-11; write the start and the *"]),
         ("date: 2026-11-24\nslug: A b\n", ["3: 'slug' cannot be A b; write what the address ends in: *"]),
         ("date: 2026-11-24\nneeds: [a]\n", ["3: no key 'needs' is known here; a log entry has: *"]),
     ],

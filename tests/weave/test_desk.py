@@ -1,0 +1,248 @@
+"""``weave serve``: whatever is edited, added, renamed, broken and put back, every page is what a clean build makes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from weave.desk import Desk
+
+if TYPE_CHECKING:
+    from conftest import Small
+
+HEAT = "code/notebooks/heat.py"
+PORT = 8765  # named in pages; nothing listens there
+SENTENCES = [
+    "It cools.",
+    "It cools at [0.5](../../code/notebooks/heat.py#=rate).",
+    "It cools at [0.7](../../code/notebooks/heat.py#=rate).",
+    "![Words.](../../code/notebooks/heat.py#words)",
+    "See [[other]] and [[heat|warmth]].",
+    "See [the other](other.md).",
+    "A formula: $`\\lambda^2`$.",
+    "A slip: $`\\lambbda`$.",
+    "See the [theorem](../../tests/test_heat.py#test_cools).",
+    "## A heading\n\n[[#A heading]]",
+    "- [ ] Why?",
+]
+CELLS = [
+    "print('cooling', 'down')",
+    "print('heating', 'up')",
+    "claim(more=RATE * 2)\nprint(RATE)",
+    "1 / 0",
+    "x = 3\nx",
+    "open('data.txt').read()",
+]
+FILES = ("docs", "code", "tests", "mkdocs.yml", "data.txt")
+
+
+def normal(html: str) -> str:
+    """Without what differs on purpose: addresses, how long cells took, the desk's own script."""
+    html = re.sub(r'<script type="module" src="[^"]*_weave/desk\.js"></script>', "", html)
+    html = html.replace(f"http://127.0.0.1:{PORT}/repo/", "https://example.org/repo/")
+    return re.sub(r"<dt>took</dt><dd>[^<]*</dd>", "", html)
+
+
+def settled(desk: Desk) -> None:
+    end = time.monotonic() + 60
+    desk.fresh()
+    while desk.running:
+        assert time.monotonic() < end, desk.running
+        time.sleep(0.02)
+        desk.fresh()
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    found = [
+        path for name in FILES for path in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
+    ]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found if path.is_file()}
+
+
+def put(root: Path, wanted: dict[str, bytes]) -> None:
+    now = tree(root)
+    for name in now.keys() - wanted.keys():
+        (root / name).unlink()
+    for name, data in wanted.items():
+        if now.get(name) != data:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+
+
+def compare(desk: Desk, site: Small, clean: Small) -> None:
+    """Every page, or every problem, beside those of a build that knows nothing of what was before."""
+    settled(desk)
+    put(clean.root, tree(site.root))
+    shutil.rmtree(clean.root / "site", ignore_errors=True)
+    built = clean.run("mkdocs", "build", "-q")
+    said = sorted(re.findall(r"^(?:docs|code|tests)\S*:\d+: .*$", built.stderr, re.MULTILINE))
+    assert sorted(str(one) for one in desk.site.problems()) == said
+    if built.returncode:
+        assert said, built.stderr
+        return
+    pages = {
+        path.parent.relative_to(clean.root / "site").as_posix(): path for path in clean.root.rglob("site/**/index.html")
+    }
+    assert {url.rstrip("/.") for url in desk.pages} == {name.rstrip(".") for name in pages}
+    for name, path in pages.items():
+        found = desk.answer("" if name == "." else f"{name}/")
+        assert found and normal(found[1].decode()) == normal(path.read_text("utf-8")), name
+
+
+@contextlib.contextmanager
+def desk_of(site: Small) -> Any:
+    with site.here():
+        desk = Desk(str(site.root / "mkdocs.yml"), PORT)
+        try:
+            yield desk
+        finally:
+            desk.end()
+
+
+def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
+    class Author(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.site, self.clean = new_small(), new_small()
+            self.stack = contextlib.ExitStack()
+            self.desk = self.stack.enter_context(desk_of(self.site))
+            self.states = [tree(self.site.root)]
+
+        @initialize()
+        def first(self) -> None:
+            self.site.write("data.txt", "data")
+            settled(self.desk)
+            self.states = [tree(self.site.root)]
+
+        def write(self, path: str, text: str) -> None:
+            self.site.write(path, text)
+            self.states.append(tree(self.site.root))
+
+        @rule(
+            note=st.sampled_from(["heat", "other", "third"]), sentences=st.lists(st.sampled_from(SENTENCES), max_size=3)
+        )
+        def edit_a_note(self, note: str, sentences: list[str]) -> None:
+            path = f"docs/notes/{note}.md"
+            if note == "heat":
+                head = self.states[0][path].decode()
+            else:
+                head = f"---\ndescription: The {note} one.\n---\n\n# {note.title()}\n"
+            self.write(path, head + "".join(f"\n{one}\n" for one in sentences))
+
+        @rule(note=st.sampled_from(["other", "third"]))
+        def delete_a_note(self, note: str) -> None:
+            (self.site.root / f"docs/notes/{note}.md").unlink(missing_ok=True)
+
+        @rule()
+        def rename_a_note(self) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                (self.site.root / "docs/notes/other.md").rename(self.site.root / "docs/notes/third.md")
+
+        @rule(cells=st.lists(st.sampled_from(CELLS), max_size=3))
+        def edit_the_notebook(self, cells: list[str]) -> None:
+            text = self.states[0][HEAT].decode()
+            self.write(HEAT, text + "".join(f"\n# %% more-{i}\n{one}\n" for i, one in enumerate(cells)))
+
+        @rule(cell=st.sampled_from(CELLS[:2]), exists=st.booleans())
+        def add_or_delete_a_notebook(self, cell: str, exists: bool) -> None:
+            if exists:
+                self.write("code/notebooks/second.py", f"# %% words\n{cell}\n")
+            else:
+                (self.site.root / "code/notebooks/second.py").unlink(missing_ok=True)
+
+        @rule(rate=st.sampled_from(["0.5", "0.25", "1 /"]))
+        def edit_the_module(self, rate: str) -> None:
+            self.write("code/lab.py", f"RATE = {rate}\n")
+
+        @rule(data=st.sampled_from(["data", "more data"]))
+        def edit_the_data(self, data: str) -> None:
+            self.write("data.txt", data)
+
+        @rule(back=st.integers(0, 5))
+        def revert(self, back: int) -> None:
+            put(self.site.root, self.states[max(0, len(self.states) - 1 - back)])
+
+        @rule()
+        def look(self) -> None:
+            self.desk.fresh()
+
+        def teardown(self) -> None:
+            try:
+                compare(self.desk, self.site, self.clean)
+            finally:
+                self.stack.close()
+
+    checks = settings(
+        max_examples=8, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    )
+    run_state_machine_as_test(Author, settings=checks)
+
+
+@pytest.fixture
+def desk(small: Small) -> Any:
+    with desk_of(small) as desk:
+        settled(desk)
+        yield desk
+
+
+def page(desk: Desk, path: str) -> str:
+    found = desk.answer(path)
+    assert found
+    return found[1].decode()
+
+
+def test_a_page_is_marked_while_its_notebook_runs_and_other_pages_do_not_wait(small: Small, desk: Desk) -> None:
+    small.replace(HEAT, 'print("cooling", "down")', 'import time; time.sleep(2)\nprint("warming")')
+    began = time.monotonic()
+    desk.fresh()
+    small.replace("docs/index.md", "[Heat]", "[Warmth]")
+    desk.fresh()
+    assert "Warmth" in page(desk, "") and desk.running, "prose does not wait for cells"
+    assert "weave-running" in page(desk, "notes/heat/")
+    settled(desk)
+    assert time.monotonic() - began > 1.9
+    assert "weave-running" not in page(desk, "notes/heat/") and "warming" in page(desk, "notebooks/heat/")
+
+
+def test_an_edit_while_it_runs_ends_that_run(small: Small, desk: Desk) -> None:
+    small.replace(HEAT, 'print("cooling", "down")', "import time; time.sleep(50)")
+    desk.fresh()
+    small.replace(HEAT, "time.sleep(50)", "print('soon')")
+    began = time.monotonic()
+    settled(desk)
+    assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
+
+
+def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk) -> None:
+    before = small.read("mkdocs.yml")
+    small.write("mkdocs.yml", before.replace("plugins:", "plugins: ["))
+    desk.fresh()
+    assert "mkdocs.yml" in page(desk, "notes/heat/") and "How heat decays" in page(desk, "notes/heat/")
+    small.write("mkdocs.yml", before.replace("site_name: Small", "site_name: Tiny"))
+    desk.fresh()
+    assert "weave-error" not in page(desk, "notes/heat/") and "Tiny" in page(desk, "notes/heat/")
+
+
+def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> None:
+    html = page(desk, "notes/heat/")
+    asked = re.findall(r'(?:href|src)="(\.\./[^"#?]*)', html)
+    assert len(asked) > 5
+    for one in asked:
+        path = (Path("notes/heat") / one).as_posix()
+        parts: list[str] = []
+        for part in path.split("/"):
+            parts = parts[:-1] if part == ".." else [*parts, part]
+        url = "/".join(parts) + ("/" if one.endswith("/") and parts else "")
+        assert desk.answer(url) is not None, one
+    assert b"cooling" in (desk.answer("search/search_index.json") or ("", b""))[1].lower() or desk.search is None
+    assert desk.answer("assets/ledger.json") and desk.answer("_weave/desk.js") and desk.answer("nowhere") is None
