@@ -27,7 +27,7 @@ unexport SOURCE_DATE_EPOCH
 endif
 
 .PHONY: help install serve site pdf test check verify hooks format run fix train terminal lock bench peers test-peers \
-	bench-library bench-lighthouse clean distclean
+	bench-library bench-authoring bench-lighthouse clean distclean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -79,6 +79,9 @@ bench: install  ## time the build beside mkdocs-jupyter and Jupyter Book (instal
 	@$(PY) benchmarks/build.py $(OPTS)
 
 peers: .venv-peers/.installed .venv-peers43/.installed  ## install transformers and TransformerLens beside the project, to compare with
+
+bench-authoring: install  ## time how long an edit takes to show, beside other tools' servers (OPTS=--quick)
+	@$(PY) benchmarks/authoring.py $(OPTS)
 
 bench-lighthouse: install  ## let Lighthouse score a note, a notebook page and the home page
 	@$(PY) benchmarks/lighthouse.py
