@@ -42,8 +42,9 @@ site: install  ## build the site into site/; any warning is an error
 pdf: site  ## print all notes into notes.pdf, with Chromium
 	@$(PY) code/live/pdf.py
 
-test: install  ## run all tests
-	@$(PY) -m pytest
+test: install  ## run all tests, after the notebooks that they look at
+	@.venv/bin/weave run
+	@$(PY) -m pytest -n auto --dist loadfile
 
 check: install  ## ruff, mypy, spelling, and weave check and lint: claims, theorems, links, bare numbers; builds no site
 	@$(PY) -m ruff check .
