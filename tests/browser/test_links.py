@@ -92,7 +92,9 @@ def test_each_notebook_can_be_downloaded_as_ipynb_and_py(site: BuiltSite) -> Non
     notebooks = [page for page in site.pages if "/notebooks/" in page]
     assert len(notebooks) >= 3
     for page in notebooks:
-        named = [link for _, _, link in read(site.file(page)).links if Path(urlsplit(link).path).stem == source_name(page)]
+        named = [
+            link for _, _, link in read(site.file(page)).links if Path(urlsplit(link).path).stem == source_name(page)
+        ]
         offered = {Path(urlsplit(link).path).suffix: link for link in named}
         assert {".ipynb", ".py"} <= set(offered), page
         notebook = json.loads(site.file(urljoin(page, offered[".ipynb"])).read_text("utf-8"))

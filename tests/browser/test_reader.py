@@ -6,6 +6,7 @@ import gzip
 import re
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as etree
@@ -371,3 +372,36 @@ def test_firefox_reads_and_runs_the_same_pages(site: BuiltSite) -> None:
         [node, str(ROOT / "tests/browser/firefox.mjs"), firefox, site.url], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_notes_become_one_pdf_whose_links_stay_inside(site: BuiltSite, browser: Any) -> None:
+    """In a process of its own: a second browser cannot be driven beside the first."""
+    script = (
+        "import io, sys; sys.path.insert(0, 'code/live')\n"
+        "import pdf; from pathlib import Path; from pypdf import PdfReader\n"
+        "names, address = ['notes/zero-layer', 'notes/one-layer'], sys.argv[2]\n"
+        "whole = pdf.joined(pdf.printed(Path(sys.argv[1]), names, address), names, address, 'Notes', 'A. Author')\n"
+        "read = PdfReader(io.BytesIO(whole))\n"
+        "links = [one.get_object() for page in read.pages for one in page.get('/Annots', ())]\n"
+        "print(len(read.pages), sum('/Dest' in one for one in links), read.metadata.title, read.metadata.author)\n"
+        "print(*[one['/A']['/URI'] for one in links if '/A' in one])\n"
+        "print(read.pages[0].extract_text()[:200].replace(chr(10), ' '))"
+    )
+    command = [sys.executable, "-c", script, str(site.folder), site.url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    about, leads, text = done.stdout.splitlines()
+    pages, inside, *names = about.split()
+    assert int(pages) > 15 and int(inside) > 0 and names == ["Notes", "A.", "Author"]
+    assert not re.search(rf"{re.escape(site.url)}notes/(zero|one)-layer/", leads) and "Zero layers" in text
+
+
+def test_drawings_are_light_on_dark_paper(site: BuiltSite, browser: Any) -> None:
+    for scheme, expected in (("light", "none"), ("dark", "invert(0.92) hue-rotate(180deg)")):
+        context = browser.new_context(color_scheme=scheme)
+        page = context.new_page()
+        page.goto(f"{site.url}pages/writing/")
+        drawing = page.locator("article img[src$='.svg']").first
+        assert drawing.evaluate("(one) => getComputedStyle(one).filter") == expected
+        assert drawing.get_attribute("alt")
+        context.close()

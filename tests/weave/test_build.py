@@ -532,3 +532,16 @@ def test_it_is_a_git_commit_s_date_that_pages_carry(rich: Small, tmp_path: Path)
     script += "; assert c.site_dir == str(__import__('pathlib').Path('site').resolve())"  # as it was, for gh-deploy
     subprocess.run(["python", "-c", script], cwd=site.root, check=True, env=env)
     assert "<lastmod>2021-03-04</lastmod>" in (site.root / "site/sitemap.xml").read_text()
+
+
+def test_a_pdf_dropped_beside_a_note_is_shown_with_a_link_to_it(small: Small) -> None:
+    small.write("docs/notes/heat.pdf", b"%PDF-1.4\n%%EOF\n")
+    assert small.build().returncode == 0
+    html = page(small, "notes/heat")
+    assert '<object data="../heat.pdf" type="application/pdf" aria-label="The same, by hand."' in html
+    assert html.count('<a href="../heat.pdf" download>heat.pdf</a>') == 2, (
+        "in its place where it cannot be shown, and below"
+    )
+    assert (small.root / "site/notes/heat.pdf").read_bytes().startswith(b"%PDF")
+    small.replace("docs/notes/heat.md", "## On", "![Page 1 of my notes.](heat.pdf)\n\n## On")
+    assert small.build().returncode == 0 and "By hand" not in page(small, "notes/heat")
