@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +39,7 @@ from mkdocs.structure.pages import Page
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from weave import recorder
 from weave.katex import katex_files
 from weave.notebook import Notebook
 from weave.plugin import WeavePlugin
@@ -64,6 +65,15 @@ class Desk:
         self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="notebook")
         self.seen: Seen = {}
+        self.recent: dict[str, str | None] = {}
+        self.looked = 0
+        self.read: set[str] = set()
+        """Files elsewhere that notebooks have read."""
+        self.again = False
+        """Whether a notebook is through, and pages have to be built though no file changed."""
+        self.ahead: set[str] = set()
+        """Pages that were rendered by themselves since all were."""
+        self.wake: Callable[[], None] = lambda: None
         self.failure = ""
         self.count = 0
         self.pages: dict[str, Page] = {}
@@ -74,15 +84,52 @@ class Desk:
 
     # -- building
 
-    def fresh(self) -> None:
-        """Build, if any file is not what it was at the last build."""
+    def fresh(self, path: str | None = None, quick: bool = False) -> None:
+        """Build, if any file is not what it was at the last build: everything, or what a path below the site's address
+        needs. Where only prose changed that is its page; all others are behind then, until one of them is asked for,
+        or until this is called again without ``quick``."""
         with self.lock:
-            seen = self._look()
-            if seen == self.seen:
-                return
-            before, self.seen = self.seen, seen
-            if before:
-                changed = {path for path in before.keys() | seen.keys() if before.get(path) != seen.get(path)}
+            first = not self.seen
+            changed = self._changed()
+            if first or (changed and not self._quickly(changed)):
+                self._whole(changed)
+            if self.ahead and not quick and not self._needs_no_other(path):
+                self._whole(set())
+
+    def _needs_no_other(self, path: str | None) -> bool:
+        """Whether a path has nothing of the pages that are behind."""
+        if path is None or path in self.beside or path.startswith("search/"):
+            return False
+        url = path.removesuffix("index.html") or "./"
+        return url in self.ahead or url not in self.pages
+
+    def _quickly(self, changed: set[str]) -> bool:
+        """Render these pages again by themselves, if they are pages of prose whose name and front matter stay."""
+        docs = str(self.site.layout.root / self.site.layout.docs) + os.sep
+        files = [self.by_source.get(path.removeprefix(docs)) for path in changed if path.startswith(docs)]
+        known = [file for file in files if file and file.page and not file.src_uri.startswith("log/")]
+        if self.failure or len(known) < len(changed) or not all(path in self.seen for path in changed):
+            return False
+        for file in known:
+            page = file.page
+            assert page
+            before = page.meta, page.title
+            page.__dict__.pop("render", None)  # as it was rendered before
+            try:
+                mkdocs_build._populate_page(page, self.config, self.all)
+            except Exception:
+                return False
+            if (page.meta, page.title) != before or not self.plugin.finish_page(file):
+                return False
+            self.written.pop(file.url, None)
+        self.ahead = {file.url for file in known}
+        self.count += 1
+        self.tell({"built": self.count})
+        return True
+
+    def _whole(self, changed: set[str]) -> None:
+        with self.lock:
+            if changed:
                 self._restart_if_own(changed)
                 if self.settings in changed or changed & set(self.hooks):
                     self._load()
@@ -99,6 +146,7 @@ class Desk:
             except Exception as error:  # of MkDocs or another plugin: the last good pages stay
                 self.failure = f"{type(error).__name__}: {error}"
                 say(traceback.format_exc())
+            self.ahead.clear()
             self.count += 1
             self.tell({"built": self.count})
 
@@ -158,11 +206,33 @@ class Desk:
             mkdocs_build._populate_page(page, config, files)
         self.env = config.plugins.on_env(self.env, config=config, files=files)
         shown = files.documentation_pages(inclusion=InclusionLevel.is_in_serve)
-        self.nav, self.shown = nav, shown
+        self.nav, self.shown, self.all = nav, shown, files
+        self.by_source = {file.src_uri: file for file in shown if file.generated_by is None}
         self.pages = {file.url: file.page for file in shown if file.page}
         self.files = {file.dest_uri: file for file in files if not file.is_documentation_page()}
         self.beside = self.plugin.beside()
         self.written = {}
+
+    def _changed(self) -> set[str]:
+        """The files that are not what they were at the last look.
+
+        Clocks tick every few milliseconds: what was written just before a look may be written again within the same
+        tick. Of such a file the bytes are compared.
+        """
+        now, seen = time.time_ns(), self._look()
+        changed = {path for path in self.seen.keys() | seen.keys() if self.seen.get(path) != seen.get(path)}
+        # What the last build found that a notebook reads was what it should be; it is only looked at from now on.
+        changed -= {
+            path for path in changed if path in self.read and path not in self.seen and seen[path][1] < self.looked
+        }
+        self.looked = now
+        changed |= {path for path, found in self.recent.items() if recorder.digest(Path(path)) != found}
+        late = [path for path, stamp in seen.items() if now - stamp[1] < _TICK]
+        self.seen, self.recent = seen, {path: recorder.digest(Path(path)) for path in late}
+        if self.again:
+            self.again = False
+            changed.add("")
+        return changed
 
     def _look(self) -> Seen:
         """Every file that the site may be made of, with what changes when it is written."""
@@ -177,7 +247,8 @@ class Desk:
             for inputs in (outcome.inputs, outcome.run.inputs if outcome.run else {})
             for name in inputs.get("files", {})
         }
-        for path in {self.settings, *self.hooks, *(str(layout.root / name) for name in read)} - found.keys():
+        self.read = {str(layout.root / name) for name in read} - found.keys()
+        for path in {self.settings, *self.hooks, *self.read}:
             try:
                 found[path] = _stamp(os.stat(path))
             except OSError:
@@ -275,9 +346,9 @@ class Desk:
                 return
             del self.running[notebook.path]
             self.site.ran(outcome)
-            self.seen = {"": (0,)} | self.seen  # as if a file had changed
-            self.fresh()
+            self.again = True
             self.tell({"running": list(self.progress.values())})
+        self.wake()
 
     def _hear(self, notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
         if output is None:
@@ -317,11 +388,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is written. Clocks tick every few milliseconds: what was written just now may be again
-    within the same tick, and counts as changed at the next look, too."""
-    now = time.time_ns()
-    recent = now if now - stat.st_ctime_ns < _TICK else 0
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, recent
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -338,9 +405,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path == f"{_OWN}events":
             self._events()
             return
-        desk.fresh()
         try:
-            found = desk.answer(path)
+            with desk.lock:
+                desk.fresh(path)
+                found = desk.answer(path)
             if found is None and not path.endswith("/") and desk.answer(path + "/"):
                 self._redirect(f"{desk.mount}{path}/")
                 return
@@ -413,6 +481,7 @@ class _Watch(FileSystemEventHandler):
             while (left := self.last + _QUIET - time.monotonic()) > 0:
                 time.sleep(left)
             self.woken.clear()
+            self.desk.fresh(quick=True)  # a page of prose is shown before all others are made
             self.desk.fresh()
 
 
@@ -433,6 +502,7 @@ def serve(settings: Path, host: str, port: int) -> None:
     server.daemon_threads = True
     observer = Observer()
     watch = _Watch(desk)
+    desk.wake = watch.woken.set
     layout = desk.site.layout
     tops = {str(layout.root / one) for one in (layout.docs, layout.notebooks, *layout.sources)}
     for folder in sorted(one for one in tops if os.path.isdir(one)):

@@ -50,6 +50,7 @@ from weave.extension import error_html
 from weave.katex import EngineError, copy_katex, render_tex
 from weave.math import render_html
 from weave.page import start_page, use_site
+from weave.problem import Problem
 from weave.rendered import Rendered
 from weave.site import Layout, Site, not_utf8, say
 from weave.store import Run, digest, kept, write_whole
@@ -89,6 +90,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.serving = False
         self.headings: dict[str, list[Any]] = {}
         self.rendered = Rendered()
+        self.feet: dict[str, str] = {}
+        """Who mentions a note, as it stands below it."""
         self.told: list[Any] = []
         """Problems of the last build: while serving, each is said once."""
         self.snippets: dict[str, list[snippets.Snippet]] = {}
@@ -275,9 +278,18 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self._show_sources(files)
         self._collect(files)
         for file in files.documentation_pages():
-            path = self._path_of(file.src_uri)
-            if path in self.site.pages and file.page and file.page.content:
-                file.page.content = pages.show_dangling(file.page.content, self.site.dangling(self.site.pages[path]))
+            self._show_dangling(file)
+        problems = self._tell()
+        if problems and not self.serving:
+            raise Abort(f"{len(problems)} problem{'s' * (len(problems) > 1)}; the site was not built")
+
+    def _show_dangling(self, file: File) -> None:
+        path = self._path_of(file.src_uri)
+        if path in self.site.pages and file.page and file.page.content:
+            file.page.content = pages.show_dangling(file.page.content, self.site.dangling(self.site.pages[path]))
+
+    def _tell(self) -> list[Problem]:
+        """Say what is wrong, each problem once as long as it stays."""
         problems = self.site.problems()
         if not self.serving:
             problems += drafts.led_to(self.site, self.drafts)
@@ -285,8 +297,17 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.told = problems
         for problem in new:
             say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
-        if problems and not self.serving:
-            raise Abort(f"{len(problems)} problem{'s' * (len(problems) > 1)}; the site was not built")
+        return problems
+
+    def finish_page(self, file: File) -> bool:
+        """A page was rendered again by itself: what ``on_env`` does to it; False where that takes all pages."""
+        content = file.page.content if file.page else None
+        if content is None or "<!-- weave:" in content or "<autoref" in content:
+            return False
+        file.page.content = content + self.feet.get(file.src_uri, "")  # type: ignore[union-attr]
+        self._show_dangling(file)
+        self._tell()
+        return True
 
     # -- after rendering
 
@@ -355,6 +376,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def _collect(self, files: Files) -> None:
         """Fill the pages that are made of what others say."""
+        self._mention(files)
         entries = self._log_entries(files)
         found = []
         for file in files.documentation_pages():
@@ -366,7 +388,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 one.needs = list(meta.get("needs", []))
                 one.date = pages.date_of(meta.get("date"))
                 found.append(one)
-        self._mention(files)
         made = {
             "questions": collect.questions,
             "reading": lambda _, url: references.reading_list(self.site, lambda uri: self._address(uri, url)),
@@ -413,7 +434,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         ]
         for file, page in shown:
             if file.src_uri.startswith("notes/") and not file.src_uri.endswith("index.md"):
-                page.content = f"{page.content}{mentions.foot(file.url, known)}"
+                self.feet[file.src_uri] = mentions.foot(file.url, known)
+                page.content = f"{page.content}{self.feet[file.src_uri]}"
 
     def _path_of(self, uri: str) -> str:
         """The source of a page, relative to the repository's root."""

@@ -103,8 +103,12 @@ def _version(package: str, _: tuple[int, ...]) -> str:
 
 def installed() -> tuple[int, ...]:
     """Changes when a package is installed or removed."""
-    folders = {folder for name in ("purelib", "platlib") if (folder := sysconfig.get_path(name))}
-    return tuple(os.stat(folder).st_mtime_ns for folder in sorted(folders))
+    return tuple(os.stat(folder).st_mtime_ns for folder in _package_folders())
+
+
+@cache
+def _package_folders() -> list[str]:
+    return sorted({folder for name in ("purelib", "platlib") if (folder := sysconfig.get_path(name))})
 
 
 class Store:

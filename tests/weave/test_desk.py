@@ -138,6 +138,16 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
             else:
                 head = f"---\ndescription: The {note} one.\n---\n\n# {note.title()}\n"
             self.write(path, head + "".join(f"\n{one}\n" for one in sentences))
+            self.see(f"notes/{note}/")
+
+        def see(self, url: str) -> None:
+            """A page that is rendered before all others is what it is when all are."""
+            self.desk.fresh(url)
+            quick = self.desk.answer(url)
+            self.desk.fresh()
+            whole = self.desk.answer(url)
+            if not self.desk.running:
+                assert quick and whole and normal(quick[1].decode()) == normal(whole[1].decode())
 
         @rule(note=st.sampled_from(["other", "third"]))
         def delete_a_note(self, note: str) -> None:
