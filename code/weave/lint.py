@@ -18,7 +18,7 @@ from weave.page import Page
 from weave.problem import Problem
 from weave.site import Site
 
-_WAIVER = re.compile(r"<!--\s*not a claim:\s*(.*?)\s*-->", re.DOTALL)
+_WAIVER = re.compile(r"(?<!`)<!--\s*not a claim:\s*(.*?)\s*-->", re.DOTALL)  # not one that is quoted
 _PLACES = (
     "sections?|secs?|chapters?|ch|appendix|appendices|parts?|pages?|pp?|tables?|figures?|figs?|equations?|eqs?|theorems?|"
     "lemmas?|exercises?|steps?|arguments?|items?|lines?|columns?|rows?|seeds?|layers?|heads?|blocks?|positions?|"
