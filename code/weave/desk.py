@@ -523,4 +523,9 @@ def serve(settings: Path, host: str, port: int) -> None:
     finally:
         observer.stop()
         server.server_close()
-        desk.end()
+        ending = threading.Thread(target=desk.end, daemon=True)
+        ending.start()
+        ending.join(5)  # what does not end by then ends with this process
+        desk.site.executor.kernels.kill()
+        sys.stderr.flush()
+        os._exit(0)

@@ -160,7 +160,7 @@ class Kernels:
 
     def _accept(self) -> Kernel:
         assert self.process
-        end = time.monotonic() + 120
+        end = time.monotonic() + (30 if self.first else 120)
         self.listener.settimeout(0.2)
         while True:
             try:
@@ -174,6 +174,12 @@ class Kernels:
     def close(self) -> None:
         with self.lock:
             self._close()
+
+    def kill(self) -> None:
+        """At once, whatever is being done with them."""
+        if self.process is not None:
+            self.process.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _close(self) -> None:
         if self.process is None:

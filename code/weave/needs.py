@@ -10,6 +10,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
 
 _SEEDS = {"manual_seed", "seed", "set_grad_enabled", "set_num_threads", "set_default_dtype", "set_printoptions"}
 _GENERATORS = {"default_rng", "Generator", "Random", "RandomState", "iter"}
@@ -103,9 +104,14 @@ def _state(everything: Sequence[Statement]) -> dict[str, set[str]]:
     return found
 
 
+_parsing = Lock()  # Python 3.11 counts the depth of all threads' trees together, and fails
+
+
 @lru_cache(maxsize=1024)
 def _statements(code: str) -> tuple[Statement, ...]:
-    return tuple(_statement(node, code) for node in ast.parse(code).body)
+    with _parsing:
+        tree = ast.parse(code)
+    return tuple(_statement(node, code) for node in tree.body)
 
 
 def statements(code: str) -> list[Statement]:

@@ -21,6 +21,9 @@ VIEWS = {  # width, height, colour scheme; a reader's scheme is asked for when a
     "phone": (390, 844, "dark"),
 }
 
+# No movement, and what is far below is there as it is when a reader comes near.
+STILL = "* { transition: none !important; animation: none !important; content-visibility: visible !important }"
+
 # What a page looks like from inside, as plain data.
 LOOK = r"""
 () => {
@@ -118,7 +121,7 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                         page.goto("about:blank")
                         wrong.clear()
                         status = page.goto(url, wait_until="networkidle" if scheme == "light" else "load").status
-                        page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+                        page.add_style_tag(content=STILL)
                     page.evaluate("document.fonts.ready.then(() => null)")
                     looks[view] = page.evaluate(LOOK)
                 visit = found.setdefault(url.removeprefix(site.url), Visit(status, {}, []))
@@ -227,6 +230,7 @@ def test_search_finds_a_word_and_shows_no_markup(browser: Any, site: BuiltSite) 
 def test_a_claim_leads_to_the_cell_that_computed_it(browser: Any, site: BuiltSite) -> None:
     with opened(browser, site) as (page, wrong):
         page.goto(f"{site.url}notes/zero-layer/", wait_until="networkidle")
+        page.add_style_tag(content=STILL)
         claim = page.locator("article a.weave-claim").first
         assert re.search(r"\d", claim.inner_text())
         claim.click()

@@ -61,6 +61,7 @@ def test_every_live_snippet_gives_in_the_browser_what_it_gives_here(
     page.goto(f"{site.url}notes/{note}/")
     assert not any("pyodide" in url for url in page.asked), "Python comes on the first click"
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.add_style_tag(content="* { content-visibility: visible !important }")  # what is far below can be read, too
     live = page.locator("py-snippet.live")
     assert live.count() == len(here)
     assert run(live.last).startswith("ran")
@@ -247,7 +248,9 @@ def test_a_first_load_is_small_and_does_not_shift(site: BuiltSite, page: Any, pa
         " if (!one.hadRecentInput) window.shift += one.value; }).observe({ type: 'layout-shift', buffered: true });"
     )
     page.goto(f"{site.url}{path}", wait_until="networkidle")
-    page.mouse.wheel(0, 6000)
+    for _ in range(15):  # as a reader turns pages
+        page.mouse.wheel(0, 400)
+        page.wait_for_timeout(40)
     page.wait_for_timeout(300)
     assert page.evaluate("window.shift") < 0.01
     sizes = {}
