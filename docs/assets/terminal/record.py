@@ -86,6 +86,7 @@ class Terminal:
         """Type ``weave …``, then each answer when its question stands there."""
         self.stream.feed(f"$ \x1b[1mweave {arguments}\x1b[0m\r\n")
         env = {**self.site.env, "WEAVE_NOW": self.clock, "TERM": "xterm-256color", "LANG": "C.UTF-8", "PATH": _path()}
+        env["COLUMNS"] = str(COLUMNS)  # whatever is set where this runs
         child = pexpect.spawn(
             sys.executable,
             ["-m", "weave.cli", *_words(arguments)],
