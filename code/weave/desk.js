@@ -58,7 +58,8 @@ function show(place) {
 let queue = refresh();
 new EventSource(new URL("events", import.meta.url)).onmessage = ({ data }) => {
   const event = JSON.parse(data);
-  if (event.built !== undefined) queue = queue.then(refresh).catch(() => location.reload());
+  if (event.reload) location.reload(); // how everything looks
+  else if (event.built !== undefined) queue = queue.then(refresh).catch(() => location.reload());
   if (event.running) {
     strip.hidden = !event.running.length;
     strip.textContent = event.running.map((/** @type {any} */ one) => `${one.notebook} runs: ${one.name} (${one.cell} of ${one.of})`).join(" · ");

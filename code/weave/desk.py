@@ -131,7 +131,7 @@ class Desk:
         with self.lock:
             if changed:
                 self._restart_if_own(changed)
-                if self.settings in changed or changed & set(self.hooks):
+                if self.settings in changed:
                     self._load()
             try:
                 self._build()
@@ -148,7 +148,8 @@ class Desk:
                 say(traceback.format_exc())
             self.ahead.clear()
             self.count += 1
-            self.tell({"built": self.count})
+            looks = any(path.endswith((".css", ".js", ".svg", ".png", ".html")) for path in changed)
+            self.tell({"built": self.count, "reload": looks})
 
     def _load(self) -> None:
         try:
@@ -257,9 +258,9 @@ class Desk:
 
     def _restart_if_own(self, changed: set[str]) -> None:
         """What is imported here cannot be changed under us."""
-        own = str(_HERE) + os.sep
+        own = tuple(folder + os.sep for folder in (str(_HERE), *map(os.path.dirname, self.hooks)))
         if any(path.startswith(own) and path.endswith((".py", ".mjs")) for path in changed):
-            say("weave itself changed; starting again")
+            say("the server's own code changed; starting again")
             self.end()
             os.execv(sys.executable, [sys.executable, "-m", "weave.cli", *sys.argv[1:]])
 
