@@ -152,6 +152,7 @@ def _cut(tex: str, column: int = 0, width: int = 80) -> str:
 
 
 _FONT_SOURCES = re.compile(r'src:(url\([^)]*\.woff2\) format\("woff2"\))[^;}]*')
+_FIRST_FACES = re.compile(r'(src:url\(fonts/KaTeX_(?:Main-Regular|Math-Italic)\.woff2\) format\("woff2"\))')
 _DISPLAY_CSS = """
 .math-display { display: block; overflow: auto hidden; scrollbar-width: thin; margin: 1em 0; }
 .math-kept { white-space: nowrap; }
@@ -163,6 +164,8 @@ def katex_files(root: Path) -> dict[str, Path | bytes]:
     """KaTeX's stylesheet and fonts, by their path below ``assets/katex/``."""
     source = katex_dir(root)
     css = _FONT_SOURCES.sub(r"src:\1", (source / "katex.min.css").read_text("utf-8"))
+    # The two faces of nearly every formula: too late for the first picture, they wait for the next, and nothing moves.
+    css = _FIRST_FACES.sub(r"\1;font-display:optional", css)
     fonts = sorted(set(re.findall(r"url\((fonts/[^)]*)\)", css)))
     return {"katex.min.css": (css + _DISPLAY_CSS).encode(), **{font: source / font for font in fonts}}
 
