@@ -5,20 +5,40 @@ import "./take.js";
 
 const PIECES = ["attention-explorer", "kronecker-builder", "py-snippet", "skip-trigrams", "table-filter"];
 
+const FAR = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)";
+const idle = window.requestIdleCallback ?? ((/** @type {() => void} */ act) => setTimeout(act, 30));
+let laying = false;
+
+/** Lay out what is far below, a little at a time: see site.css. */
+function lay() {
+  const far = document.querySelector(FAR), article = /** @type {HTMLElement | null} */ (document.querySelector("article"));
+  // Material measures every heading anew whenever the page's height changes: once is enough
+  if (article && !(far && article.style.height)) article.style.height = far ? `${article.offsetHeight}px` : "";
+  far?.classList.add("near");
+  laying = Boolean(far);
+  if (laying) idle(lay);
+}
+
 function bring() {
+  if (!laying && document.readyState === "complete") {
+    laying = true;
+    idle(lay);
+  }
   // Material makes each copy button a landmark of its own; to a listener they are noise
   for (const nav of document.querySelectorAll(".md-code__nav:not([role])")) nav.setAttribute("role", "none");
   for (const name of PIECES) if (document.querySelector(`${name}:not(:defined)`)) import(`./${name}.js`);
 }
 
-/** What is far below has its height guessed until it comes near: arrive again, where guesses were wrong. */
+/** What is far below has its height guessed until it is laid out: arrive again, as long as the reader does nothing. */
 function arrive() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const again = () => { if (scrollY === was) target?.scrollIntoView(); was = scrollY; };
-  let was = scrollY;
-  if (target) for (const wait of [50, 150, 400]) setTimeout(again, wait);
+  let still = Boolean(target);
+  for (const does of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(does, () => { still = false; }, { passive: true });
+  for (const wait of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (still) target?.scrollIntoView(); }, wait);
 }
 
-new MutationObserver(bring).observe(document.body, { childList: true, subtree: true });
+/** @type {any} */ let waiting = 0;
+new MutationObserver(() => { waiting ||= setTimeout(() => { waiting = 0; bring(); }); }).observe(document.body, { childList: true, subtree: true });
 bring();
 arrive();
+addEventListener("load", bring);
