@@ -65,7 +65,9 @@ USED: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 def violations(page: Any) -> list[str]:
     page.evaluate("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
-    page.add_style_tag(content="* { content-visibility: visible !important }")  # as it is when a reader comes near
+    far = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)"
+    page.wait_for_function("(far) => !document.querySelector(far)", arg=far)  # all of it is laid out
+    page.add_style_tag(content="* { transition: none !important; content-visibility: visible !important }")
     page.wait_for_timeout(300)  # colours change over a quarter of a second
     page.add_script_tag(path=str(AXE))
     found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((one) => one.violations)")
