@@ -101,7 +101,7 @@ def browser() -> Iterator[Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser on a busy machine may miss its moment: once more, which the summary tells. What is wrong fails twice."""
+    """On a busy machine a browser may miss its moment: once more, and the summary tells. What is wrong fails twice."""
     here = str(Path(__file__).parent)
     for item in items:
         if str(item.path).startswith(here):
