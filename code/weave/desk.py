@@ -91,7 +91,9 @@ class Desk:
         with self.lock:
             first = not self.seen
             changed = self._changed()
-            if first or (changed and not self._quickly(changed)):
+            if first:
+                self._whole(set())
+            elif changed and not self._quickly(changed):
                 self._whole(changed)
             if self.ahead and not quick and not self._needs_no_other(path):
                 self._whole(set())

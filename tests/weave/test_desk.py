@@ -256,3 +256,17 @@ def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> N
         assert desk.answer(url) is not None, one
     assert b"cooling" in (desk.answer("search/search_index.json") or ("", b""))[1].lower() or desk.search is None
     assert desk.answer("assets/ledger.json") and desk.answer("_weave/desk.js") and desk.answer("nowhere") is None
+
+
+def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[Any] = []
+    monkeypatch.setattr("weave.desk._HERE", small.root / "code")
+    monkeypatch.setattr("weave.desk.os.execv", lambda *command: began.append(command))
+    with desk_of(small) as desk:
+        settled(desk)
+        small.replace("docs/index.md", "[Heat]", "[Warmth]")
+        settled(desk)
+        assert began == []
+        small.write("code/lab.py", "RATE = 0.5  # the same\n")
+        desk.fresh()
+        assert len(began) == 1 and began[0][1][1:4] == ["-m", "weave.cli", *began[0][1][3:4]]
