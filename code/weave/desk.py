@@ -130,28 +130,27 @@ class Desk:
         return True
 
     def _whole(self, changed: set[str]) -> None:
-        with self.lock:
-            if changed:
-                self._restart_if_own(changed)
-                if self.settings in changed:
-                    self._load()
-            try:
-                self._build()
-                self.failure = self.bad_settings
-                for notebook in self.running.values():
-                    if notebook.path not in self.started:  # after the pages: they are what is waited for
-                        self.started.add(notebook.path)
-                        self.pool.submit(self._run, notebook)
-            except (Abort, BuildError, ConfigurationError) as error:
-                self.failure = str(error)
-                say(self.failure)
-            except Exception as error:  # of MkDocs or another plugin: the last good pages stay
-                self.failure = f"{type(error).__name__}: {error}"
-                say(traceback.format_exc())
-            self.ahead.clear()
-            self.count += 1
-            looks = any(path.endswith((".css", ".js", ".svg", ".png", ".html")) for path in changed)
-            self.tell({"built": self.count, "reload": looks})
+        if changed:
+            self._restart_if_own(changed)
+            if self.settings in changed:
+                self._load()
+        try:
+            self._build()
+            self.failure = self.bad_settings
+            for notebook in self.running.values():
+                if notebook.path not in self.started:  # after the pages: they are what is waited for
+                    self.started.add(notebook.path)
+                    self.pool.submit(self._run, notebook)
+        except (Abort, BuildError, ConfigurationError) as error:
+            self.failure = str(error)
+            say(self.failure)
+        except Exception as error:  # of MkDocs or another plugin: the last good pages stay
+            self.failure = f"{type(error).__name__}: {error}"
+            say(traceback.format_exc())
+        self.ahead.clear()
+        self.count += 1
+        looks = any(path.endswith((".css", ".js", ".svg", ".png", ".html")) for path in changed)
+        self.tell({"built": self.count, "reload": looks})
 
     def _load(self) -> None:
         try:
