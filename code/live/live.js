@@ -16,6 +16,8 @@ function lay() {
   if (article && !(far && article.style.height)) article.style.height = far ? `${article.offsetHeight}px` : "";
   far?.classList.add("near");
   laying = Boolean(far);
+  // code that scrolls is reached by keyboard: Material sees to it only when the reader has scrolled there
+  if (!far) for (const code of document.querySelectorAll("pre > code")) if (code.scrollWidth > code.clientWidth) code.setAttribute("tabindex", "0");
   if (laying) idle(lay);
 }
 
