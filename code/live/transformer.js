@@ -39,6 +39,7 @@ const SCALES = Float64Array.from({ length: 32 }, (_, e) => (e === 31 ? NaN : 2 *
 export function modelOf(/** @type {Record<string, Weights>} */ weights) {
   const layers = Object.keys(weights).filter((name) => name.endsWith("attn.W_O")).length;
   const [heads, dHead, dModel] = weights["blocks.0.attn.W_O"].shape;
+  if (dHead % 4 || dModel % 4) throw new Error(`d_head ${dHead} and d_model ${dModel} must be multiples of four`); // see dot, add
   return { q: dHead ** -0.5, heads, dHead, dModel, dVocab: weights.W_U.shape[1], context: weights.W_pos.shape[0], layers, weights };
 }
 
@@ -70,26 +71,18 @@ export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
       ofLayer.push(pattern);
       lengthsOfLayer.push(written(v, W_O, head, n, dHead, dModel));
       if (off.has(`${layer}.${head}`)) continue;
-      for (let i = 0; i < n; i++) {
-        for (let d = 0; d < dHead; d++) {
-          let z = 0;
-          for (let j = 0; j <= i; j++) z += pattern[i * n + j] * v[j * dHead + d];
-          const row = (head * dHead + d) * dModel;
-          for (let m = 0; m < dModel; m++) out[i * dModel + m] += z * W_O[row + m];
-        }
+      const z = new Float32Array(n * dHead);
+      for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) for (let d = 0; d < dHead; d++) {
+        z[i * dHead + d] += pattern[i * n + j] * v[j * dHead + d];
       }
+      add(out, z, W_O.subarray(head * dHead * dModel), n, dHead, dModel);
     }
     for (let i = 0; i < x.length; i++) x[i] += out[i];
     patterns.push(ofLayer);
     lengths.push(lengthsOfLayer);
   }
-  const logits = new Float32Array(n * dVocab), W_U = weights.W_U.data;
-  for (let i = 0; i < n; i++) {
-    for (let m = 0; m < dModel; m++) {
-      const value = x[i * dModel + m];
-      for (let t = 0; t < dVocab; t++) logits[i * dVocab + t] += value * W_U[m * dVocab + t];
-    }
-  }
+  const logits = new Float32Array(n * dVocab);
+  add(logits, x, weights.W_U.data, n, dModel, dVocab);
   return { logits, patterns, lengths };
 }
 
@@ -99,12 +92,28 @@ function project(W, map, x, n, dHead, dModel) {
   for (let i = 0; i < n; i++) {
     for (let d = 0; d < dHead; d++) {
       const row = (map * dHead + d) * dModel;
-      let sum = 0;
-      for (let m = 0; m < dModel; m++) sum += W[row + m] * x[i * dModel + m];
-      made[i * dHead + d] = sum;
+      made[i * dHead + d] = dot(W, row, x, i * dModel, dModel);
     }
   }
   return made;
+}
+
+/** Four sums at once: none waits for the one before. @param {Float32Array} a @param {number} i @param {Float32Array} b @param {number} j @param {number} n */
+function dot(a, i, b, j, n) {
+  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  for (const end = i + n; i < end; i += 4, j += 4) {
+    s0 += a[i] * b[j]; s1 += a[i + 1] * b[j + 1]; s2 += a[i + 2] * b[j + 2]; s3 += a[i + 3] * b[j + 3];
+  }
+  return s0 + s1 + s2 + s3;
+}
+
+/** out += x W, four rows of W at a time: each sum is read and kept a quarter as often.
+ * @type {(out: Float32Array, x: Float32Array, W: Float32Array, n: number, rows: number, columns: number) => void} */
+function add(out, x, W, n, rows, columns) {
+  for (let i = 0; i < n; i++) for (let row = 0; row < rows; row += 4) {
+    const [a, b, c, d] = x.subarray(i * rows + row), W0 = row * columns, W1 = W0 + columns, W2 = W1 + columns, W3 = W2 + columns;
+    for (let j = 0, to = i * columns; j < columns; j++, to++) out[to] += a * W[W0 + j] + b * W[W1 + j] + c * W[W2 + j] + d * W[W3 + j];
+  }
 }
 
 /** softmax(q kᵀ scale), causal. @type {(q: Float32Array, k: Float32Array, n: number, d: number, s: number) => Float32Array} */
@@ -113,9 +122,7 @@ function attend(q, k, n, dHead, scale) {
   for (let i = 0; i < n; i++) {
     let most = -Infinity, total = 0;
     for (let j = 0; j <= i; j++) {
-      let score = 0;
-      for (let d = 0; d < dHead; d++) score += q[i * dHead + d] * k[j * dHead + d];
-      pattern[i * n + j] = score *= scale;
+      const score = pattern[i * n + j] = scale * dot(q, i * dHead, k, j * dHead, dHead);
       most = Math.max(most, score);
     }
     for (let j = 0; j <= i; j++) total += pattern[i * n + j] = Math.exp(pattern[i * n + j] - most);
