@@ -40,9 +40,11 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from weave import recorder
+from weave.execute import Outcome
 from weave.katex import katex_files
 from weave.notebook import Notebook
 from weave.plugin import WeavePlugin
+from weave.problem import Problem
 from weave.site import say
 
 _IGNORED = {"__pycache__", "node_modules", "site"}
@@ -339,9 +341,10 @@ class Desk:
                 return
             try:
                 [outcome] = self.site.executor.run([notebook], 1)
-            except Exception:
+            except Exception as error:  # no slip of the notebook's own
+                what = f"it could not be run ({type(error).__name__}: {error}); the terminal has more; edit it to try again"
+                outcome = Outcome(notebook, None, [Problem(notebook.path, 1, what)])
                 say(traceback.format_exc())
-                return
         with self.lock:
             self.progress.pop(notebook.path, None)
             if self.running.get(notebook.path) is not notebook:  # it was edited since

@@ -169,7 +169,7 @@ class Site:
                 self.outcomes[notebook.path] = Outcome(notebook, None, list(notebook.problems))
             elif not force and (run := self.store.fresh(notebook)):
                 self.outcomes[notebook.path] = Outcome(notebook, run)
-            elif not force and before and before.inputs and self._still_fails(before, notebook):
+            elif not force and before and before.problems and self._still_fails(before, notebook):
                 self.outcomes[notebook.path] = Outcome(notebook, None, before.problems, before.inputs)
             else:
                 self.outcomes[notebook.path] = Outcome(notebook, None, running=True)
@@ -183,6 +183,8 @@ class Site:
         return stale
 
     def _still_fails(self, before: Outcome, notebook: Notebook) -> bool:
+        if not before.inputs:  # nobody knows what it depends on: an edit is what makes it run again
+            return before.notebook.text == notebook.text
         failed = Run(notebook, [], before.inputs)
         return before.run is None and self.store.why_stale(failed, notebook) is None
 

@@ -233,6 +233,34 @@ def test_an_edit_while_it_runs_ends_that_run(small: Small, desk: Desk) -> None:
     assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
 
 
+def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small: Small, desk: Desk) -> None:
+    counts = "n = int(open('n').read()); print(n + 1, file=open('n', 'w'))"
+    small.write("n", "0")
+    small.replace(HEAT, 'print("cooling", "down")', counts)
+    settled(desk)
+    runs = small.read("n")
+    for _ in range(3):
+        settled(desk)
+    assert "kept changing while it ran" in page(desk, "notebooks/heat/") and small.read("n") == runs
+    small.replace(HEAT, counts, "print('warming')")
+    settled(desk)
+    assert "weave-error" not in page(desk, "notebooks/heat/") and "warming" in page(desk, "notebooks/heat/")
+
+
+def test_a_slip_of_the_desk_itself_is_told_on_the_page_and_ends(small: Small, desk: Desk, monkeypatch: Any) -> None:
+    def slip(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.site.executor, "run", slip)
+        small.replace(HEAT, 'print("cooling", "down")', 'print("warming")')
+        settled(desk)
+    assert "no space left" in page(desk, "notebooks/heat/") and "weave-running" not in page(desk, "notes/heat/")
+    small.replace(HEAT, "warming", "heating")
+    settled(desk)
+    assert "weave-error" not in page(desk, "notebooks/heat/") and "heating" in page(desk, "notebooks/heat/")
+
+
 def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk) -> None:
     before = small.read("mkdocs.yml")
     small.write("mkdocs.yml", before.replace("plugins:", "plugins: ["))
