@@ -39,7 +39,7 @@ function provenance(link) {
   const address = new URL("provenance.json", link.href);
   fetch(address).then((answer) => answer.json()).then((cells) => {
     const cell = cells.find((/** @type {any} */ one) => one.cell.endsWith(link.hash));
-    const seeds = cell.seeds.length ? `seeds ${cell.seeds.join(", ")}; ` : "";
+    const seeds = cell.seeds.length ? `${cell.seeds.length > 1 ? "seeds" : "seed"} ${cell.seeds.join(", ")}; ` : "";
     place.textContent = `${cell.commit ? `commit ${cell.commit}; ` : ""}${seeds}torch ${cell.packages.torch ?? "not used"}; ${cell.device}; the cell took ${cell.seconds} s`;
     if (cell.verified) place.append(element("br"), element("a", { href: cell.verified, textContent: "checked by this run of CI" }));
   }).catch(() => place.remove());

@@ -316,7 +316,7 @@ class _Weave(Treeprocessor):
         element.set("class", f"weave-claim{_running(self.site.outcomes[path])}")
         full = f"{name} = {claims.show(published.value)}"
         where = f"cell {published.cell} of {base}"
-        element.set("title", f"{full}\n“{text}” holds within {written.tolerance}\n{where}")
+        element.set("title", f"{full}\n“{text}” allows {written.tolerance}\n{where}")
 
     # -- theorems
 

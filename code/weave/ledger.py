@@ -42,7 +42,7 @@ def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
         "<table-filter></table-filter>",
         "<h2 id='numbers'>Numbers</h2>",
         _table(
-            ["note", "says", "computed", "holds within", "cell", ""],
+            ["note", "says", "computed", "allows", "cell", ""],
             [
                 [
                     _page_link(site, claim.page, claim.line, url),

@@ -95,7 +95,7 @@ def as_html(run: Run, number: int, json_url: str) -> str:
     versions = [f"{name} {about['packages'][name]}" for name in _NAMED if name in about["packages"]]
     rows = {
         "code at": f"commit {about['commit']}" if about["commit"] else "",
-        "seeds": ", ".join(map(str, about["seeds"])),
+        "seed" if len(about["seeds"]) == 1 else "seeds": ", ".join(map(str, about["seeds"])),
         "trained weights": _some(about["weights"]),
         "with": ", ".join([f"Python {about['python']}", *versions]),
         "on": about["device"],

@@ -17,7 +17,7 @@ from weave.publish import CLAIM_MIME
 from weave.site import Site, say
 from weave.store import Run, Store
 
-_HEADER = ("claim", "name", "says", "old value", "new value", "holds within", "")
+_HEADER = ("claim", "name", "says", "old value", "new value", "allows", "")
 _SHOWN = 60
 
 

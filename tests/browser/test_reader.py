@@ -176,7 +176,7 @@ def test_a_claim_shows_its_value_by_mouse_keyboard_and_touch(site: BuiltSite, br
     card = page.locator("#weave-card")
     claim.hover()
     card.filter(has_text="the cell took").wait_for()
-    assert "readings_right = 2 of 8" in card.inner_text() and "holds" in card.inner_text()
+    assert "readings_right = 2 of 8" in card.inner_text() and "“2 of 8” allows ± 0.5" in card.inner_text()
     page.keyboard.press("Escape")
     assert not card.is_visible()
     page.mouse.move(0, 0)
