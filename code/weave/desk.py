@@ -244,7 +244,8 @@ class Desk:
         found: Seen = {}
         for folder in {layout.docs, layout.notebooks, *layout.sources}:
             for entry in _entries(str(layout.root / folder)):
-                found[entry.path] = _stamp(entry.stat())
+                with contextlib.suppress(OSError):  # editors' own files come and go
+                    found[entry.path] = _stamp(entry.stat())
         read = {
             name
             for outcome in self.site.outcomes.values()
@@ -486,8 +487,11 @@ class _Watch(FileSystemEventHandler):
             while (left := self.last + _QUIET - time.monotonic()) > 0:
                 time.sleep(left)
             self.woken.clear()
-            self.desk.fresh(quick=True)  # a page of prose is shown before all others are made
-            self.desk.fresh()
+            try:
+                self.desk.fresh(quick=True)  # a page of prose is shown before all others are made
+                self.desk.fresh()
+            except Exception:  # the next edit is seen all the same
+                say(traceback.format_exc())
 
 
 def serve(settings: Path, host: str, port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,27 @@ def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small:
     small.replace(HEAT, counts, "print('warming')")
     settled(desk)
     assert "weave-error" not in page(desk, "notebooks/heat/") and "warming" in page(desk, "notebooks/heat/")
+
+
+def test_files_that_come_and_go_while_it_looks_are_no_harm(small: Small, desk: Desk) -> None:
+    """As editors write them beside what they save."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            (small.root / f"docs/notes/{number % 50}~").touch()
+            (small.root / f"docs/notes/{(number + 25) % 50}~").unlink(missing_ok=True)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert str(small.root / "docs/notes/heat.md") in desk._look()
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_slip_of_the_desk_itself_is_told_on_the_page_and_ends(small: Small, desk: Desk, monkeypatch: Any) -> None:
