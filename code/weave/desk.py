@@ -343,7 +343,9 @@ class Desk:
             try:
                 [outcome] = self.site.executor.run([notebook], 1)
             except Exception as error:  # no slip of the notebook's own
-                what = f"it could not be run ({type(error).__name__}: {error}); the terminal has more; edit it to try again"
+                what = (
+                    f"could not be run ({type(error).__name__}: {error}); the terminal has more; edit it to try again"
+                )
                 outcome = Outcome(notebook, None, [Problem(notebook.path, 1, what)])
                 say(traceback.format_exc())
         with self.lock:

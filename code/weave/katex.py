@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -17,6 +18,8 @@ import sysconfig
 import threading
 from pathlib import Path
 from typing import Any
+
+from weave.store import digest, write_whole
 
 
 class EngineError(RuntimeError):
@@ -39,18 +42,41 @@ class Engine:
         self.process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._cache: dict[str, str | TexError] = {}
+        self._known: dict[str, str] = {}
 
     def render(self, tex: str, macros: dict[str, str], **options: bool) -> str:
         """KaTeX's HTML and MathML. Raises TexError, EngineError."""
         request = json.dumps({"tex": tex, "options": {**options, "macros": macros}}, sort_keys=True)
         with self._lock:
             if request not in self._cache:
-                answer = self._ask(request)
-                self._cache[request] = answer.get("html") or _explain(tex, macros, **answer)
+                if known := self._known.get(request):
+                    self._cache[request] = known
+                else:
+                    answer = self._ask(request)
+                    self._cache[request] = answer.get("html") or _explain(tex, macros, **answer)
             result = self._cache[request]
         if isinstance(result, TexError):
             raise TexError(str(result), result.line)
         return result
+
+    def _by(self) -> str:
+        """This KaTeX, and how it is asked."""
+        katex = katex_dir(self.root).with_name("package.json").read_bytes()
+        return digest(katex, Path(__file__).with_name("katex.mjs").read_bytes())
+
+    def remember(self, file: Path) -> None:
+        """What this KaTeX made of the formulas of the last build; not trusted without its checksum."""
+        with contextlib.suppress(OSError, ValueError):
+            by, checksum, text = file.read_bytes().split(b"\n", 2)
+            if by.decode() == self._by() and checksum.decode() == digest(text):
+                self._known = json.loads(text)
+
+    def keep(self, file: Path) -> None:
+        """Keep the formulas of this build for the next one."""
+        good = {request: made for request, made in self._cache.items() if isinstance(made, str)}
+        if good != self._known:
+            text = json.dumps(good, ensure_ascii=False).encode()
+            write_whole(file, f"{self._by()}\n{digest(text)}\n".encode() + text)
 
     def _ask(self, request: str) -> dict[str, Any]:
         for _ in range(2):  # a process that somebody killed is started once more
@@ -177,11 +203,8 @@ def copy_katex(root: Path, site_dir: Path, cache: Path | None = None) -> None:
     """
     target = site_dir / "assets/katex"
     (target / "fonts").mkdir(parents=True, exist_ok=True)
-    used = (
-        {ord(one) for page in site_dir.rglob("*.html") for one in html.unescape(page.read_text("utf-8"))}
-        if cache
-        else set()
-    )
+    pages = (html.unescape(page.read_text("utf-8")) for page in site_dir.rglob("*.html"))
+    used = set(map(ord, set().union(*pages))) if cache else set()
     for name, data in katex_files(root).items():
         if isinstance(data, bytes):
             if cache:
@@ -194,13 +217,13 @@ def copy_katex(root: Path, site_dir: Path, cache: Path | None = None) -> None:
 
 
 def _subset(font: Path, used: set[int], cache: Path) -> Path:
-    from fontTools.subset import Options, Subsetter
-    from fontTools.ttLib import TTFont
-
-    logging.getLogger("fontTools").setLevel("ERROR")  # KaTeX's fonts have no dates, which it would say of each
     key = hashlib.sha256(font.read_bytes() + repr(sorted(used)).encode()).hexdigest()[:24]
     path = cache / f"{key}.woff"
     if not path.exists():
+        from fontTools.subset import Options, Subsetter
+        from fontTools.ttLib import TTFont
+
+        logging.getLogger("fontTools").setLevel("ERROR")  # KaTeX's fonts have no dates, which it would say of each
         cut = TTFont(font, recalcTimestamp=False)
         options = Options(layout_features=["*"], notdef_outline=True, hinting=False)
         subsetter = Subsetter(options)

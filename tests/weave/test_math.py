@@ -505,6 +505,36 @@ def test_the_engine_survives_being_killed() -> None:
     assert "katex" in render_tex("x_{3}")
 
 
+def test_formulas_of_an_earlier_build_are_todays_or_are_made_again(tmp_path: Path) -> None:
+    file, asked = tmp_path / "formulas", [r"\R^n", r"\sum_i x_i", "é"]
+    first = katex.Engine(ROOT)
+    made = [first.render(tex, MACROS) for tex in asked]
+    with pytest.raises(TexError):
+        first.render(r"\frac", MACROS)
+    first.keep(file)
+    first.close()
+    good = file.read_bytes()
+
+    def later(kept: bytes) -> katex.Engine:
+        file.write_bytes(kept)
+        engine = katex.Engine(ROOT)
+        engine.remember(file)
+        assert [engine.render(tex, MACROS) for tex in asked] == made
+        return engine
+
+    quick = later(good)
+    assert quick.process is None, "nothing was asked twice"
+    assert quick.render(r"\R^n", {r"\R": "R"}) != made[0]
+    with pytest.raises(TexError):
+        quick.render(r"\frac", MACROS)
+    quick.close()
+    other_katex, damaged = b"0" * 64 + good[64:], good.replace(b"katex-html", b"katex-htm1", 1)
+    for bad in (other_katex, damaged, good[:-9], good[:9], b"", b"\xff\n\xff\n{}"):
+        slow = later(bad)
+        assert slow.process, bad[:99]
+        slow.close()
+
+
 def test_threads_get_their_own_formula() -> None:
     wrong: list[str] = []
 
