@@ -23,7 +23,7 @@ from weave import rename as renaming
 from weave import todo as todo_list
 from weave import verify as verification
 from weave.drafts import drafts, led_to
-from weave.katex import EngineError, render_tex
+from weave.katex import FORMULAS, EngineError, engine, render_tex
 from weave.names import source_pages
 from weave.notebook import Notebook
 from weave.page import Claim, use_site
@@ -347,6 +347,7 @@ def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
 def _rendered() -> Site:
     site, md = _open()
     _need_engine()
+    engine().remember(site.layout.root / FORMULAS)
     site.execute()
     _render(site, md)
     return site

@@ -21,6 +21,9 @@ from typing import Any
 
 from weave.store import digest, write_whole
 
+FORMULAS = ".cache/weave/formulas"
+"""Where those of the last build are kept, below the site's root."""
+
 
 class EngineError(RuntimeError):
     """KaTeX cannot run on this machine; says what to install."""

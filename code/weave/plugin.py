@@ -47,7 +47,7 @@ from weave import (
 )
 from weave.collect import Collected
 from weave.extension import error_html
-from weave.katex import EngineError, copy_katex, engine, render_tex
+from weave.katex import FORMULAS, EngineError, copy_katex, engine, render_tex
 from weave.math import render_html
 from weave.page import start_page, use_site
 from weave.problem import Problem
@@ -56,7 +56,6 @@ from weave.site import Layout, Site, not_utf8, say
 from weave.store import Run, digest, kept, write_whole
 
 _LEDGER = "<!-- weave:ledger -->"
-_FORMULAS = ".cache/weave/formulas"
 _JSON = "assets/ledger.json"
 _STYLE_SHEET = "assets/weave.css"
 _CONVERTERS = [version(name).encode() for name in ("mkdocs-jupyter", "nbconvert")]
@@ -112,7 +111,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             render_tex("x")
         except EngineError as error:
             raise Abort(str(error)) from None
-        engine().remember(root / _FORMULAS)
+        engine().remember(root / FORMULAS)
         if not hasattr(self, "site"):
             self.site = site_of(config, self.config)
             self.site.serving = self.serving
@@ -333,7 +332,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.site.layout.root, site_dir, None if self.serving else self.site.layout.root / ".cache/weave/fonts"
         )
         if not self.serving:
-            engine().keep(self.site.layout.root / _FORMULAS)
+            engine().keep(self.site.layout.root / FORMULAS)
         if not self.serving and not _strict_warnings():
             _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
             config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
