@@ -400,6 +400,7 @@ claim(
     inductors_text=middle[1, 1, 0],
     inductors_text_ideal=middle[1, 1, 1],
     inductors_text_longer=middle[2, 1, 1],
+    text_answered=followers(on_text[:, :-1]).any(dim=-1).float().mean(),  # where the ideal head finds something
 )
 names = ["head before: exactly one back", "induction: after this token", "… and the one before it too"]
 plot.table(

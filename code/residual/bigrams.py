@@ -15,9 +15,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residual.checks import check_range
+
 
 def bigram_counts(tokens: Int[Tensor, " tokens"], d_vocab: int) -> Float[Tensor, "token next"]:
-    """How often each token follows each other one, as float64 (exact up to 2⁵³)."""
+    """How often each token follows each other one, as float64 (exact up to 2⁵³).
+
+    Raises:
+        ValueError: a token is out of range.
+    """
+    if len(tokens):
+        check_range(tokens, d_vocab)
     pairs = tokens[:-1] * d_vocab + tokens[1:]
     return torch.bincount(pairs, minlength=d_vocab**2).reshape(d_vocab, d_vocab).double()
 

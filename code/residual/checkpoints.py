@@ -73,7 +73,7 @@ def save(run: Run, path: str | Path, *, dtype: torch.dtype = torch.float32) -> P
         dtype: of the numbers in the file. ``torch.float16`` halves it, and keeps 11 significant bits of each.
 
     Raises:
-        ValueError: a weight is not finite, or too large for ``dtype``.
+        ValueError: a weight is not finite, or too large for ``dtype``; or a number on the card is not finite.
     """
     path = _weights(path)
     names = {made: name for name, made in DTYPES.items()}
@@ -186,6 +186,10 @@ def read_card(path: str | Path) -> Card:
         kind = getattr(hints[name], "__origin__", None) or get_args(hints[name]) or hints[name]
         if not isinstance(getattr(card, name), kind):
             raise CheckpointError(f"{path}: {name} is {getattr(card, name)!r:.60}, which is no {hints[name]}")
+    for name, numbers in {"losses": card.losses, **card.metrics}.items():
+        for number in numbers.values() if isinstance(numbers, dict) else numbers if isinstance(numbers, list) else ():
+            if not isinstance(number, int | float) or not math.isfinite(number):
+                raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is no number")
     for name, shape in card.shapes.items():
         if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
             raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
@@ -316,6 +320,6 @@ def _weights(path: str | Path) -> Path:
 
 
 def _json(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(entry, float) for entry in value):
+    if isinstance(value, list) and all(isinstance(entry, float) and math.isfinite(entry) for entry in value):
         return "[" + ", ".join(f"{entry:.5g}" for entry in value) + "]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

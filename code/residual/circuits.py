@@ -154,10 +154,10 @@ def prefix_matching_score(
     length = c.n_ctx if length is None else length
     n_pos = length - (start is not None)
     shortest, longest = periods or (max(2, n_pos // 4), min(max(2, n_pos // 2), c.d_vocab))
-    if not 2 <= shortest <= longest < n_pos:
+    if shortest <= c.d_vocab and not 2 <= shortest <= longest < n_pos:
         raise ValueError(f"periods from {shortest} to {longest} do not repeat in {n_pos} tokens")
-    if longest > c.d_vocab:
-        raise ValueError(f"a stretch of {longest} distinct tokens cannot be drawn from {c.d_vocab}")
+    if max(shortest, longest) > c.d_vocab:
+        raise ValueError(f"a stretch of {max(shortest, longest)} distinct tokens cannot be drawn from {c.d_vocab}")
     generator = torch.Generator().manual_seed(seed)
     period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
     stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens

@@ -25,7 +25,7 @@ def main() -> None:
 @main.command("train")
 @click.argument("name")
 @click.option("--steps", type=click.IntRange(1), help="Other than the experiment's.")
-@click.option("--seed", type=click.IntRange(0), help="Of the weights before training, and of the batches.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Of the weights before training, and of the batches.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"
 )
@@ -69,7 +69,7 @@ def train(
         )
     except KeyError as problem:
         raise click.ClickException(problem.args[0]) from None
-    except (ValueError, FloatingPointError, ModuleNotFoundError) as problem:
+    except (ValueError, FloatingPointError, ModuleNotFoundError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -95,7 +95,7 @@ def list_(out: Path | None) -> None:
                 loss = card.metrics.get("validation")
                 about = about or card.training.get("about", "")
                 status = f"{card.steps} steps" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
-            except (checkpoints.CheckpointError, FileNotFoundError) as problem:
+            except (checkpoints.CheckpointError, OSError) as problem:
                 status, about = "damaged", str(problem)
         else:
             status = "not trained"
@@ -122,7 +122,7 @@ def show(name: str, out: Path | None) -> None:
         return
     try:
         run = checkpoints.load(folder / name)
-    except (checkpoints.CheckpointError, FileNotFoundError) as problem:
+    except (checkpoints.CheckpointError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
     card = run.card
     parameters = sum(weight.numel() for weight in run.model.parameters())

@@ -104,7 +104,7 @@ def words(tokens: Int[Tensor, " tokens"] | list[int], d_vocab: int = D_VOCAB) ->
     vocabulary = tokenizer(d_vocab)
     found = []
     for token in map(int, tokens):
-        shown = vocabulary.id_to_token(token)
+        shown = vocabulary.id_to_token(token) if token >= 0 else None
         if shown is None:
             raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {d_vocab - 1}")
         if shown == START:

@@ -171,13 +171,16 @@ def run(
 
     Raises:
         KeyError: no experiment of that name.
-        ValueError: the same run is going on in another process; see ``train`` for more.
+        ValueError: the same run is going on in another process, there is no GPU; see ``train`` for more.
+        OSError: ``folder`` is not there and cannot be made.
     """
     entry = experiment(name)
     file = name if seed is None or seed == entry.seed else f"{name}-seed{seed}"
     entry = replace(entry, steps=steps or entry.steps, seed=entry.seed if seed is None else seed)
     command = f"residual train {name}" + (f" --steps {steps}" if steps else "") + (f" --seed {seed}" if seed else "")
+    command += (f" --accumulate {accumulate}" if accumulate > 1 else "") + (" --full" if dtype == torch.float32 else "")
     where = _device(device)
+    folder.mkdir(parents=True, exist_ok=True)  # that it cannot be made is better known before than after
     text = DATA[entry.data]()
     model = Transformer(entry.config, seed=entry.seed).to(where)
     length = entry.config.n_ctx + 1
@@ -325,6 +328,8 @@ def _device(asked: str | None) -> torch.device:
     if asked is None:
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("there is no GPU that this PyTorch can use; leave the device out, or say cpu")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -109,6 +109,7 @@ def _draw(
 ) -> Int[Tensor, " batch"]:
     if temperature == 0:
         return logits.argmax(dim=-1)
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # divided by a small temperature, float16 would overflow
     if top_k is None and top_p is None:
         return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
     d_vocab = logits.shape[-1]
@@ -142,6 +143,10 @@ def _check(
     if temperature == 0 and (top_p is not None or counts.get("top_k") is not None):
         raise ValueError(
             "top_k and top_p have no effect at temperature 0, which takes the likeliest token; give one above"
+        )
+    if n and 0 in tokens.shape:
+        raise ValueError(
+            f"tokens have shape {list(tokens.shape)}; there must be a text, and a token in it, to go on from"
         )
     if tokens.shape[1] + n > model.config.n_ctx:
         raise ValueError(

@@ -276,6 +276,8 @@ def _marked(name: str, x: Tensor, axis: int, index: int | Sequence[int] | Tensor
     """True at ``index`` along ``axis``, of a shape that broadcasts to ``x``."""
     wanted = torch.as_tensor(index).reshape(-1)
     length = x.shape[axis]
+    if wanted.numel() and (wanted.is_floating_point() or wanted.dtype == torch.bool):
+        raise ValueError(f"a {word} is a whole number; {index} is none")
     if wanted.numel() and not bool(((wanted >= -length) & (wanted < length)).all()):
         raise ValueError(f"{name} has {length} {word}s; there is no {word} {index}")
     mark = torch.zeros(length, dtype=torch.bool)

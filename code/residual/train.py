@@ -66,8 +66,11 @@ def train(
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
-        ValueError: a batch that cannot be cut evenly; ``state`` is damaged, or of a run with other arguments.
+        ValueError: a batch that cannot be cut evenly, or is to be computed in no turns at all; ``state`` is damaged, or
+            of a run with other arguments.
     """
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; a batch is computed in at least one turn")
     history = History() if history is None else history
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay)
     device = next(model.parameters()).device

@@ -281,6 +281,8 @@ def _llama_config(said: Mapping[str, Any], folder: Path) -> Config:
     if said.get("hidden_act", "silu") != "silu":
         raise ValueError(f"{where} says hidden_act {said['hidden_act']!r}; a Llama's is 'silu'")
     rope = said.get("rope_parameters") or said.get("rope_scaling") or {}  # the first since transformers 5
+    if not isinstance(rope, dict):
+        raise ValueError(f"{where} says rotary positions {rope!r:.60}; that must be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ValueError(
@@ -398,9 +400,9 @@ def _split(d_model: int, n_heads: int, where: Path) -> int:
     return d_model // n_heads
 
 
-def _act(name: str, where: Path) -> str:
+def _act(name: Any, where: Path) -> str:
     known = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where} says activation_function {name!r}; {', '.join(known)} can be loaded")
     return known[name]
 

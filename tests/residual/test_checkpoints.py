@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import replace
 
@@ -140,6 +141,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(shapes={"W_E": "7 6"}), "the shape of W_E is '7 6'"),
         (dict(shapes={"W_E": [7, 6]}), "the card has for W_U the shape none; its config has"),
         (dict(steps="many"), "steps is 'many'"),
+        (dict(losses=[2.5, "low"]), "losses has 'low', which is no number"),
+        (dict(losses=[2.5, math.nan]), "losses has nan, which is no number"),
+        (dict(metrics={"validation by step": {"3": None}}), "validation by step has None, which is no number"),
         (dict(extra=1), "unknown fields extra"),
     ],
 )
@@ -148,6 +152,15 @@ def test_a_card_that_fits_no_model_is_refused(tmp_path, fields, says):
     rewrite(path, **fields)
     with pytest.raises(CheckpointError, match=says):
         load(path)
+
+
+def test_a_card_that_could_not_be_read_is_not_written(tmp_path):
+    """JSON has no word for what is not a finite number."""
+    for number in (math.nan, math.inf):
+        for fields in (dict(losses=[2.5, number]), dict(metrics={"validation": number})):
+            with pytest.raises(ValueError):
+                save(Run(Transformer(CONFIG), Card("small", {}, **fields)), tmp_path / "small")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_card_and_what_is_not_there(tmp_path):

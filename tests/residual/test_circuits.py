@@ -215,6 +215,8 @@ def test_periods_that_make_no_sense_are_sentences():
         prefix_matching_score(model_of(0), periods=(3, 12))
     with pytest.raises(ValueError, match="11 distinct tokens cannot be drawn from 10"):
         prefix_matching_score(model_of(0), periods=(3, 11))
+    with pytest.raises(ValueError, match="a stretch of 32 distinct tokens cannot be drawn from 20"):
+        prefix_matching_score(Transformer(Config(1, 6, 2, 3, 128, 20)))  # a quarter of the context, if not given
 
 
 # ---- Large tables

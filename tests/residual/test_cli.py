@@ -64,6 +64,11 @@ def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
     assert [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")] == ["tiny-seed3"], "and no stages"
     card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny-seed3")
     assert card.command == "residual train tiny --steps 6 --seed 3"
+    told("train", "tiny", "--accumulate", "2", "--full", "--seed", "4", "--out", str(tmp_path / "full"))
+    full = checkpoints.read_card(tmp_path / "full" / "tiny-seed4")
+    assert full.command == "residual train tiny --seed 4 --accumulate 2 --full"
+    told(*full.command.split()[1:], "--out", str(tmp_path / "full again"))
+    assert checkpoints.read_card(tmp_path / "full again" / "tiny-seed4").sha256 == full.sha256
     told(*card.command.split()[1:], "--out", str(tmp_path / "again"))
     assert checkpoints.read_card(tmp_path / "again" / "tiny-seed3").sha256 == card.sha256
     told("train", "tiny", "--steps", "6", "--out", str(tmp_path / "other"))
@@ -74,12 +79,25 @@ def test_slips_are_sentences(tmp_path):
     assert "no experiment 'tinny'; there is tiny" in told("train", "tinny", fails=True)
     assert "no experiment and no checkpoint 'tinny'; there is tiny" in told("show", "tinny", fails=True)
     assert "a batch of 4 cannot be cut into 3 equal shares" in told("train", "tiny", "--accumulate", "3", fails=True)
+    assert "not in the range" in told("train", "tiny", "--seed", str(2**32 - 1), fails=True)
+    told("train", "tiny", "--seed", str(2**32 - 2))
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in told("train", "tiny", "--out", str(tmp_path / "file" / "folder"), fails=True)
+    assert not list((tmp_path / "cache" / "runs").glob("*.safetensors")), "said before the training, not after"
     told("train", "tiny")
     path = tmp_path / "checkpoints" / "tiny.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "SHA-256 differs" in told("show", "tiny", fails=True)
     path.with_suffix(".json").write_text("{}")
     assert "damaged" in told("list")
+    path.with_suffix(".json").unlink()
+    path.with_suffix(".json").mkdir()
+    assert "damaged" in told("list")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence():
+    assert "there is no GPU that this PyTorch can use" in told("train", "tiny", "--device", "cuda", fails=True)
 
 
 def test_the_same_run_twice_at_once_is_refused(monkeypatch):

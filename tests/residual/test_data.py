@@ -36,6 +36,8 @@ def test_words_concatenate_to_the_text():
     assert "".join(data.words(data.tokenizer().encode(text).ids)) == text
     with pytest.raises(ValueError, match="token 512 is out of range; the tokenizer knows 0 to 511"):
         data.words([512])
+    with pytest.raises(ValueError, match="token -1 is out of range; the tokenizer knows 0 to 511"):
+        data.words([-1])
 
 
 @pytest.mark.parametrize("d_vocab", data.TOKENIZERS)

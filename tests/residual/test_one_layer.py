@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from residual import Config, Transformer
 from residual.circuits import copying_score, full_OV, full_QK, positivity
 from residual.factored import FactoredMatrix
+from residual.kron import kron, vec
 from residual.taps import record
 
 seeds = st.integers(0, 10**6)
@@ -28,16 +29,21 @@ def random(seed, *shape):
 @settings(deadline=None, max_examples=80)
 @given(seeds, positions)
 def test_the_path_expansion_is_the_model(seed, positions):
-    """``T = Id ⊗ W_E W_U + Σ_h A^h ⊗ W_E W_OV^h W_U``, written out with one-hot rows and whole tables."""
+    """``Id ⊗ (W_E W_U)ᵀ + Σ_h A^h ⊗ (W_E W_OV^h W_U)ᵀ``, written out with one-hot rows and whole tables."""
     model = model_of(seed, positions)
     tokens = torch.randint(10, (2, 7), generator=torch.Generator().manual_seed(seed))
     logits = model(tokens, tap=(seen := record("*.pattern")))
     one_hot = torch.nn.functional.one_hot(tokens, 10).double()
-    table = one_hot @ (model.W_E @ model.W_U)
+    direct = model.W_E @ model.W_U
+    table = one_hot @ direct
+    operator = kron(torch.eye(7, dtype=torch.float64), direct.T)  # of the first text, on its rows one after the other
     for head in range(3):
         whole = model.W_E @ model.blocks[0].attn.W_V[head] @ model.blocks[0].attn.W_O[head] @ model.W_U
-        table += seen["blocks.0.attn.pattern"][:, head] @ one_hot @ whole
+        pattern = seen["blocks.0.attn.pattern"][:, head]
+        table += pattern @ one_hot @ whole
+        operator += kron(pattern[0], whole.T)
     assert torch.allclose(table, logits, atol=1e-9, rtol=1e-9)
+    assert torch.allclose(operator @ vec(one_hot[0]), vec(logits[0]), atol=1e-9, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=40)

@@ -199,9 +199,18 @@ def test_what_is_generated_can_be_trained_on():
     assert model.W_E.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_a_temperature_near_zero_is_greedy_in_any_precision(dtype, options):
+    """Logits of a few units, divided by 10⁻⁵, are more than float16 can hold; their differences need not be held."""
+    model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=2.0)).to(dtype), prompts(2, 3)
+    assert torch.equal(generate(model, tokens, 4, temperature=1e-5, **options), generate(model, tokens, 4))
+
+
 def test_nothing_to_add():
     model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5)), prompts(2, 3)
     assert torch.equal(generate(model, tokens, 0), tokens)
+    assert torch.equal(generate(model, tokens[:, :0], 0), tokens[:, :0])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +229,9 @@ def test_nothing_to_add():
         (lambda m: generate(m, prompts(1, 3), 1, top_k=3), "top_k and top_p have no effect at temperature 0"),
         (lambda m: generate(m, prompts(1, 3), 1, chunk=0), "chunk is 0"),
         (lambda m: generate(m, torch.tensor([[7]]), 1), "token 7 is out of range"),
+        (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be a text"),
+        (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be a text"),
+        (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be a text"),
         (lambda m: beam(m, prompts(1, 3), 1, 6), "there are 5 continuations of 1 tokens; a beam of width 6"),
         (lambda m: beam(m, prompts(1, 3), 1, 0), "width is 0"),
     ],

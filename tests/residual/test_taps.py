@@ -172,6 +172,11 @@ def test_gradients_reach_what_is_put_in(make):
         (lambda seen: ablate("*.z", "mean", {}), "the reference has no blocks.0.attn.z; there is none"),
         (lambda seen: ablate("*.z", "resample"), "needs another example: run at least two, or give a reference"),
         (lambda seen: ablate("*.scores", "mean", across_positions=True), "a mean across positions would mix them"),
+        (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is none"),
+        (
+            lambda seen: ablate("*.z", positions=[True, False]),
+            "a position is a whole number; \\[True, False\\] is none",
+        ),
         (lambda seen: ablate("*.z", heads=2), "blocks.0.attn.z has 2 heads; there is no head 2"),
         (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position \\[0, 5\\]"),
         (lambda seen: ablate("embed", heads=0), "embed has no axis of heads"),

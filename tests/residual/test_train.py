@@ -98,6 +98,12 @@ def test_a_loss_that_is_no_number_stops_the_run():
         train(model, lambda step: model.W_E.sum() * (math.nan if step == 2 else 1), steps=5, lr=0.01)
 
 
+def test_no_turns_are_no_training():
+    """In no turns at all, a run would end with losses of zero and weights as they began."""
+    with pytest.raises(ValueError, match="accumulate is 0; a batch is computed in at least one turn"):
+        trained(steps=3, accumulate=0)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(1, 60))
 def test_windows_are_stretches_of_the_stream(step, seed, length):

@@ -112,6 +112,19 @@ def test_trace_and_eigenvalues_are_cyclic(seed, rows, rank):
         assert torch.isclose(one, other, atol=1e-6, rtol=1e-9)
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_turning_does_no_harm_where_both_heads_read_the_same(seed):
+    """``‖W_Q X W_Vᵀ‖ = ‖W_Vᵀ W_Q X‖`` if W_Q and W_V are orthonormal bases of one space, whatever ``X = W_Kᵀ W_Oᵀ``."""
+    basis, W_K, W_O, inside, other = matrices(seed, (9, 3), (9, 3), (3, 9), (3, 3), (9, 3))
+    W_Q = torch.linalg.qr(basis).Q
+    W_V, X, norm = W_Q @ torch.linalg.qr(inside).Q, W_K.T @ W_O.T, torch.linalg.matrix_norm
+    assert torch.isclose(norm(W_Q @ X @ W_V.T), norm(W_V.T @ W_Q @ X), rtol=1e-9)
+    W_V = torch.linalg.qr(other).Q  # of another space: the one is as it was, the other is less
+    assert torch.isclose(norm(W_Q @ X @ W_V.T), norm(X), rtol=1e-9)
+    assert norm(W_V.T @ W_Q @ X) < norm(X)
+
+
 def test_the_norm_is_not_cyclic():
     """The smallest counterexample: one product is zero, the other is not."""
     A, B = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])

@@ -423,6 +423,7 @@ def rewrite_tensors(change):
         (rewrite_config(rms_norm_eps="tiny"), ValueError, "makes no model"),
         (rewrite_config(hidden_act="relu"), ValueError, "says hidden_act 'relu'; a Llama's is 'silu'"),
         (rewrite_config(rope_scaling={"rope_type": "llama3"}), ValueError, "rotary positions of type 'llama3'"),
+        (rewrite_config(rope_scaling="linear"), ValueError, "rotary positions 'linear'; that must be an object"),
         (rewrite_config(attention_bias=True), ValueError, "lacks the tensor model.layers.0.self_attn.q_proj.bias"),
         (
             rewrite_tensors(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
@@ -483,6 +484,7 @@ def test_bad_index(tmp_path, index, error, says):
     [
         (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx True; only False"),
         (dict(activation_function="swish"), "activation_function 'swish'; gelu_new, "),
+        (dict(activation_function=["gelu"]), r"activation_function \['gelu'\]; gelu_new, "),
     ],
 )
 def test_gpt2_of_another_kind(tmp_path, changed, says):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,14 @@ def test_counts_are_those_of_a_loop(stream):
     for i in range(len(stream) - 1):
         expected[stream[i], stream[i + 1]] += 1
     assert (bigram_counts(torch.tensor(stream), 5).numpy() == expected).all()
+
+
+def test_a_token_out_of_range_is_not_counted_as_another():
+    """As the last of the stream it would land in the next row: 0 → 5 is cell (1, 0)."""
+    for stream, bad in (([0, 5], 5), ([5, 0], 5), ([0, -1, 3], -1)):
+        with pytest.raises(ValueError, match=f"token {bad} is out of range; the model knows 0 to 4"):
+            bigram_counts(torch.tensor(stream), 5)
+    assert bigram_counts(torch.tensor([], dtype=torch.long), 5).sum() == 0
 
 
 @untimed
