@@ -24,8 +24,12 @@ def main() -> None:
 
 @main.command("train")
 @click.argument("name")
-@click.option("--steps", type=click.IntRange(1), help="Other than the experiment's.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Of the weights before training, and of the batches.")
+@click.option("--steps", type=click.IntRange(1), help="Other than the experiment's; kept as NAME-stepsN.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 2),
+    help="Of the weights before training, and of the batches; kept as NAME-seedN.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"
 )

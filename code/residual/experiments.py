@@ -167,7 +167,8 @@ def run(
         device: a GPU where there is one, unless said otherwise.
         dtype: of the numbers in the file (float16: half the size; see ``checkpoints.save``).
 
-    A run from another seed is kept under a name of its own, ``NAME-seed3``, and without stages.
+    A run of other steps or from another seed is kept under a name of its own, ``NAME-steps100``, ``NAME-seed3``, and
+    without stages: a trial does not take the place of what notebooks read.
 
     Raises:
         KeyError: no experiment of that name.
@@ -175,7 +176,8 @@ def run(
         OSError: ``folder`` is not there and cannot be made.
     """
     entry = experiment(name)
-    file = name if seed is None or seed == entry.seed else f"{name}-seed{seed}"
+    file = name + (f"-steps{steps}" if steps not in (None, entry.steps) else "")
+    file += f"-seed{seed}" if seed not in (None, entry.seed) else ""
     entry = replace(entry, steps=steps or entry.steps, seed=entry.seed if seed is None else seed)
     command = f"residual train {name}" + (f" --steps {steps}" if steps else "") + (f" --seed {seed}" if seed else "")
     command += (f" --accumulate {accumulate}" if accumulate > 1 else "") + (" --full" if dtype == torch.float32 else "")

@@ -61,8 +61,9 @@ def test_train_list_show(tmp_path):
 
 def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
     told("train", "tiny", "--seed", "3", "--steps", "6")
-    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")] == ["tiny-seed3"], "and no stages"
-    card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny-seed3")
+    kept = [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")]
+    assert kept == ["tiny-steps6-seed3"], "under a name of its own, and no stages"
+    card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny-steps6-seed3")
     assert card.command == "residual train tiny --steps 6 --seed 3"
     told("train", "tiny", "--accumulate", "2", "--full", "--seed", "4", "--out", str(tmp_path / "full"))
     full = checkpoints.read_card(tmp_path / "full" / "tiny-seed4")
@@ -70,9 +71,9 @@ def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
     told(*full.command.split()[1:], "--out", str(tmp_path / "full again"))
     assert checkpoints.read_card(tmp_path / "full again" / "tiny-seed4").sha256 == full.sha256
     told(*card.command.split()[1:], "--out", str(tmp_path / "again"))
-    assert checkpoints.read_card(tmp_path / "again" / "tiny-seed3").sha256 == card.sha256
+    assert checkpoints.read_card(tmp_path / "again" / "tiny-steps6-seed3").sha256 == card.sha256
     told("train", "tiny", "--steps", "6", "--out", str(tmp_path / "other"))
-    assert checkpoints.read_card(tmp_path / "other" / "tiny").sha256 != card.sha256
+    assert checkpoints.read_card(tmp_path / "other" / "tiny-steps6").sha256 != card.sha256
 
 
 def test_slips_are_sentences(tmp_path):
