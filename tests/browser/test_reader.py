@@ -104,6 +104,63 @@ def test_a_snippet_can_be_changed_broken_stopped_and_put_back(site: BuiltSite, p
     assert not page.problems
 
 
+def test_run_says_what_it_waits_for_and_keeps_the_focus(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
+    third.get_by_role("button", name="Run").press("Enter")
+    assert "waits" in third.locator("[role=status]").inner_text(), "it is the first that runs, out of sight perhaps"
+    assert third.get_by_role("button", name="Stop").is_visible()
+    third.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
+    assert page.evaluate("document.activeElement.ariaLabel") == "Run snippet 3"
+
+    first.get_by_role("button", name="Edit").click()
+    first.locator("textarea").fill("while True: pass")
+    third.get_by_role("button", name="Run").click()
+    first.locator("[role=status]").filter(has_text="runs").wait_for()
+    second.get_by_role("button", name="Run").click()
+    third.get_by_role("button", name="Stop").click()
+    for one in (second, third):  # and none of them begins the loop anew
+        one.locator("[role=status]").filter(has_text="did not run").wait_for()
+    first.locator("textarea").fill("1 / 0")
+    third.get_by_role("button", name="Run").click()
+    third.locator("[role=status]").filter(has_text="raised an error").wait_for(timeout=60_000)
+    assert not page.problems
+
+
+def test_what_stands_below_a_changed_snippet_runs_again(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
+    for one, code in ((first, "x = 1"), (second, "y = x + 1"), (third, "print(y)")):
+        one.get_by_role("button", name="Edit").click()
+        one.locator("textarea").fill(code)
+    gave = third.locator(".weave-gave[role] pre")
+    third.get_by_role("button", name="Run").click()
+    gave.filter(has_text=re.compile("^2$")).wait_for(timeout=60_000)
+    first.locator("textarea").fill("x = 10")
+    third.get_by_role("button", name="Run").click()
+    gave.filter(has_text=re.compile("^11$")).wait_for()
+    colours = "py-snippet.live pre > code > span"
+    before = first.locator("textarea").input_value()
+    first.get_by_role("button", name="Done").click()
+    assert first.locator("code").first.inner_text() == before
+    first.get_by_role("button", name="Reset").click()
+    assert page.locator(colours).first.is_visible(), "as it was written, colours too"
+    assert not page.problems
+
+
+def test_a_page_that_is_left_takes_its_endless_loop_along(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    assert run(one).startswith("ran")
+    one.get_by_role("button", name="Edit").click()
+    one.locator("textarea").fill("while True: pass")
+    one.locator("textarea").press("Control+Enter")
+    one.locator("[role=status]").filter(has_text="runs").wait_for()
+    page.locator(".md-nav--primary").get_by_role("link", name="Einstein notation").first.click()
+    page.locator("h1", has_text="Einstein").wait_for()
+    assert run(page.locator("py-snippet.live").first).startswith("ran")
+
+
 def test_a_python_that_cannot_start_says_so_and_can_be_asked_again(site: BuiltSite, page: Any) -> None:
     page.route("**/pyodide.asm.wasm", lambda route: route.abort())
     page.goto(f"{site.url}notes/tensor-products/")
