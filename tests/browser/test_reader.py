@@ -161,6 +161,24 @@ def test_a_page_that_is_left_takes_its_endless_loop_along(site: BuiltSite, page:
     assert run(page.locator("py-snippet.live").first).startswith("ran")
 
 
+def test_what_a_snippet_gives_stays_of_a_size(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    one.get_by_role("button", name="Edit").click()
+    for code in (
+        "import numpy as np\nnp.ones((4096, 1))",
+        "import numpy as np\nnp.ones((1, 4096))",
+        "for i in range(5000): print(i)",
+        "input()",
+    ):
+        one.locator("textarea").fill(code)
+        assert run(one).startswith("ran" if "input" not in code else "raised")
+        assert one.locator(".weave-gave[role]").bounding_box()["height"] < 900, code
+        if "numpy" in code:
+            assert one.locator(".weave-gave svg").bounding_box()["height"] > 10, code
+    assert "EOFError" in one.locator(".weave-gave[role]").inner_text() and not page.problems
+
+
 def test_a_python_that_cannot_start_says_so_and_can_be_asked_again(site: BuiltSite, page: Any) -> None:
     page.route("**/pyodide.asm.wasm", lambda route: route.abort())
     page.goto(f"{site.url}notes/tensor-products/")
