@@ -290,6 +290,36 @@ def test_terms_equations_and_theorems_show_what_they_mean(site: BuiltSite, page:
     assert not page.problems
 
 
+def test_a_card_does_not_cover_the_second_line_of_its_link(site: BuiltSite, page: Any) -> None:
+    page.set_viewport_size({"width": 500, "height": 800})
+    page.goto(f"{site.url}notes/residual-stream/")
+    link = page.locator("article a.weave-cite", has_text="section on the residual stream").first
+    page.add_style_tag(content="* { content-visibility: visible !important }")  # nothing moves any more
+    link.evaluate("(one) => one.scrollIntoView({ block: 'center' })")
+    page.wait_for_timeout(500)
+    lines = link.evaluate("(one) => [...one.getClientRects()].map((box) => [box.x + 4, box.y + box.height / 2])")
+    assert len(lines) == 2
+    page.mouse.move(*lines[1])
+    page.locator("#weave-card").wait_for()
+    assert link.evaluate("(one, [x, y]) => one.contains(document.elementFromPoint(x, y))", lines[1])
+
+
+@pytest.mark.parametrize("by", ["load", "instant navigation"])
+def test_a_link_to_a_cell_arrives_below_the_header(site: BuiltSite, page: Any, by: str) -> None:
+    page.goto(f"{site.url}pages/ledger/")
+    link = page.locator("article tbody a[href*='notebooks/residual_stream']").last
+    address, cell = link.evaluate("(one) => [one.href, one.hash.slice(1)]")
+    if by == "load":
+        page.goto(f"{address}%")  # a mistyped one is no error
+        page.goto("about:blank")
+        page.goto(address)
+    else:
+        link.click()
+    page.wait_for_timeout(3000)
+    assert page.url == address and not page.problems
+    assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
+
+
 def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}pages/ledger/")
     rows = page.locator("article tbody tr:visible")
