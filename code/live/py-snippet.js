@@ -163,6 +163,7 @@ export class PySnippet extends HTMLElement {
     this.name("Done");
     this.buttons.Reset.hidden = false;
     this.fit();
+    this.editor.setSelectionRange(0, 0); // at its end, long lines would be shown from their middle
     this.editor.focus();
   }
 

@@ -141,6 +141,7 @@ def test_what_stands_below_a_changed_snippet_runs_again(site: BuiltSite, page: A
     gave.filter(has_text=re.compile("^11$")).wait_for()
     colours = "py-snippet.live pre > code > span"
     before = first.locator("textarea").input_value()
+    assert not first.locator("pre").first.is_visible(), "its code is shown once: in the field"
     first.get_by_role("button", name="Done").click()
     assert first.locator("code").first.inner_text() == before
     first.get_by_role("button", name="Reset").click()
@@ -229,6 +230,20 @@ def test_the_kronecker_product_is_numpys(site: BuiltSite, page: Any) -> None:
     assert not page.problems
 
 
+def test_any_number_may_be_typed_into_a_matrix(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    builder = page.locator("kronecker-builder")
+    builder.get_by_role("button").first.click()
+    field, first = builder.get_by_label("A, row 1, column 1"), builder.locator("svg text").first
+    for typed, shown in {"0,5": "0.5", "1e5": "100000", "−2": "−2", "-": None, "abc": None, "1e999": None}.items():
+        field.fill(typed)
+        assert field.evaluate("(one) => one.matches(':invalid')") == (shown is None), typed
+        assert first.text_content() == (shown or "−2"), "what is no number changes nothing"
+    field.fill("-123456.789")
+    assert first.evaluate("(one) => one.getBBox().width") < 1, "it stays in its cell"
+    assert not page.problems
+
+
 def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/one-layer/")
     lookup = page.locator("skip-trigrams")
@@ -237,6 +252,8 @@ def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     assert lookup.locator("tbody tr").count() == 12
     first = lookup.locator("tbody tr").first.inner_text()
     assert first.startswith("0.2") and "·or" in first, "either … or, which the note speaks of"
+    lookup.get_by_label("seen before").fill("unbelievable")
+    assert "“unbelievable” is more than one token" in lookup.locator("[role=status]").inner_text()
     lookup.get_by_label("seen before").fill("")
     assert "Type a word" in lookup.locator("[role=status]").inner_text()
     assert not page.problems
