@@ -337,6 +337,30 @@ def test_a_link_to_a_cell_arrives_below_the_header(site: BuiltSite, page: Any, b
     assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
 
 
+def test_going_back_leads_to_where_the_page_was_left(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/residual-stream/", wait_until="load")
+    page.wait_for_timeout(2500)
+    page.mouse.wheel(0, 9000)
+    page.wait_for_timeout(1500)
+    left = page.evaluate("scrollY")
+    page.locator(".md-nav--primary").get_by_role("link", name="Transformer").first.click()
+    page.locator("h1", has_text="Transformer").wait_for()
+    page.wait_for_timeout(500)
+    page.go_back()
+    page.locator("h1", has_text="stream").wait_for()
+    page.wait_for_timeout(3000)
+    assert page.evaluate("scrollY") == pytest.approx(left, abs=30) and not page.problems
+
+
+@pytest.mark.parametrize("note", ["tensor-products", "two-layer"])
+def test_the_name_of_a_cell_stays_in_the_margin(site: BuiltSite, page: Any, note: str) -> None:
+    page.goto(f"{site.url}notes/{note}/")
+    over = (
+        "(all) => all.map((one) => one.getBoundingClientRect().right - one.parentElement.getBoundingClientRect().right)"
+    )
+    assert max(page.locator("figcaption a.weave-cell").evaluate_all(over)) < 1
+
+
 def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}pages/ledger/")
     rows = page.locator("article tbody tr:visible")
