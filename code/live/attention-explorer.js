@@ -12,12 +12,12 @@ const OWN_STYLE = `
   .tokens { display: flex; flex-wrap: wrap; gap: 2px; margin: 0.6em 0; padding: 0; }
   .tokens button { padding: 0 0.15em; border-width: 0 0 2px; border-radius: 0; white-space: pre; font-family: var(--md-code-font, monospace); }
   .tokens button[aria-pressed="true"] { border-color: var(--md-accent-fg-color); }
-  .heads { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.6em; }
+  .heads { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.6em 0.4em; }
   .heads svg { width: 100%; aspect-ratio: 1; display: block; border: 1px solid var(--weave-edge, #777); box-sizing: border-box; }
   .heads button { padding: 0; border: 2px solid transparent; width: 100%; display: block; background: none; }
   .heads button[aria-pressed="true"] { border-color: var(--md-accent-fg-color); }
-  .heads label { display: flex; gap: 0.2em; align-items: center; white-space: nowrap; font-size: 0.85em; min-height: 24px; }
-  .heads input { margin: 0.15em; }
+  .heads label { display: flex; gap: 0.15em; align-items: center; white-space: nowrap; font-size: 0.85em; min-height: 24px; }
+  .heads input { margin: 0; }
   .off svg { opacity: 0.25; }`;
 
 class AttentionExplorer extends HTMLElement {

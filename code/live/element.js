@@ -19,7 +19,7 @@ export async function get(file) {
 }
 
 /** A token as it can be seen. @param {string} text */
-export const visible = (text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+export const visible = (text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\p{Cc}/gu, (one) => `‹${one.charCodeAt(0).toString(16).padStart(2, "0")}›`);
 
 /** @param {number} share */
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;

@@ -54,10 +54,11 @@ class KroneckerBuilder extends HTMLElement {
   grid(name) {
     const rows = this.matrices[name];
     this.inputs[name] = rows.map((row, i) => row.map((value, j) => {
-      const input = element("input", { value: String(value), inputMode: "decimal", ariaLabel: `${name}, row ${i + 1}, column ${j + 1}`, pattern: "-?[0-9]*[.]?[0-9]*" });
+      const input = element("input", { value: String(value), inputMode: "decimal", ariaLabel: `${name}, row ${i + 1}, column ${j + 1}` });
       input.addEventListener("input", () => {
-        const number = Number(input.value.replace(",", "."));
-        if (Number.isFinite(number)) this.matrices[name][i][j] = number;
+        const number = Number(input.value.replace(",", ".").replace("−", "-")), good = Math.abs(number) < 1e100; // products too
+        input.setCustomValidity(good ? "" : "not a number: the one before it stays");
+        if (good) this.matrices[name][i][j] = number;
         this.update();
       });
       return input;
@@ -85,9 +86,11 @@ class KroneckerBuilder extends HTMLElement {
     paint(colours, values, columns, Math.max(...values.map(Math.abs)) || 1);
     for (let at = p; at < rows; at += p) lines.append(svg("path", { d: `M0 ${at}h${columns}` }));
     for (let at = q; at < columns; at += q) lines.append(svg("path", { d: `M${at} 0v${rows}` }));
-    const digits = values.map((value, n) => {
-      const text = svg("text", { x: (n % columns) + 0.5, y: Math.floor(n / columns) + 0.5 });
-      text.textContent = String(Math.round(value * 100) / 100).replace("-", "−");
+    const n = (/** @type {number} */ value) => String(Math.round(value * 100) / 100).replaceAll("-", "−");
+    const digits = values.map((value, at) => {
+      const text = svg("text", { x: (at % columns) + 0.5, y: Math.floor(at / columns) + 0.5 });
+      text.textContent = n(value);
+      if (text.textContent.length > 5) text.style.fontSize = `${1.5 / text.textContent.length}px`; // it stays in its cell
       return text;
     });
     const mark = svg("rect", { x: c + 0.04, y: r + 0.04, width: 0.92, height: 0.92, fill: "none", stroke: "var(--md-accent-fg-color)", "stroke-width": 0.08 });
@@ -98,7 +101,6 @@ class KroneckerBuilder extends HTMLElement {
     for (const name of ["A", "B"]) for (const input of this.inputs[name].flat()) input.classList.remove("chosen");
     this.inputs[first][i][j].classList.add("chosen");
     this.inputs[second][k][l].classList.add("chosen");
-    const n = (/** @type {number} */ value) => String(Math.round(value * 100) / 100).replace("-", "−");
     this.said.textContent = `Row ${r + 1} is the pair (${i + 1}, ${k + 1}), column ${c + 1} the pair (${j + 1}, ${l + 1}), the second running fastest: ` +
       `${first}[${i + 1}, ${j + 1}] · ${second}[${k + 1}, ${l + 1}] = ${n(left[i][j])} · ${n(right[k][l])} = ${n(values[r * columns + c])}`;
   }

@@ -33,14 +33,15 @@ function bring() {
 
 /** What is far below has its height guessed until it is laid out: arrive again, as long as the reader does nothing. */
 function arrive() {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  let still = Boolean(target);
-  for (const does of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(does, () => { still = false; }, { passive: true });
-  for (const wait of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (still) target?.scrollIntoView(); }, wait);
+  const target = /%(?![0-9a-f]{2})/i.test(location.hash) ? null : document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const left = history.state && (history.state.y ?? scrollY); // the page is shown again, where it was left
+  let still = left ? left > 0 : Boolean(target) && !history.state;
+  for (const does of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(does, () => { still = false; }, { passive: true, once: true });
+  for (const wait of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (still) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); }, wait);
 }
 
 /** @type {any} */ let waiting = 0;
 new MutationObserver(() => { waiting ||= setTimeout(() => { waiting = 0; bring(); }); }).observe(document.body, { childList: true, subtree: true });
 bring();
-arrive();
+/** @type {any} */ (window).document$.subscribe(arrive); // Material's: once for each page, by instant navigation too
 addEventListener("load", bring);

@@ -58,7 +58,7 @@ function show(link, touched) {
   (document.querySelector("main") ?? document.body).append(card); // again after each instant navigation
   card.hidden = false;
   link.setAttribute("aria-describedby", card.id);
-  const at = link.getClientRects()[0], wide = document.documentElement.clientWidth;
+  const at = link.getBoundingClientRect(), wide = document.documentElement.clientWidth;
   const above = at.bottom + card.offsetHeight + 12 > innerHeight && at.top > card.offsetHeight + 12;
   card.style.left = `${Math.max(8, Math.min(at.left, wide - card.offsetWidth - 8)) + scrollX}px`;
   card.style.top = `${(above ? at.top - card.offsetHeight - 6 : at.bottom + 6) + scrollY}px`;

@@ -8,8 +8,12 @@ import { heatmap } from "./svg.js";
 
 /** @type {Worker | null} */
 let worker = null;
-/** @type {PySnippet[]} of the page that the worker belongs to, in the order in which they ran */
-let ran = [];
+/** Those of the page that the worker belongs to, with the code that ran. @type {Map<PySnippet, string>} */
+let ran = new Map();
+/** @type {PySnippet | null} */
+let running = null;
+/** How often Python was ended: what waited for it then does not begin. */
+let ends = 0;
 /** What ends the run that waits for an answer. @type {((answer: any) => void) | null} */
 let answered = null;
 /** One run after the other. @type {Promise<any>} */
@@ -31,7 +35,8 @@ function ask(code, name) {
 function stop(answer) {
   worker?.terminate();
   worker = null;
-  ran = [];
+  ran = new Map();
+  ends++;
   answered?.(answer ?? { stopped: true });
   answered = null;
 }
@@ -43,11 +48,13 @@ export class PySnippet extends HTMLElement {
   /** @type {any} */ status;
   /** @type {Record<string, any>} */ buttons = {};
   written = "";
+  /** @type {Node[]} what was written, in its colours */ lit = [];
 
   connectedCallback() {
     if (this.editor || !this.classList.contains("live")) return;
     this.code = this.querySelector("code");
     this.written = this.code.textContent.replace(/\n$/, "");
+    this.lit = Array.from(this.code.childNodes);
     const name = `snippet ${this.getAttribute("number")}`;
     const button = (/** @type {string} */ label, /** @type {() => void} */ act) => {
       this.buttons[label] = element("button", { type: "button", textContent: label, ariaLabel: `${label} ${name}`, className: "md-button" });
@@ -81,29 +88,52 @@ export class PySnippet extends HTMLElement {
     return all.slice(0, all.indexOf(this) + 1);
   }
 
+  /** A page that is left takes its run along. */
+  disconnectedCallback() {
+    if (running === this) stop();
+  }
+
+  /** Run waits and runs only once; it stays enabled, for a disabled button loses the focus. @param {boolean} yes */
+  busy(yes) {
+    this.buttons.Run.ariaDisabled = String(yes);
+    if (this.buttons.Stop.matches(":focus")) this.buttons.Run.focus();
+    this.buttons.Stop.hidden = !yes;
+  }
+
   run() {
+    if (this.buttons.Run.ariaDisabled === "true") return;
+    if (Array.from(ran.keys()).some((one) => !one.isConnected)) stop(); // those were of another page
+    const before = ends;
+    this.busy(true);
+    this.status.textContent = "waits for what runs before it …";
     queue = queue.then(async () => {
-      if (ran.some((one) => !one.isConnected)) stop(); // those were of another page
-      for (const one of this.above) if (one === this || !ran.includes(one)) if (!(await one.once(one === this))) break;
+      for (const one of this.above) {
+        if (before !== ends || (one !== this && ran.get(one) === one.source)) continue;
+        if (!(await one.once(one === this)) && one !== this) {
+          if (before === ends) this.status.textContent = "did not run: one above it raised an error";
+          break;
+        }
+      }
+      this.busy(false);
+      if (this.status.textContent.startsWith("waits")) this.status.textContent = "did not run: Python ended before it";
     });
-    return queue;
   }
 
   /** @param {boolean} asked whether the reader asked for this one; else a snippet below needs it */
   async once(asked) {
     const code = this.source, started = performance.now();
-    this.buttons.Run.disabled = true;
-    this.buttons.Stop.hidden = false;
+    this.busy(true);
+    running = this;
     this.status.textContent = worker ? "runs …" : "Python starts (9 MB, the first time) …";
     const answer = await ask(code, `snippet ${this.getAttribute("number")}`);
-    this.buttons.Run.disabled = false;
-    this.buttons.Stop.hidden = true;
+    this.busy(false);
     if (answer.stopped || answer.failed) {
       if (answer.failed) stop();
       this.status.textContent = answer.failed ? `Python did not start: ${answer.failed}. Reload the page to try again.` : "stopped; all variables of this page are gone";
       return false;
     }
-    ran.push(this);
+    for (const one of ran.keys()) if (this.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING) ran.delete(one); // they stand on it
+    ran.set(this, code);
     const took = performance.now() - started;
     this.status.textContent = answer.error ? "raised an error" : `${asked ? "ran" : "ran first"}, ${took < 1000 ? `${took.toFixed(0)} ms` : `${(took / 1000).toFixed(1)} s`}`;
     this.show(answer);
@@ -133,11 +163,13 @@ export class PySnippet extends HTMLElement {
     this.name("Done");
     this.buttons.Reset.hidden = false;
     this.fit();
+    this.editor.setSelectionRange(0, 0); // at its end, long lines would be shown from their middle
     this.editor.focus();
   }
 
   /** Show the code again, as it was changed. */
   leave() {
+    if (this.dataset.changed && this.editor.value === this.written) return this.reset();
     if (this.editor.value !== this.written) {
       this.dataset.changed = "yes";
       this.code.textContent = this.editor.value;
@@ -151,7 +183,8 @@ export class PySnippet extends HTMLElement {
 
   reset() {
     delete this.dataset.changed;
-    this.editor.value = this.code.textContent = this.written;
+    this.editor.value = this.written;
+    this.code.replaceChildren(...this.lit);
     this.editor.hidden = true;
     this.code.parentElement.hidden = false;
     this.name("Edit");

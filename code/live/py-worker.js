@@ -10,7 +10,7 @@ async function start() {
   if (!core.ok) throw new Error(`pyodide.asm.wasm: ${core.status}`);
   await core.arrayBuffer(); // kept by the browser: it is not fetched twice
   const { loadPyodide } = await import(here("../pyodide/pyodide.mjs"));
-  const python = await loadPyodide({ indexURL: here("../pyodide/"), packages: ["numpy", "einops"] });
+  const python = await loadPyodide({ indexURL: here("../pyodide/"), packages: ["numpy", "einops"], stdin: () => null }); // nobody can answer input()
   const module = await (await fetch(here("session.py"))).text();
   python.FS.writeFile("/home/pyodide/session.py", module);
   return python.runPython("import json, session; s = session.Session(); lambda code, name: json.dumps(s.run(code, name))");

@@ -57,7 +57,8 @@ class SkipTrigrams extends HTMLElement {
       return this.table.replaceChildren();
     }
     const show = (/** @type {number} */ id) => visible(this.tokenizer.show(id));
-    this.said.textContent = `${show(from)} … ${show(at)}: heads in the order in which they prefer this source, here, to the mean source. ` +
+    const cut = [source, destination].filter((one) => this.tokenizer.show(this.token(one.value)).trim() !== one.value.trim());
+    this.said.textContent = `${cut.map((one) => `“${one.value.trim()}” is more than one token: its last one counts. `).join("")}${show(from)} … ${show(at)}: heads in the order in which they prefer this source, here, to the mean source. ` +
       "The outputs are what a head adds to the logits where all its attention goes there, in nats.";
     const found = this.core.skipTrigrams(this.model, from, at).map((/** @type {any} */ one, /** @type {number} */ head) => ({ ...one, head }));
     found.sort((/** @type {any} */ a, /** @type {any} */ b) => b.scores[from] - a.scores[from]);

@@ -104,6 +104,82 @@ def test_a_snippet_can_be_changed_broken_stopped_and_put_back(site: BuiltSite, p
     assert not page.problems
 
 
+def test_run_says_what_it_waits_for_and_keeps_the_focus(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
+    third.get_by_role("button", name="Run").press("Enter")
+    assert "waits" in third.locator("[role=status]").inner_text(), "it is the first that runs, out of sight perhaps"
+    assert third.get_by_role("button", name="Stop").is_visible()
+    third.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
+    assert page.evaluate("document.activeElement.ariaLabel") == "Run snippet 3"
+
+    first.get_by_role("button", name="Edit").click()
+    first.locator("textarea").fill("while True: pass")
+    third.get_by_role("button", name="Run").click()
+    first.locator("[role=status]").filter(has_text="runs").wait_for()
+    second.get_by_role("button", name="Run").click()
+    third.get_by_role("button", name="Stop").click()
+    for one in (second, third):  # and none of them begins the loop anew
+        one.locator("[role=status]").filter(has_text="did not run").wait_for()
+    first.locator("textarea").fill("1 / 0")
+    third.get_by_role("button", name="Run").click()
+    third.locator("[role=status]").filter(has_text="raised an error").wait_for(timeout=60_000)
+    assert not page.problems
+
+
+def test_what_stands_below_a_changed_snippet_runs_again(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
+    for one, code in ((first, "x = 1"), (second, "y = x + 1"), (third, "print(y)")):
+        one.get_by_role("button", name="Edit").click()
+        one.locator("textarea").fill(code)
+    gave = third.locator(".weave-gave[role] pre")
+    third.get_by_role("button", name="Run").click()
+    gave.filter(has_text=re.compile("^2$")).wait_for(timeout=60_000)
+    first.locator("textarea").fill("x = 10")
+    third.get_by_role("button", name="Run").click()
+    gave.filter(has_text=re.compile("^11$")).wait_for()
+    colours = "py-snippet.live pre > code > span"
+    before = first.locator("textarea").input_value()
+    assert not first.locator("pre").first.is_visible(), "its code is shown once: in the field"
+    first.get_by_role("button", name="Done").click()
+    assert first.locator("code").first.inner_text() == before
+    first.get_by_role("button", name="Reset").click()
+    assert page.locator(colours).first.is_visible(), "as it was written, colours too"
+    assert not page.problems
+
+
+def test_a_page_that_is_left_takes_its_endless_loop_along(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    assert run(one).startswith("ran")
+    one.get_by_role("button", name="Edit").click()
+    one.locator("textarea").fill("while True: pass")
+    one.locator("textarea").press("Control+Enter")
+    one.locator("[role=status]").filter(has_text="runs").wait_for()
+    page.locator(".md-nav--primary").get_by_role("link", name="Einstein notation").first.click()
+    page.locator("h1", has_text="Einstein").wait_for()
+    assert run(page.locator("py-snippet.live").first).startswith("ran")
+
+
+def test_what_a_snippet_gives_stays_of_a_size(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    one = page.locator("py-snippet.live").first
+    one.get_by_role("button", name="Edit").click()
+    for code in (
+        "import numpy as np\nnp.ones((4096, 1))",
+        "import numpy as np\nnp.ones((1, 4096))",
+        "for i in range(5000): print(i)",
+        "input()",
+    ):
+        one.locator("textarea").fill(code)
+        assert run(one).startswith("ran" if "input" not in code else "raised")
+        assert one.locator(".weave-gave[role]").bounding_box()["height"] < 900, code
+        if "numpy" in code:
+            assert one.locator(".weave-gave svg").bounding_box()["height"] > 10, code
+    assert "EOFError" in one.locator(".weave-gave[role]").inner_text() and not page.problems
+
+
 def test_a_python_that_cannot_start_says_so_and_can_be_asked_again(site: BuiltSite, page: Any) -> None:
     page.route("**/pyodide.asm.wasm", lambda route: route.abort())
     page.goto(f"{site.url}notes/tensor-products/")
@@ -154,6 +230,20 @@ def test_the_kronecker_product_is_numpys(site: BuiltSite, page: Any) -> None:
     assert not page.problems
 
 
+def test_any_number_may_be_typed_into_a_matrix(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/tensor-products/")
+    builder = page.locator("kronecker-builder")
+    builder.get_by_role("button").first.click()
+    field, first = builder.get_by_label("A, row 1, column 1"), builder.locator("svg text").first
+    for typed, shown in {"0,5": "0.5", "1e5": "100000", "−2": "−2", "-": None, "abc": None, "1e999": None}.items():
+        field.fill(typed)
+        assert field.evaluate("(one) => one.matches(':invalid')") == (shown is None), typed
+        assert first.text_content() == (shown or "−2"), "what is no number changes nothing"
+    field.fill("-123456.789")
+    assert first.evaluate("(one) => one.getBBox().width") < 1, "it stays in its cell"
+    assert not page.problems
+
+
 def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/one-layer/")
     lookup = page.locator("skip-trigrams")
@@ -162,6 +252,8 @@ def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     assert lookup.locator("tbody tr").count() == 12
     first = lookup.locator("tbody tr").first.inner_text()
     assert first.startswith("0.2") and "·or" in first, "either … or, which the note speaks of"
+    lookup.get_by_label("seen before").fill("unbelievable")
+    assert "“unbelievable” is more than one token" in lookup.locator("[role=status]").inner_text()
     lookup.get_by_label("seen before").fill("")
     assert "Type a word" in lookup.locator("[role=status]").inner_text()
     assert not page.problems
@@ -213,6 +305,60 @@ def test_terms_equations_and_theorems_show_what_they_mean(site: BuiltSite, page:
         card.locator(has).first.wait_for()
         assert re.fullmatch(r"\(\d+\)|Theorem \d+", page.locator(reference).first.inner_text())
     assert not page.problems
+
+
+def test_a_card_does_not_cover_the_second_line_of_its_link(site: BuiltSite, page: Any) -> None:
+    page.set_viewport_size({"width": 500, "height": 800})
+    page.goto(f"{site.url}notes/residual-stream/")
+    link = page.locator("article a.weave-cite", has_text="section on the residual stream").first
+    page.add_style_tag(content="* { content-visibility: visible !important }")  # nothing moves any more
+    link.evaluate("(one) => one.scrollIntoView({ block: 'center' })")
+    page.wait_for_timeout(500)
+    lines = link.evaluate("(one) => [...one.getClientRects()].map((box) => [box.x + 4, box.y + box.height / 2])")
+    assert len(lines) == 2
+    page.mouse.move(*lines[1])
+    page.locator("#weave-card").wait_for()
+    assert link.evaluate("(one, [x, y]) => one.contains(document.elementFromPoint(x, y))", lines[1])
+
+
+@pytest.mark.parametrize("by", ["load", "instant navigation"])
+def test_a_link_to_a_cell_arrives_below_the_header(site: BuiltSite, page: Any, by: str) -> None:
+    page.goto(f"{site.url}pages/ledger/")
+    link = page.locator("article tbody a[href*='notebooks/residual_stream']").last
+    address, cell = link.evaluate("(one) => [one.href, one.hash.slice(1)]")
+    if by == "load":
+        page.goto(f"{address}%")  # a mistyped one is no error
+        page.goto("about:blank")
+        page.goto(address)
+    else:
+        link.click()
+    page.wait_for_timeout(3000)
+    assert page.url == address and not page.problems
+    assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
+
+
+def test_going_back_leads_to_where_the_page_was_left(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/residual-stream/", wait_until="load")
+    page.wait_for_timeout(2500)
+    page.mouse.wheel(0, 9000)
+    page.wait_for_timeout(1500)
+    left = page.evaluate("scrollY")
+    page.locator(".md-nav--primary").get_by_role("link", name="Transformer").first.click()
+    page.locator("h1", has_text="Transformer").wait_for()
+    page.wait_for_timeout(500)
+    page.go_back()
+    page.locator("h1", has_text="stream").wait_for()
+    page.wait_for_timeout(3000)
+    assert page.evaluate("scrollY") == pytest.approx(left, abs=30) and not page.problems
+
+
+@pytest.mark.parametrize("note", ["tensor-products", "two-layer"])
+def test_the_name_of_a_cell_stays_in_the_margin(site: BuiltSite, page: Any, note: str) -> None:
+    page.goto(f"{site.url}notes/{note}/")
+    over = (
+        "(all) => all.map((one) => one.getBoundingClientRect().right - one.parentElement.getBoundingClientRect().right)"
+    )
+    assert max(page.locator("figcaption a.weave-cell").evaluate_all(over)) < 1
 
 
 def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, page: Any) -> None:
