@@ -77,7 +77,7 @@ class SkipTrigrams extends HTMLElement {
       i ? "  " : "", element("span", { className: "token", textContent: show(id) }), ` ${outputs[id] < 0 ? "−" : "+"}${Math.abs(outputs[id]).toFixed(1)}`]);
     const number = (/** @type {string} */ text) => element("td", { className: "n", textContent: text });
     return element("tr", { className: rank <= 100 ? "looks" : "" }, element("td", { textContent: `0.${head}` }),
-      number(scores[from].toFixed(1).replace("-", "−")), number(`${rank} of ${scores.length}`),
+      number((Math.round(10 * scores[from]) / 10 || 0).toFixed(1).replace("-", "−")), number(`${rank} of ${scores.length}`),
       element("td", {}, ...list(order.slice(0, 4))), element("td", { className: "quiet" }, ...list(order.slice(-2).reverse())));
   }
 }
