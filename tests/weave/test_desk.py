@@ -345,6 +345,36 @@ def test_a_page_is_found_whatever_its_file_is_called(small: Small, flat: bool) -
         assert "Log" in page(desk, "log/") and "Log" in page(desk, "log/index.html")
 
 
+def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, desk: Desk) -> None:
+    """It may be wrong itself, and moves the lines of what is wrong below it."""
+    small.replace("docs/notes/heat.md", "[0.5]", "[0.7]")
+    settled(desk)
+    for line, said in (
+        ("needs: [nope]", "3: needs 'nope', which is no note beside it"),
+        ("needs:", "3: 'needs' "),
+        ("needs: 3", "3: 'needs' cannot be 3"),
+        ("needs: [[a]]", "3: 'needs' cannot be"),
+        ("date: 2026-11-31", "3: "),
+    ):
+        small.replace("docs/notes/heat.md", "title: Heat\n", f"title: Heat\n{line}\n")
+        settled(desk)
+        problems = [str(one) for one in desk.site.problems()]
+        assert desk.failure == "" and any(one.startswith(f"docs/notes/heat.md:{said}") for one in problems), problems
+        assert line.startswith("date") or any(":9: the note says 0.7" in one for one in problems), problems
+        small.replace("docs/notes/heat.md", f"{line}\n", "")
+
+
+@pytest.mark.parametrize("name", ["v1.2.py", "my book.py", "höhe.py"])
+def test_a_number_follows_its_notebook_whatever_that_is_called(small: Small, desk: Desk, name: str) -> None:
+    small.write(f"code/notebooks/{name}", "# %% a\nfrom weave import claim\nclaim(x=1)\n")
+    small.write("docs/notes/other.md", f"# Other\n\n[1](<../../code/notebooks/{name}#=x>)\n")
+    settled(desk)
+    assert desk.site.problems() == []
+    small.replace(f"code/notebooks/{name}", "x=1", "x=2")
+    settled(desk)
+    assert [one.line for one in desk.site.problems()] == [3] and "the note says 1" in page(desk, "notes/other/")
+
+
 def test_a_site_without_a_first_page(small: Small) -> None:
     (small.root / "docs/index.md").unlink()
     with desk_of(small) as desk:
