@@ -39,6 +39,7 @@ from mkdocs.structure.nav import get_navigation
 from mkdocs.structure.pages import Page
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from weave import recorder
 from weave.execute import Outcome
@@ -487,8 +488,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Watch(FileSystemEventHandler):
     """Tells when files change, once they are quiet."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, observer: BaseObserver) -> None:
+        self.desk, self.observer = desk, observer
+        self.watched: set[str] = set()
         self.last = 0.0
         self.woken = threading.Event()
         threading.Thread(target=self._wait, daemon=True, name="watch").start()
@@ -507,8 +509,17 @@ class _Watch(FileSystemEventHandler):
             try:
                 self.desk.fresh(quick=True)  # a page of prose is shown before all others are made
                 self.desk.fresh()
+                self.follow()
             except Exception:  # the next edit is seen all the same
                 say(traceback.format_exc())
+
+    def follow(self) -> None:
+        """Watch the folders of what notebooks read elsewhere, too."""
+        for path in self.desk.read:
+            folder = path if os.path.isdir(path) else os.path.dirname(path)
+            if folder not in self.watched and os.path.isdir(folder):
+                self.observer.schedule(self, folder)
+                self.watched.add(folder)
 
 
 def serve(settings: Path, host: str, port: int) -> None:
@@ -527,7 +538,7 @@ def serve(settings: Path, host: str, port: int) -> None:
     server = ThreadingHTTPServer((host, port), handler)
     server.daemon_threads = True
     observer = Observer()
-    watch = _Watch(desk)
+    watch = _Watch(desk, observer)
     desk.wake = watch.woken.set
     layout = desk.site.layout
     tops = {str(layout.root / one) for one in (layout.docs, layout.notebooks, *layout.sources)}
@@ -536,6 +547,8 @@ def serve(settings: Path, host: str, port: int) -> None:
             observer.schedule(watch, folder, recursive=True)
     observer.schedule(watch, str(layout.root), recursive=False)
     observer.start()
+    desk.fresh()  # now it is known what notebooks read
+    watch.follow()
     for name in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
         signal.signal(name, signal.default_int_handler)
     waiting = f"; {len(desk.running)} notebooks run" if desk.running else ""
