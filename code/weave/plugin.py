@@ -357,6 +357,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def on_shutdown(self) -> None:
         """Also after an error or Ctrl-C."""
+        if hasattr(self, "made"):
+            self.made.cleanup()  # a server ends without tidying up
         if hasattr(self, "final"):
             for left in self.final.parent.glob(f".{self.final.name}-{os.getpid()}-*.part"):
                 shutil.rmtree(left, ignore_errors=True)

@@ -329,15 +329,15 @@ def test_a_folder_that_a_notebook_lists_is_looked_at(small: Small, desk: Desk) -
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_page_is_found_whatever_its_file_is_called(small: Small, flat: bool) -> None:
     """Names with spaces and umlauts; pages that are no folders."""
-    small.write("docs/notes/Wärme fließt.md", "# Wärme\n\nSie fließt.\n")
+    small.write("docs/notes/Wärme fließt.md", "# Wärme\n\nAlles fließt.\n")
     small.write("docs/log/index.md", "# Log\n")
     if flat:
         small.replace("mkdocs.yml", "theme:", "use_directory_urls: false\ntheme:")
     with desk_of(small) as desk:
         settled(desk)
         path = "notes/Wärme fließt" + (".html" if flat else "/")
-        assert "Sie fließt." in page(desk, path)
-        small.replace("docs/notes/Wärme fließt.md", "Sie", "Wärme")
+        assert "Alles fließt." in page(desk, path)
+        small.replace("docs/notes/Wärme fließt.md", "Alles", "Wärme")
         desk.fresh(path)
         assert desk.ahead and "Wärme fließt." in page(desk, path)
         for home in ("", "index.html"):
@@ -455,3 +455,11 @@ def test_it_begins_again_also_while_a_notebook_runs(small: Small, monkeypatch: p
         looking.start()
         looking.join(20)
         assert began
+
+
+def test_nothing_is_left_of_it_when_it_ends(small: Small) -> None:
+    with desk_of(small) as desk:
+        settled(desk)
+        made = Path(desk.plugin.made.name)
+        assert any(made.rglob("heat.ipynb"))
+    assert not made.exists()
