@@ -73,7 +73,7 @@ def meta(text: str) -> dict[str, Any]:
     found = front_matter(text)
     try:
         front = yaml.safe_load(found[1]) if found else {}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the 31st of November
         return {}
     return front if isinstance(front, dict) else {}
 

@@ -49,7 +49,7 @@ def serve(addr: str) -> None:
     from weave import desk
 
     host, _, port = addr.rpartition(":")
-    if not port.isdigit():
+    if not port.isdecimal() or int(port) > 65535:
         raise click.ClickException(f"'{addr}' is no address; write it as 127.0.0.1:8000")
     desk.serve(Path("mkdocs.yml"), host or "127.0.0.1", int(port))
 
@@ -268,7 +268,7 @@ def snippets(page: str) -> None:
         count += 1
         click.secho(f"{path}:{line}", dim=True)
 
-    problem = rehearse.run_snippets(path, author.read(place.root / path), announce)
+    problem = rehearse.run_snippets(path, author.read(place.root / path).replace("\r\n", "\n"), announce)
     if problem:
         click.echo(f"{problem.detail}{problem}", err=True)
         sys.exit(1)

@@ -22,11 +22,12 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import click
 from mkdocs.commands import build as mkdocs_build
@@ -38,6 +39,7 @@ from mkdocs.structure.nav import get_navigation
 from mkdocs.structure.pages import Page
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from weave import recorder
 from weave.execute import Outcome
@@ -67,10 +69,10 @@ class Desk:
         self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="notebook")
         self.seen: Seen = {}
-        self.recent: dict[str, str | None] = {}
+        self.recent: dict[str, str] = {}
         self.looked = 0
         self.read: set[str] = set()
-        """Files elsewhere that notebooks have read."""
+        """Files elsewhere that notebooks have read, and folders that they have listed."""
         self.again = False
         """Whether a notebook is through, and pages have to be built though no file changed."""
         self.ahead: set[str] = set()
@@ -104,8 +106,13 @@ class Desk:
         """Whether a path has nothing of the pages that are behind."""
         if path is None or path in self.beside or path.startswith("search/"):
             return False
-        url = path.removesuffix("index.html") or "./"
+        url = self._url(path)
         return url in self.ahead or url not in self.pages
+
+    def _url(self, path: str) -> str:
+        """What the page at a path below the site's address is called here."""
+        of_folders = path.removesuffix("index.html") or "./"
+        return next((url for url in (path, of_folders, f"{path}index.html") if url in self.pages), path)
 
     def _quickly(self, changed: set[str]) -> bool:
         """Render these pages again by themselves, if they are pages of prose whose name and front matter stay."""
@@ -125,8 +132,8 @@ class Desk:
                 return False
             if (page.meta, page.title) != before or not self.plugin.finish_page(file):
                 return False
-            self.written.pop(file.url, None)
-        self.ahead = {file.url for file in known}
+            self.written.pop(unquote(file.url), None)
+        self.ahead = {unquote(file.url) for file in known}
         self.count += 1
         self.tell({"built": self.count})
         return True
@@ -135,7 +142,12 @@ class Desk:
         if changed:
             self._restart_if_own(changed)
             if self.settings in changed:
-                self._load()
+                try:
+                    self._load()
+                except click.ClickException as error:  # the last good ones stay
+                    said = error.format_message()
+                    self.bad_settings = said if said.startswith("mkdocs.yml:") else f"mkdocs.yml: {said}"
+                    say(self.bad_settings)
         try:
             self._build()
             self.failure = self.bad_settings
@@ -158,11 +170,7 @@ class Desk:
         try:
             config = load_config(self.settings, site_dir=os.path.join(os.path.dirname(self.settings), "site"))
         except ConfigurationError as error:
-            if not hasattr(self, "config"):
-                raise click.ClickException(f"mkdocs.yml: {error}") from None
-            self.bad_settings = f"mkdocs.yml: {error}"
-            return
-        self.bad_settings = ""
+            raise click.ClickException(f"mkdocs.yml: {error}") from None
         plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
         if plugin is None:
             raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
@@ -175,6 +183,7 @@ class Desk:
             self.config: MkDocsConfig = config.plugins.on_config(config)
         except Abort as error:
             raise click.ClickException(str(error)) from None
+        self.bad_settings = ""
         self.hooks = [os.path.abspath(str(hook)) for hook in config.hooks]
         self.plugin, self.site = plugin, plugin.site
         self.site.later, self.site.hear = self._later, self._hear
@@ -212,7 +221,7 @@ class Desk:
         shown = files.documentation_pages(inclusion=InclusionLevel.is_in_serve)
         self.nav, self.shown, self.all = nav, shown, files
         self.by_source = {file.src_uri: file for file in shown if file.generated_by is None}
-        self.pages = {file.url: file.page for file in shown if file.page}
+        self.pages = {unquote(file.url): file.page for file in shown if file.page}  # as paths are asked for
         self.files = {file.dest_uri: file for file in files if not file.is_documentation_page()}
         self.beside = self.plugin.beside()
         self.written = {}
@@ -230,9 +239,9 @@ class Desk:
             path for path in changed if path in self.read and path not in self.seen and seen[path][1] < self.looked
         }
         self.looked = now
-        changed |= {path for path, found in self.recent.items() if recorder.digest(Path(path)) != found}
+        changed |= {path for path, found in self.recent.items() if _content(path) != found}
         late = [path for path, stamp in seen.items() if now - stamp[1] < _TICK]
-        self.seen, self.recent = seen, {path: recorder.digest(Path(path)) for path in late}
+        self.seen, self.recent = seen, {path: _content(path) for path in late}
         if self.again:
             self.again = False
             changed.add("")
@@ -250,7 +259,8 @@ class Desk:
             name
             for outcome in self.site.outcomes.values()
             for inputs in (outcome.inputs, outcome.run.inputs if outcome.run else {})
-            for name in inputs.get("files", {})
+            for kind in ("files", "listings")
+            for name in inputs.get(kind, {})
         }
         self.read = {str(layout.root / name) for name in read} - found.keys()
         for path in {self.settings, *self.hooks, *self.read}:
@@ -265,7 +275,8 @@ class Desk:
         own = tuple(folder + os.sep for folder in (str(_HERE), *map(os.path.dirname, self.hooks)))
         if any(path.startswith(own) and path.endswith((".py", ".mjs")) for path in changed):
             say("the server's own code changed; starting again")
-            self.end()
+            self.end(wait=False)  # for threads that may wait for the lock that is held here
+            self.site.executor.kernels.kill()
             os.execv(sys.executable, [sys.executable, "-m", "weave.cli", *sys.argv[1:]])
 
     # -- pages and files
@@ -273,8 +284,7 @@ class Desk:
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """Type and body for a path below the site's address; None where nothing is."""
         with self.lock:
-            url = path.removesuffix("index.html")
-            if url in self.pages or url in ("", "./"):
+            if (url := self._url(path)) in self.pages:
                 return "text/html; charset=utf-8", self._page(url)
             if path not in self.written:
                 body = self._file(path)
@@ -285,7 +295,7 @@ class Desk:
 
     def _page(self, url: str) -> bytes:
         if url not in self.written:
-            page, config = self.pages[url if url in self.pages else "./"], self.config
+            page, config = self.pages[url], self.config
             config._current_page, page.active = page, True
             content = page.content
             try:
@@ -333,7 +343,7 @@ class Desk:
                 self.site.executor.stop(path)
         for path, notebook in wanted.items():
             if path not in self.running:
-                self.running[path] = notebook
+                self.running[path] = replace(notebook)  # each run's own: parse() gives one for the same text
                 self.started.discard(path)
 
     def _run(self, notebook: Notebook) -> None:
@@ -359,7 +369,9 @@ class Desk:
         self.wake()
 
     def _hear(self, notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
-        if output is None:
+        if output is None and self.running.get(notebook.path) is not notebook:  # edited before there was what to stop
+            self.site.executor.stop(notebook.path)
+        elif output is None:
             cells = notebook.code
             name = cells[number].name or f"cell {number + 1}"
             about = {"notebook": notebook.path, "cell": number + 1, "of": len(cells), "name": name}
@@ -372,11 +384,11 @@ class Desk:
         for listener in list(self.listeners):
             listener.put(event)
 
-    def end(self) -> None:
+    def end(self, wait: bool = True) -> None:
         for path in list(self.running):
             self.running.pop(path)
             self.site.executor.stop(path)
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.shutdown(wait, cancel_futures=True)
         self.site.executor.close()
         self.config.plugins.on_shutdown()
 
@@ -393,6 +405,10 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
             yield from _entries(entry.path)
         elif entry.is_file():
             yield entry
+
+
+def _content(path: str) -> str:
+    return recorder.digest(Path(path)) or recorder.listing_digest(Path(path))
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:
@@ -418,7 +434,7 @@ class _Handler(BaseHTTPRequestHandler):
                 desk.fresh(path)
                 found = desk.answer(path)
             if found is None and not path.endswith("/") and desk.answer(path + "/"):
-                self._redirect(f"{desk.mount}{path}/")
+                self._redirect(f"{desk.mount}{quote(path)}/")
                 return
         except Exception as error:  # a template, another plugin: the server lives on
             say(traceback.format_exc())
@@ -472,8 +488,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Watch(FileSystemEventHandler):
     """Tells when files change, once they are quiet."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, observer: BaseObserver) -> None:
+        self.desk, self.observer = desk, observer
+        self.watched: set[str] = set()
         self.last = 0.0
         self.woken = threading.Event()
         threading.Thread(target=self._wait, daemon=True, name="watch").start()
@@ -492,8 +509,17 @@ class _Watch(FileSystemEventHandler):
             try:
                 self.desk.fresh(quick=True)  # a page of prose is shown before all others are made
                 self.desk.fresh()
+                self.follow()
             except Exception:  # the next edit is seen all the same
                 say(traceback.format_exc())
+
+    def follow(self) -> None:
+        """Watch the folders of what notebooks read elsewhere, too."""
+        for path in self.desk.read:
+            folder = path if os.path.isdir(path) else os.path.dirname(path)
+            if folder not in self.watched and os.path.isdir(folder):
+                self.observer.schedule(self, folder)
+                self.watched.add(folder)
 
 
 def serve(settings: Path, host: str, port: int) -> None:
@@ -512,7 +538,7 @@ def serve(settings: Path, host: str, port: int) -> None:
     server = ThreadingHTTPServer((host, port), handler)
     server.daemon_threads = True
     observer = Observer()
-    watch = _Watch(desk)
+    watch = _Watch(desk, observer)
     desk.wake = watch.woken.set
     layout = desk.site.layout
     tops = {str(layout.root / one) for one in (layout.docs, layout.notebooks, *layout.sources)}
@@ -521,6 +547,8 @@ def serve(settings: Path, host: str, port: int) -> None:
             observer.schedule(watch, folder, recursive=True)
     observer.schedule(watch, str(layout.root), recursive=False)
     observer.start()
+    desk.fresh()  # now it is known what notebooks read
+    watch.follow()
     for name in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
         signal.signal(name, signal.default_int_handler)
     waiting = f"; {len(desk.running)} notebooks run" if desk.running else ""

@@ -274,7 +274,7 @@ class Executor:
         return [outcomes[notebook.path] for notebook in notebooks]
 
     def close(self) -> None:
-        for state in self.states.values():
+        for state in list(self.states.values()):
             state.end()
         self.states.clear()
 
@@ -363,7 +363,8 @@ class Executor:
         if self.keep:
             self.states[state.notebook.path] = state
             for path in list(self.states)[:-_KEPT_STATES]:
-                self.states.pop(path).end()
+                if old := self.states.pop(path, None):  # a notebook that ends just now may have ended it
+                    old.end()
 
     def _execute(self, state: State, first: int, record: Path) -> list[Problem]:
         """Run the cells from the first on; each one's answer, and a copy of the state before it, go into ``state``."""

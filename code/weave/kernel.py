@@ -40,7 +40,7 @@ from traitlets.config import Config
 
 from weave import recorder
 
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?=[^\n])")
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # looked for once a line, however long
 _ERASED = re.compile(r"[^\n\x08]\x08")
 
 
@@ -163,7 +163,8 @@ class Kernel:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(self.address)
         self.lines = self.socket.makefile("r", encoding="utf-8")
-        self.tell({"pid": os.getpid()})
+        self.pid = os.getpid()
+        self.tell({"pid": self.pid})
         threading.Thread(target=_end_with, args=(self.socket,), daemon=True, name="weave").start()
         # What is written past sys.stdout (by compiled code, by programs) goes through a file of this process alone.
         self.files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
@@ -172,8 +173,11 @@ class Kernel:
             os.dup2(file.fileno(), descriptor)
 
     def tell(self, message: dict[str, Any]) -> None:
+        if os.getpid() != self.pid:  # a process that a cell has forked
+            return
         with contextlib.suppress(OSError):  # nobody listens any more: the watching thread ends this process
-            self.socket.sendall(json.dumps(message, default=str).encode() + b"\n")
+            text = json.dumps(message, default=str, ensure_ascii=False)
+            self.socket.sendall(text.encode(errors="replace") + b"\n")  # half a character can be shown nowhere
 
     def serve(self) -> None:
         while line := self.lines.readline():
@@ -219,8 +223,11 @@ class Kernel:
             result = self.shell.run_cell(source, store_history=True)
         finally:
             sys.stdout, sys.stderr = streams
+        if os.getpid() != self.pid:  # it would take the orders of the process that it was forked from
+            os._exit(0)
         for number, name in enumerate(("stdout", "stderr")):
-            text = os.pread(self.files[number].fileno(), 1 << 20, self.read_up_to[number])
+            file, start = self.files[number].fileno(), self.read_up_to[number]
+            text = os.pread(file, max(os.fstat(file).st_size - start, 0), start)
             self.read_up_to[number] += len(text)
             self.outputs.write(name, text.decode(errors="replace"))
         if self.recorder and threading.active_count() > 2:  # its own two: a copy would be without the others

@@ -227,7 +227,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         kept = ("content", "toc", "_title_from_render", "present_anchor_ids", "links_to_anchors")
 
         def render(config: MkDocsConfig, files: Files) -> None:
-            key = self.rendered.key(page.markdown or "")
+            source = self._source_of(page.file)  # its front matter too: it is checked, and moves the lines below it
+            key = self.rendered.key(f"{page.markdown}\0{self.site.layout.read(source) if source else ''}")
             if known := self.rendered.get(uri, key):
                 found, about = known
                 for name, value in found.items():
@@ -359,6 +360,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def on_shutdown(self) -> None:
         """Also after an error or Ctrl-C."""
+        if hasattr(self, "made"):
+            self.made.cleanup()  # a server ends without tidying up
         if hasattr(self, "final"):
             for left in self.final.parent.glob(f".{self.final.name}-{os.getpid()}-*.part"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -388,7 +391,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
                 meta = file.page.meta
                 one = Collected(str(file.page.title), file.url, file.page.content, kind, Path(file.src_uri).stem)
                 one.description = str(meta.get("description", ""))
-                one.needs = list(meta.get("needs", []))
+                needs = meta.get("needs")  # what is no list of names is told where it stands
+                one.needs = [name for name in needs if isinstance(name, str)] if isinstance(needs, list) else []
                 one.date = pages.date_of(meta.get("date"))
                 found.append(one)
         made = {

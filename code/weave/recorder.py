@@ -16,6 +16,7 @@ import importlib.machinery
 import json
 import os
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,10 @@ _IGNORED = {".git", ".cache", ".venv", "node_modules", "site", "__pycache__"}
 class Recorder:
     def __init__(self, root: Path, target: Path) -> None:
         self.root = str(root.resolve()) + os.sep
-        self.prefix = str(Path(sys.prefix).resolve()) + os.sep
+        prefix = Path(sys.prefix).resolve()
+        if root.resolve().is_relative_to(prefix):  # the environment is around the repository: only what is installed
+            prefix = Path(sysconfig.get_path("purelib")).resolve()
+        self.prefix = str(prefix) + os.sep
         self.move(target)
         self.known: set[tuple[str, str]] = set()
         self.here = threading.local()
@@ -51,6 +55,8 @@ class Recorder:
         if not isinstance(path, str | bytes | os.PathLike):
             return None
         full = os.path.abspath(os.fsdecode(path))
+        if not full.startswith(self.root):  # perhaps it leads here through a symbolic link
+            full = os.path.realpath(full)
         if full.startswith(self.prefix) or not full.startswith(self.root):
             return None
         inside = full[len(self.root) :]

@@ -12,6 +12,7 @@ import json
 import os
 import posixpath
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from weave.store import write_whole
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEXTS = {".md", ".py", ".yml", ".yaml", ".toml", ".json", ".js", ".mjs", ".css", ".html", ".jinja", ".txt", ".cfg"}
 _LARGEST = 1_000_000
-_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n.*?^(?:---|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n.*?^(?:---|\.\.\.)[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _NEEDS = re.compile(r"^needs:[^\n]*(?:\n[ \t]*-[^\n]*)*", re.MULTILINE)
 _CALLED = r"(?<![\w-]){}(?![\w-])"
 
@@ -89,7 +90,9 @@ class Renaming:
             f"{layout.notebooks}/{self.old_stem}.py": f"{layout.notebooks}/{self.new_stem}.py",
         }
         self.moves = {path: to for path, to in pairs.items() if (self.root / path).is_file()}
-        for to in self.moves.values():
+        for path, to in self.moves.items():
+            if (self.root / path).is_symlink():
+                raise Refused(f"{path} is a symbolic link; put the file itself there first")
             if (self.root / to).exists():
                 raise Refused(f"{to} is there already; choose another name")
         self.notebook = f"{layout.notebooks}/{self.old_stem}.py"
@@ -97,7 +100,7 @@ class Renaming:
             raise Refused(f"a notebook {self.new_stem}.py would hide Python's own module of that name; choose another")
 
         text = self.decoded(self.note, (self.root / self.note).read_bytes())
-        self.called, front, _ = names.names_of(self.note, text)
+        self.called, front, _ = names.names_of(self.note, _unix(text))
         if text.lstrip("\ufeff").startswith("---") and not front:
             raise Refused(f"{self.note}:1: cannot read what stands between the two lines of ---; mend it first")
         self.titles = "|".join(re.escape(name) for name in self.called)
@@ -106,7 +109,7 @@ class Renaming:
             if other := others.get(spelt(name)):
                 raise Refused(f"{other} is called '{name}' already; choose another name")
         # Of what the note was called, what it still is.
-        now, _, _ = names.names_of(self.moves[self.note], self.retitled(text))
+        now, _, _ = names.names_of(self.moves[self.note], _unix(self.retitled(text)))
         self.stays = {spelt(name) for name in now} | {key(name) for name in now}
 
     def decoded(self, path: str, data: bytes) -> str:
@@ -190,7 +193,7 @@ class Renaming:
     def notebook_linked(self, path: str, text: str) -> str:
         """A notebook whose text cells lead to the new places, under a heading of the new title."""
         lines = text.split("\n")
-        notebook = parse(path, text)
+        notebook = parse(path, _unix(text))
         if notebook.problems:
             raise Refused(f"{notebook.problems[0]}; mend it first, then rename")
         for cell in notebook.cells:
@@ -198,7 +201,7 @@ class Renaming:
                 rows = slice(cell.line - 1, cell.line + cell.source.count("\n"))
                 part = "\n".join(lines[rows])
                 if path == self.notebook and self.title:
-                    heading = rf"^((?:# )?# +)(?:{self.titles})[ ]*$"
+                    heading = rf"^((?:# )?# +)(?:{self.titles})[ ]*(?=\r?$)"
                     part = re.sub(heading, lambda match: f"{match[1]}{self.title}", part, flags=re.MULTILINE)
                 lines[rows] = self.linked(path, part).split("\n")
         return "\n".join(lines)
@@ -253,6 +256,10 @@ class Renaming:
         return text
 
 
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
 def _scalar(text: str) -> str:
     """A text as YAML has it."""
     return text if re.fullmatch(r"\w[\w ,.'()-]*", text) else json.dumps(text, ensure_ascii=False)
@@ -289,6 +296,7 @@ def rename(site: Site, old: str, new: str, title: str | None, yes: bool) -> None
             raise click.ClickException(f"{one.path} was edited in the meantime; nothing was changed, rename again")
     for one in changes:
         write_whole(site.layout.root / one.to, one.after)
+        shutil.copymode(site.layout.root / one.path, site.layout.root / one.to)
     for one in changes:
         if one.path != one.to:
             (site.layout.root / one.path).unlink()

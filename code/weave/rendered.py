@@ -6,16 +6,18 @@ which files there are. What is made from finished pages (who mentions whom, open
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from weave import recorder
 from weave.site import Site
 from weave.store import digest
 
-_NAMED = re.compile(r"[\w-]+(?=\.(?:py|ipynb)\b)")
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
 
 
 class Rendered:
@@ -36,7 +38,9 @@ class Rendered:
     def key(self, text: str) -> str:
         """Changes with all that a Markdown text may show."""
         assert self.site
-        named = sorted(set(_NAMED.findall(text)))
+        plain = unquote(text)
+        stems = {*self.sources, *map(_stem, self.site.outcomes)}
+        named = sorted(stem for stem in stems if f"{stem}.py" in plain or f"{stem}.ipynb" in plain)
         if "\n::: " in text:  # the reference: every module
             named = sorted(self.sources)
         states = [self._state(name) for name in named]

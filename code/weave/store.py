@@ -228,12 +228,14 @@ def kept(folder: Path, key: str, make: Callable[[], str]) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write aside, then rename: whoever reads sees all of the old or all of the new."""
+    path = path.resolve()  # what a symbolic link leads to, and not the link
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.chmod(aside, 0o644)
+        os.chmod(aside, mode)
         os.replace(aside, path)
     except BaseException:
         Path(aside).unlink(missing_ok=True)

@@ -502,6 +502,28 @@ def test_snippets_run_with_live_output_and_name_the_line_of_an_error(small: Smal
     assert ran.returncode == 0 and ran.stdout.endswith("\n2\n2 snippets ran\n")
 
 
+def test_snippets_are_found_whatever_ends_the_lines(small: Small) -> None:
+    small.write("docs/notes/other.md", "# Other\r\n\r\n```python\r\n1 / 0\r\n```\r\n")
+    result = small.weave("snippets", "other")
+    assert result.exit_code == 1 and "docs/notes/other.md:4: ZeroDivisionError" in result.output
+
+
+@pytest.mark.parametrize("command", [["start", "x"], ["next"], ["check"]])
+def test_a_day_that_is_none_is_told_and_stops_no_command(small: Small, command: list[str]) -> None:
+    small.write("docs/log/posts/2026-11-30-x.md", "---\ndate: 2026-11-31\nsessions: []\n---\n\n# X\n")
+    small.replace("docs/notes/heat.md", "title: Heat", "title: Heat\ndate: 2026-02-30")
+    result = small.weave(*command)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    if command == ["check"]:
+        assert "x.md:2: 'date' cannot be 2026-11-31; write a day" in result.output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:²", "127.0.0.1"])
+def test_an_address_that_is_none(small: Small, address: str) -> None:
+    result = small.weave("serve", "--addr", address)
+    assert result.exit_code == 1 and f"'{address}' is no address; write it as 127.0.0.1:8000" in result.output
+
+
 def test_an_exit_in_a_snippet_is_an_error_like_any_other() -> None:
     problem = run_snippets("docs/n.md", "```python\nimport sys\nsys.exit(3)\n```\n")
     assert str(problem) == "docs/n.md:3: SystemExit: 3"

@@ -234,6 +234,39 @@ def test_an_edit_while_it_runs_ends_that_run(small: Small, desk: Desk) -> None:
     assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
 
 
+def test_an_edit_that_is_undone_while_it_runs_is_a_run_of_its_own(small: Small, desk: Desk) -> None:
+    """The run before it was ended, which says nothing of this one."""
+    slow = "import time; time.sleep(2); print('slow')"
+    small.replace(HEAT, 'print("cooling", "down")', slow)
+    desk.fresh()
+    time.sleep(0.5)
+    small.replace(HEAT, slow, "print('quick')")
+    desk.fresh()
+    small.replace(HEAT, "print('quick')", slow)
+    settled(desk)
+    html = page(desk, "notebooks/heat/")
+    assert "weave-error" not in html and "slow" in html
+
+
+def test_an_edit_before_the_process_is_there_ends_that_run(small: Small, desk: Desk, monkeypatch: Any) -> None:
+    kernels = desk.site.executor.kernels
+    real, begun = kernels.start, threading.Event()
+
+    def start() -> Any:
+        begun.wait(20)
+        return real()
+
+    monkeypatch.setattr(kernels, "start", start)
+    small.replace(HEAT, "from weave import claim", "import time; time.sleep(50)\nfrom weave import claim")
+    desk.fresh()
+    small.replace(HEAT, "time.sleep(50)", "print('soon')")
+    desk.fresh()
+    began = time.monotonic()
+    begun.set()
+    settled(desk)
+    assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
+
+
 def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small: Small, desk: Desk) -> None:
     counts = "n = int(open('n').read()); print(n + 1, file=open('n', 'w'))"
     small.write("n", "0")
@@ -283,6 +316,72 @@ def test_a_slip_of_the_desk_itself_is_told_on_the_page_and_ends(small: Small, de
     assert "weave-error" not in page(desk, "notebooks/heat/") and "heating" in page(desk, "notebooks/heat/")
 
 
+def test_a_folder_that_a_notebook_lists_is_looked_at(small: Small, desk: Desk) -> None:
+    small.write("data/one.txt", "")
+    small.replace(HEAT, 'print("cooling", "down")', "import os\nprint(len(os.listdir('data')), 'of them')")
+    settled(desk)
+    assert "1 of them" in page(desk, "notebooks/heat/")
+    small.write("data/two.txt", "")
+    settled(desk)
+    assert "2 of them" in page(desk, "notebooks/heat/")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_page_is_found_whatever_its_file_is_called(small: Small, flat: bool) -> None:
+    """Names with spaces and umlauts; pages that are no folders."""
+    small.write("docs/notes/Wärme fließt.md", "# Wärme\n\nAlles fließt.\n")
+    small.write("docs/log/index.md", "# Log\n")
+    if flat:
+        small.replace("mkdocs.yml", "theme:", "use_directory_urls: false\ntheme:")
+    with desk_of(small) as desk:
+        settled(desk)
+        path = "notes/Wärme fließt" + (".html" if flat else "/")
+        assert "Alles fließt." in page(desk, path)
+        small.replace("docs/notes/Wärme fließt.md", "Alles", "Wärme")
+        desk.fresh(path)
+        assert desk.ahead and "Wärme fließt." in page(desk, path)
+        for home in ("", "index.html"):
+            assert "<title>Small" in page(desk, home)
+        assert "Log" in page(desk, "log/") and "Log" in page(desk, "log/index.html")
+
+
+def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, desk: Desk) -> None:
+    """It may be wrong itself, and moves the lines of what is wrong below it."""
+    small.replace("docs/notes/heat.md", "[0.5]", "[0.7]")
+    settled(desk)
+    for line, said in (
+        ("needs: [nope]", "3: needs 'nope', which is no note beside it"),
+        ("needs:", "3: 'needs' "),
+        ("needs: 3", "3: 'needs' cannot be 3"),
+        ("needs: [[a]]", "3: 'needs' cannot be"),
+        ("date: 2026-11-31", "3: "),
+    ):
+        small.replace("docs/notes/heat.md", "title: Heat\n", f"title: Heat\n{line}\n")
+        settled(desk)
+        problems = [str(one) for one in desk.site.problems()]
+        assert desk.failure == "" and any(one.startswith(f"docs/notes/heat.md:{said}") for one in problems), problems
+        assert line.startswith("date") or any(":9: the note says 0.7" in one for one in problems), problems
+        small.replace("docs/notes/heat.md", f"{line}\n", "")
+
+
+@pytest.mark.parametrize("name", ["v1.2.py", "my book.py", "höhe.py"])
+def test_a_number_follows_its_notebook_whatever_that_is_called(small: Small, desk: Desk, name: str) -> None:
+    small.write(f"code/notebooks/{name}", "# %% a\nfrom weave import claim\nclaim(x=1)\n")
+    small.write("docs/notes/other.md", f"# Other\n\n[1](<../../code/notebooks/{name}#=x>)\n")
+    settled(desk)
+    assert desk.site.problems() == []
+    small.replace(f"code/notebooks/{name}", "x=1", "x=2")
+    settled(desk)
+    assert [one.line for one in desk.site.problems()] == [3] and "the note says 1" in page(desk, "notes/other/")
+
+
+def test_a_site_without_a_first_page(small: Small) -> None:
+    (small.root / "docs/index.md").unlink()
+    with desk_of(small) as desk:
+        settled(desk)
+        assert desk.answer("") is None and "How heat decays" in page(desk, "notes/heat/")
+
+
 def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk) -> None:
     before = small.read("mkdocs.yml")
     small.write("mkdocs.yml", before.replace("plugins:", "plugins: ["))
@@ -291,6 +390,26 @@ def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk
     small.write("mkdocs.yml", before.replace("site_name: Small", "site_name: Tiny"))
     desk.fresh()
     assert "weave-error" not in page(desk, "notes/heat/") and "Tiny" in page(desk, "notes/heat/")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: material", "name: nope", "mkdocs.yml: Aborted with a configuration error!"),
+        ("cell_timeout: 10", "cell_timeout: ten", "mkdocs.yml: Aborted with a configuration error!"),
+        ("  - weave: {cell_timeout: 10}\n", "", "mkdocs.yml:1: no plugin &#x27;weave&#x27;; add it under plugins"),
+    ],
+)
+def test_settings_that_cannot_be_used_stand_on_the_page(
+    small: Small, desk: Desk, old: str, new: str, said: str
+) -> None:
+    before = small.read("mkdocs.yml")
+    small.replace("mkdocs.yml", old, new)
+    desk.fresh()
+    assert said in page(desk, "notes/heat/") and "How heat decays" in page(desk, "notes/heat/")
+    small.write("mkdocs.yml", before)
+    desk.fresh()
+    assert "weave-error" not in page(desk, "notes/heat/")
 
 
 def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> None:
@@ -320,3 +439,27 @@ def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, m
         small.write("code/lab.py", "RATE = 0.5  # the same\n")
         desk.fresh()
         assert len(began) == 1 and began[0][1][1:4] == ["-m", "weave.cli", *began[0][1][3:4]]
+
+
+def test_it_begins_again_also_while_a_notebook_runs(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose thread may wait for the lock of the one that begins again."""
+    began: list[Any] = []
+    monkeypatch.setattr("weave.desk._HERE", small.root / "tests")
+    monkeypatch.setattr("weave.desk.os.execv", lambda *command: began.append(command))
+    with desk_of(small) as desk:
+        settled(desk)
+        small.replace(HEAT, 'print("cooling", "down")', "import time; time.sleep(50)")
+        desk.fresh()
+        small.replace("tests/test_heat.py", "0.5 < 1", "0.5 < 2")
+        looking = threading.Thread(target=desk.fresh, daemon=True)
+        looking.start()
+        looking.join(20)
+        assert began
+
+
+def test_nothing_is_left_of_it_when_it_ends(small: Small) -> None:
+    with desk_of(small) as desk:
+        settled(desk)
+        made = Path(desk.plugin.made.name)
+        assert any(made.rglob("heat.ipynb"))
+    assert not made.exists()

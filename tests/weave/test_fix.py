@@ -172,3 +172,15 @@ def test_read_only_to_the_reader(stale: Small) -> None:
     folder: Path = stale.root / "docs/notes"
     assert [path.name for path in folder.iterdir()] == ["heat.md"]
     assert (folder / "heat.md").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_note_behind_a_symbolic_link_is_mended_where_it_lies(stale: Small) -> None:
+    """With the rights that it had; a copy in its place would part from it unnoticed."""
+    note, real = stale.root / "docs/notes/heat.md", stale.root / "vault/heat.md"
+    real.parent.mkdir()
+    note.rename(real)
+    real.chmod(0o640)
+    note.symlink_to("../../vault/heat.md")
+    result = stale.weave("fix", "--yes")
+    assert result.exit_code == 0 and note.is_symlink() and f"[0.2]({HEAT}#=rate)" in stale.read("vault/heat.md")
+    assert real.stat().st_mode & 0o777 == 0o640

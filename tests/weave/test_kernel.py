@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weave.execute import Executor
+from weave.execute import Executor, State
 from weave.notebook import Notebook, parse
 from weave.store import Store
 
@@ -167,3 +167,51 @@ def test_what_is_not_seeded_differs_between_runs(root: Path, both: Any) -> None:
     cells = ["import random\nrandom.random()"]
     shown = {plain.run([notebook(cells)])[0].run.outputs[0][0]["data"]["text/plain"] for _ in range(2)}
     assert len(shown) == 2
+
+
+def test_a_long_line_takes_no_longer_than_it_has_to(root: Path, both: Any) -> None:
+    """What was overwritten is looked for in each line once, not from each of its characters on."""
+    _, plain, _ = both
+    cells = ["print('x' * 2_000_000)", "print('a\\rbc\\r\\nd\\re\\rf\\ng\\r', end='')"]
+    [outcome] = plain.run([notebook(cells)])
+    assert outcome.run and outcome.run.seconds < 10
+    assert [given[0]["text"] for given in outcome.run.outputs] == ["x" * 2_000_000 + "\n", "bc\r\nf\ng\r"]
+
+
+def test_what_a_program_says_belongs_to_the_cell_that_started_it(root: Path, both: Any) -> None:
+    _, plain, _ = both
+    cells = ["import subprocess\nsubprocess.run(['sh', '-c', 'yes | head -c 3000000']);", "print('next')"]
+    [outcome] = plain.run([notebook(cells)])
+    assert outcome.run and [len(given[0]["text"]) for given in outcome.run.outputs] == [3_000_000, 5]
+
+
+def test_a_process_that_a_cell_forked_does_not_answer_for_it(root: Path, both: Any) -> None:
+    _, plain, _ = both
+    cells = [
+        "import os, time\nchild = os.fork()\nif child:\n    time.sleep(0.5)\nprint(bool(child))",
+        "print('next')",
+    ]
+    [outcome] = plain.run([notebook(cells)])
+    assert outcome.run and [given[0]["text"] for given in outcome.run.outputs] == ["True\n", "next\n"]
+
+
+def test_two_notebooks_that_end_at_once_tidy_up_once(root: Path) -> None:
+    """The second finds the oldest states gone that the first is about to end."""
+    kept = executor(root, True, [])
+
+    class Slow(State):
+        def end(self) -> None:
+            kept.states.pop("b", None)
+
+    kept.states = {name: Slow(notebook(["1"])) for name in "abcd"}
+    kept._keep(State(notebook(["1"])))
+    assert list(kept.states) == ["c", "d", "code/notebooks/n.py"]
+
+
+def test_half_a_character_is_a_question_mark(root: Path, both: Any) -> None:
+    """As in a file's name that is no UTF-8, which no page and no terminal could show."""
+    _, plain, _ = both
+    [outcome] = plain.run([notebook(["print('a\\udcff → ü\\u2028\\x85')", "raise ValueError('\\ud800')"])])
+    assert "ValueError: ?; the traceback is below" in outcome.problems[0].message
+    [outcome] = plain.run([notebook(["print('a\\udcff → ü\\u2028\\x85')"])])
+    assert outcome.run and outcome.run.outputs[0][0]["text"] == "a? → ü\u2028\x85\n"

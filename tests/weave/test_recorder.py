@@ -189,3 +189,26 @@ def test_a_failed_or_killed_cell_has_told_what_it_read(bare: Small) -> None:
     assert slow.problems[0].line == 2 and "took longer than 1 s" in slow.problems[0].message
     assert dead.problems[0].line == 2 and "the kernel died" in dead.problems[0].message
     assert "code/slow.py" in slow.inputs["files"] and "code/lab.py" in dead.inputs["files"]
+
+
+def test_a_repository_reached_through_a_symbolic_link(bare: Small, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is imported along another way to the same folder is of the repository all the same."""
+    way = tmp_path_factory.mktemp("way") / "site"
+    way.symlink_to(bare.root)
+    there = type(bare)(way)
+    assert there.rerun() == {"heat"}
+    there.write("code/lab.py", "RATE = 0.25\n")
+    result = there.weave("check")
+    assert result.exit_code == 1 and "heat.py computed 0.25 (rate)" in result.output
+
+
+def test_a_repository_within_the_environment_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``python -m venv .`` makes it, or ``pip install --editable git+…``."""
+    installed = tmp_path / "lib/python3/site-packages"
+    monkeypatch.setattr(recorder.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(recorder.sysconfig, "get_path", lambda _: str(installed))
+    for root in (tmp_path, tmp_path / "src/site"):
+        root.mkdir(parents=True, exist_ok=True)
+        seen = recorder.Recorder(root, tmp_path / "record")
+        assert seen.relative(root / "code/lab.py") == "code/lab.py"
+        assert seen.relative(installed / "click/core.py") is None

@@ -196,3 +196,33 @@ def test_every_note_of_this_site_can_be_renamed(tmp_path: Path, monkeypatch: pyt
         for link in re.findall(r"\]\(([^)#?\s]+\.(?:md|py))[)#?]", text) if path.suffix == ".md" else []:
             if not link.startswith("http") and "/residual/" not in link:
                 assert (path.parent / link).exists() or path.name == "README.md", f"{path}: {link}"
+
+
+def test_line_ends_and_rights_stay(full: Small) -> None:
+    """Every file as Windows writes it; only what is named another way differs."""
+    paths = [*full.root.glob("docs/**/*.md"), *full.root.glob("code/**/*.py"), *full.root.glob("tests/*.py")]
+    before = {path: path.read_bytes() for path in paths}
+    full.weave("rename", "heat", "cooling", "How bodies cool", "--yes")
+    expected = {path: path.read_bytes() for path in full.root.glob("[dct]*/**/*.[mp][dy]")}
+    for path in expected:
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data.replace(b"\n", b"\r\n"))
+    (full.root / "tests/test_paths.py").chmod(0o755)
+    (full.root / "code/notebooks/heat.py").chmod(0o755)
+    full.replace("mkdocs.yml", "cooling", "heat")
+    result = full.weave("rename", "heat", "cooling", "How bodies cool", "--yes")
+    assert result.exit_code == 0, result.output
+    for path, data in expected.items():
+        assert path.read_bytes() == data.replace(b"\n", b"\r\n"), path
+    for name in ("tests/test_paths.py", "code/notebooks/cooling.py"):
+        assert (full.root / name).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_note_that_is_a_symbolic_link_is_left_alone(full: Small) -> None:
+    (full.root / "docs/notes/heat.md").rename(full.root / "heat.md")
+    (full.root / "docs/notes/heat.md").symlink_to("../../heat.md")
+    before = state(full.root)
+    result = full.weave("rename", "heat", "cooling", "--yes")
+    assert result.exit_code == 1 and "docs/notes/heat.md is a symbolic link;" in result.output
+    assert "nothing was changed" in result.output and state(full.root) == before

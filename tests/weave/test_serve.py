@@ -260,3 +260,22 @@ def test_a_first_build_that_fails_does_not_end_the_server(new_small: Callable[[]
         site.replace(NOTE, "[0.6]", "[0.5]")
         server.until("notes/heat/", good)
     assert not list(site.root.glob(".site*"))
+
+
+def test_open_pages_are_told_of_what_notebooks_read_elsewhere(new_small: Callable[[], Small]) -> None:
+    site = new_small()
+    site.write("data/read.txt", "one")
+    site.write("data/listed/one.txt", "")
+    code = "import os\nprint(open('data/read.txt').read(), len(os.listdir('data/listed')))"
+    site.replace(NOTEBOOK, 'print("cooling", "down")', code)
+    site.rerun()
+    with serving(site) as server:
+        server.until("notebooks/heat/", lambda page: "one 1" in visible(page))
+        for path, said in (("data/read.txt", "two 1"), ("data/listed/two.txt", "two 2")):
+            time.sleep(1)  # until the log that the server writes is quiet
+            address = f"http://127.0.0.1:{server.port}/repo/_weave/events"
+            with urllib.request.urlopen(address, timeout=20) as events:
+                events.readline(), events.readline()
+                site.write(path, "two")
+                assert b"data: " in events.readline()
+            server.until("notebooks/heat/", lambda page, said=said: said in visible(page))
