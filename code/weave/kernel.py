@@ -144,6 +144,10 @@ class Shell(InteractiveShell):
     display_pub_class = Type(Publisher)
     displayhook_class = Type(Hook)
     outputs: Outputs
+    system = InteractiveShell.system_raw  # a program has no terminal here
+
+    def ask_exit(self) -> None:
+        raise SystemExit
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         error = {"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": stb}

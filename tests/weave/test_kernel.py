@@ -185,6 +185,14 @@ def test_what_a_program_says_belongs_to_the_cell_that_started_it(root: Path, bot
     assert outcome.run and [len(given[0]["text"]) for given in outcome.run.outputs] == [3_000_000, 5]
 
 
+def test_a_line_for_the_shell_is_run_by_it(root: Path, both: Any) -> None:
+    _, plain, _ = both
+    [outcome] = plain.run([notebook(["!echo out; echo err >&2", "said = !echo again\nprint(*said)", "%cd -q .\n'on'"])])
+    assert outcome.run
+    said = [sorted(part.get("text") or part["data"]["text/plain"] for part in cell) for cell in outcome.run.outputs]
+    assert said == [["err\n", "out\n"], ["again\n"], ["'on'"]]
+
+
 def test_a_process_that_a_cell_forked_does_not_answer_for_it(root: Path, both: Any) -> None:
     _, plain, _ = both
     cells = [
