@@ -293,6 +293,10 @@ class Desk:
                 self.written[path] = body
             return mimetypes.guess_type(path)[0] or "application/octet-stream", self.written[path]
 
+    @property
+    def script(self) -> str:
+        return f'<script type="module" src="{self.mount}{_OWN}desk.js"></script>'
+
     def _page(self, url: str) -> bytes:
         if url not in self.written:
             page, config = self.pages[url], self.config
@@ -307,8 +311,7 @@ class Desk:
                 config._current_page, page.active, page.content = None, False, content  # type: ignore[assignment]
             failure = f'<div class="weave-error">{escape(self.failure)}</div>' if self.failure else ""
             html = html.replace("<article", f"{failure}<article", 1)
-            script = f'<script type="module" src="{self.mount}{_OWN}desk.js"></script>'
-            self.written[url] = html.replace("</body>", f"{script}</body>", 1).encode(errors="xmlcharrefreplace")
+            self.written[url] = html.replace("</body>", f"{self.script}</body>", 1).encode(errors="xmlcharrefreplace")
         return self.written[url]
 
     def _file(self, path: str) -> bytes | None:
@@ -438,12 +441,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         except Exception as error:  # a template, another plugin: the server lives on
             say(traceback.format_exc())
-            self._send(500, "text/plain; charset=utf-8", f"{type(error).__name__}: {error}".encode())
+            self._refuse(500, f"{type(error).__name__}: {error}")
             return
         if found is None:
-            self._send(404, "text/plain; charset=utf-8", f"no page and no file {path}".encode())
+            self._refuse(404, f"no page and no file {path}")
         else:
             self._send(200, *found)
+
+    def _refuse(self, status: int, why: str) -> None:
+        """A page that says why, and is another one as soon as there is one."""
+        page = f'<!doctype html><meta charset="utf-8"><title>{status}</title><body><pre>{escape(why)}</pre>'
+        self._send(status, "text/html; charset=utf-8", (page + self.desk.script + "</body>").encode())
 
     def _redirect(self, to: str) -> None:
         self.send_response(302)

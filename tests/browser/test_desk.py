@@ -109,3 +109,19 @@ def test_a_cell_tells_that_it_runs_and_its_figure_is_marked(site: tuple[Any, str
 def test_a_new_heading_is_in_the_table_of_contents(site: tuple[Any, str], page: Any) -> None:
     site[0].replace(NOTE, "\nParagraph 9 of", "\n## A new part\n\nParagraph 9 of")
     page.locator(".md-sidebar--secondary", has_text="A new part").wait_for(timeout=10_000)
+
+
+def test_a_page_that_is_not_there_yet_or_cannot_be_made_shows_itself_when_it_can(
+    site: tuple[Any, str], page: Any
+) -> None:
+    page.goto(f"{site[1]}notes/later/")
+    assert "no page" in page.inner_text("pre")
+    page.wait_for_timeout(500)  # as above
+    site[0].write("docs/notes/later.md", "# Later\n")
+    page.locator("article h1", has_text="Later").wait_for(timeout=10_000)
+    page.wait_for_timeout(500)
+    site[0].write("docs/notes/later.md", "---\ntemplate: nowhere.html\n---\n# Later\n")
+    page.locator("pre", has_text="nowhere.html").wait_for(timeout=10_000)
+    page.wait_for_timeout(500)
+    site[0].write("docs/notes/later.md", "# Much later\n")
+    page.locator("article h1", has_text="Much later").wait_for(timeout=10_000)
