@@ -26,6 +26,7 @@ PAGES = (
     "notes/two-layer/",
     "notebooks/two_layer/",
     "source/code/residual/model.py/",
+    "404.html",
 )
 
 
