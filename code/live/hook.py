@@ -117,13 +117,20 @@ def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, *
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    return pages.with_files(_named(output), page.url)
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    return _named(output_content) if template_name == "404.html" else output_content
+
+
+def _named(output: str) -> str:
     output = output.replace(
         '<div class="md-search" data-md-component="search" role="dialog">',
         '<div class="md-search" data-md-component="search" role="dialog" aria-label="Search">',
     )
     output = _UNNAMED.sub(lambda nav: f"{nav[0][:-1]} {_NAMES[nav[1]]}>", output)
-    output = _LABELLED.sub(lambda nav: nav[0] if f'id="{nav[1]}"' in output else 'aria-label="Section"', output)
-    return pages.with_files(output, page.url)
+    return _LABELLED.sub(lambda nav: nav[0] if f'id="{nav[1]}"' in output else 'aria-label="Section"', output)
 
 
 # What Material leaves without a name, so that a listener cannot tell one from the other.
