@@ -333,7 +333,8 @@ def test_a_link_to_a_cell_arrives_below_the_header(site: BuiltSite, page: Any, b
     else:
         link.click()
     page.wait_for_timeout(3000)
-    assert page.url == address and not page.problems
+    # Material writes the heading that is read into the address
+    assert page.url.partition("#")[0] == address.partition("#")[0] and not page.problems
     assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
 
 
