@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import difflib
 import functools
 import hashlib
@@ -19,7 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from weave.store import digest, write_whole
+from weave.store import read_checked, write_checked
 
 FORMULAS = ".cache/weave/formulas"
 """Where those of the last build are kept, below the site's root."""
@@ -52,34 +51,27 @@ class Engine:
         request = json.dumps({"tex": tex, "options": {**options, "macros": macros}}, sort_keys=True)
         with self._lock:
             if request not in self._cache:
-                if known := self._known.get(request):
-                    self._cache[request] = known
-                else:
-                    answer = self._ask(request)
-                    self._cache[request] = answer.get("html") or _explain(tex, macros, **answer)
+                answer = {"html": self._known[request]} if request in self._known else self._ask(request)
+                self._cache[request] = answer.get("html") or _explain(tex, macros, **answer)
             result = self._cache[request]
         if isinstance(result, TexError):
             raise TexError(str(result), result.line)
         return result
 
-    def _by(self) -> str:
+    def _by(self) -> tuple[bytes, bytes]:
         """This KaTeX, and how it is asked."""
         katex = katex_dir(self.root).with_name("package.json").read_bytes()
-        return digest(katex, Path(__file__).with_name("katex.mjs").read_bytes())
+        return katex, Path(__file__).with_name("katex.mjs").read_bytes()
 
     def remember(self, file: Path) -> None:
         """What this KaTeX made of the formulas of the last build; not trusted without its checksum."""
-        with contextlib.suppress(OSError, ValueError):
-            by, checksum, text = file.read_bytes().split(b"\n", 2)
-            if by.decode() == self._by() and checksum.decode() == digest(text):
-                self._known = json.loads(text)
+        self._known = json.loads(read_checked(file, *self._by()) or "{}")
 
     def keep(self, file: Path) -> None:
         """Keep the formulas of this build for the next one."""
         good = {request: made for request, made in self._cache.items() if isinstance(made, str)}
         if good != self._known:
-            text = json.dumps(good, ensure_ascii=False).encode()
-            write_whole(file, f"{self._by()}\n{digest(text)}\n".encode() + text)
+            write_checked(file, json.dumps(good, ensure_ascii=False), *self._by())
 
     def _ask(self, request: str) -> dict[str, Any]:
         for _ in range(2):  # a process that somebody killed is started once more

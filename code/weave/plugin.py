@@ -334,9 +334,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         )
         if not self.serving:
             engine().keep(self.site.layout.root / FORMULAS)
-        if not self.serving and not _strict_warnings():
-            _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
-            config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
+            if not _strict_warnings():
+                _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")
+                config.site_dir = str(self.final)  # where others look for it now, as `mkdocs gh-deploy` does
 
     def beside(self) -> dict[str, Callable[[], bytes]]:
         """What stands on the site beside pages, by its path, and how it is made."""

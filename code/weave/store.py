@@ -214,16 +214,28 @@ def digest(*parts: bytes) -> str:
 def kept(folder: Path, key: str, make: Callable[[], str]) -> str:
     """A text that is made once for a key; the folder keeps the last one, which is not trusted without its checksum."""
     path = folder / key
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        checksum, _, text = path.read_bytes().decode().partition("\n")
-        if checksum == digest(text.encode()):
-            return text
+    if (known := read_checked(path)) is not None:
+        return known
     text = make()
-    write_whole(path, f"{digest(text.encode())}\n{text}".encode())
+    write_checked(path, text)
     for old in folder.iterdir():
         if old.name != key and not old.name.startswith("."):
             old.unlink(missing_ok=True)
     return text
+
+
+def read_checked(path: Path, *about: bytes) -> str | None:
+    """What ``write_checked`` wrote about the same; None where nothing is, or something else."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        checksum, _, text = path.read_bytes().decode().partition("\n")
+        if checksum == digest(text.encode(), *about):
+            return text
+    return None
+
+
+def write_checked(path: Path, text: str, *about: bytes) -> None:
+    """A text under a checksum of itself, and of all that it is about."""
+    write_whole(path, f"{digest(text.encode(), *about)}\n{text}".encode())
 
 
 def write_whole(path: Path, data: bytes) -> None:

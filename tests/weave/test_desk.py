@@ -427,10 +427,16 @@ def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> N
     assert desk.answer("assets/ledger.json") and desk.answer("_weave/desk.js") and desk.answer("nowhere") is None
 
 
-def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def beginnings(own: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """With what it begins again, which it only says it does; its own code is this folder."""
     began: list[Any] = []
-    monkeypatch.setattr("weave.desk._HERE", small.root / "code")
+    monkeypatch.setattr("weave.desk._HERE", own)
     monkeypatch.setattr("weave.desk.os.execv", lambda *command: began.append(command))
+    return began
+
+
+def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = beginnings(small.root / "code", monkeypatch)
     with desk_of(small) as desk:
         settled(desk)
         small.replace("docs/index.md", "[Heat]", "[Warmth]")
@@ -443,9 +449,7 @@ def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, m
 
 def test_it_begins_again_also_while_a_notebook_runs(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose thread may wait for the lock of the one that begins again."""
-    began: list[Any] = []
-    monkeypatch.setattr("weave.desk._HERE", small.root / "tests")
-    monkeypatch.setattr("weave.desk.os.execv", lambda *command: began.append(command))
+    began = beginnings(small.root / "tests", monkeypatch)
     with desk_of(small) as desk:
         settled(desk)
         small.replace(HEAT, 'print("cooling", "down")', "import time; time.sleep(50)")
