@@ -170,7 +170,7 @@ class Ours(System):
         from residual import Config, Transformer
         from residual.sampling import generate
         from residual.taps import patch, record
-        from residual.train import next_token_loss, train
+        from residual.training.train import next_token_loss, train
 
         self.library = dict(generate=generate, patch=patch, record=record, train=train, loss=next_token_loss)
         config = Config(LAYERS, WIDTH, HEADS, D_HEAD, CTX, VOCAB, init_std=0.06)
@@ -224,7 +224,7 @@ class Ours(System):
         return self.model(self.tokens, tap=self.library["patch"](self.z, name, heads=head, positions=position))
 
     def sweep(self) -> Any:
-        from residual.sweeps import patch_heads
+        from residual.methods.sweeps import patch_heads
 
         # runs on its second argument, with z from its first; the metric gets the logits at the last position
         return patch_heads(self.model, self.corrupted, self.tokens, lambda logits: logits[:, 1].mean())
@@ -233,7 +233,7 @@ class Ours(System):
         return self.library["generate"](self.model, prompt, NEW)
 
     def large(self) -> None:
-        from residual.weights import load
+        from residual.files.pretrained import load
 
         self.large_model = load(self.folder / "gpt2")
 

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, FactoredMatrix, Transformer
-from residual.data import corpus, tokenizer, words
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import at, compose, freeze, record
-from residual.train import next_token_loss, train, windows
+from residual.training.corpus import corpus, tokenizer, words
+from residual.training.train import next_token_loss, train, windows
 from weave import claim
 
 # %% [markdown]

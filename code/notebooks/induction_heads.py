@@ -8,21 +8,22 @@
 import numpy as np
 import torch
 
-from residual import Config, Transformer, checkpoints, plot
-from residual.circuits import (
+from residual import Config, Transformer, plot
+from residual.experiments.hand_set import induction, smeared_induction
+from residual.factored import FactoredMatrix
+from residual.files import checkpoints
+from residual.files.pretrained import smollm2
+from residual.methods.circuits import (
     copying_score,
     full_OV,
     positivity,
     prefix_matching_score,
     previous_token_score,
 )
-from residual.data import corpus, repeats, sotu_texts, split
-from residual.factored import FactoredMatrix
-from residual.handset import induction, smeared_induction
 from residual.plot import BLUE, GREY, ORANGE, panels
 from residual.taps import ablate, at, compose, record
-from residual.train import losses, windows
-from residual.weights import smollm2
+from residual.training.corpus import corpus, repeats, sotu_texts, split
+from residual.training.train import losses, windows
 from weave import claim
 
 torch.set_grad_enabled(False)

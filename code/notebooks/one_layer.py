@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from residual import Transformer, checkpoints, plot
-from residual.circuits import copying_score, full_OV, top_entries
-from residual.data import corpus, words
+from residual import Transformer, plot
+from residual.files import checkpoints
+from residual.methods.circuits import copying_score, full_OV, top_entries
 from residual.plot import BLUE, GREY, panels
 from residual.taps import record
-from residual.train import windows
+from residual.training.corpus import corpus, words
+from residual.training.train import windows
 from weave import claim
 
 torch.set_grad_enabled(False)

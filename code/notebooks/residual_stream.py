@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from residual import Transformer
-from residual.checkpoints import load
-from residual.data import corpus, tokenizer, words
-from residual.fold import center_unembedding, rotate
+from residual.files.checkpoints import load
+from residual.methods.fold import center_unembedding, rotate
 from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
 from residual.taps import ablate, at, record
-from residual.train import windows
+from residual.training.corpus import corpus, tokenizer, words
+from residual.training.train import windows
 from weave import claim
 
 run = load("attn-2l")

@@ -10,7 +10,7 @@ import math
 import torch
 
 from residual import Config, Transformer
-from residual.kron import expand, kron, rearrange, vec, vec_col
+from residual.methods.kron import expand, kron, rearrange, vec, vec_col
 from residual.plot import BLUE, COLOURS, GREY, INK, VIOLET, heatmap, lines, panels, table
 from residual.taps import record
 from weave import claim

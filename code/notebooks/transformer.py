@@ -18,13 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, Transformer
 from residual.cache import KVCache
-from residual.checkpoints import load
-from residual.data import corpus, tokenizer, words
-from residual.fold import center, fold_layernorm
+from residual.files.checkpoints import load
+from residual.methods.fold import center, fold_layernorm
 from residual.plot import BLUE, COLOURS, GREY, ORANGE, lines, panels, table
 from residual.sampling import beam, generate
 from residual.taps import at
-from residual.train import next_token_loss, windows
+from residual.training.corpus import corpus, tokenizer, words
+from residual.training.train import next_token_loss, windows
 from weave import claim
 
 # %% [markdown]

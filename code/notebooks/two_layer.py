@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from residual import checkpoints, plot
-from residual.circuits import composition_scores, previous_token_score
-from residual.data import corpus, repeats
-from residual.paths import two_layer_paths
+from residual import plot
+from residual.files import checkpoints
+from residual.methods.circuits import composition_scores, previous_token_score
+from residual.methods.paths import two_layer_paths
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
 from residual.taps import ablate
-from residual.train import windows
+from residual.training.corpus import corpus, repeats
+from residual.training.train import windows
 from weave import claim
 
 torch.set_grad_enabled(False)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from residual import Config, Transformer, plot
-from residual.bigrams import (
+from residual.methods.bigrams import (
     bigram_counts,
     centred,
     conditional_entropy,
@@ -21,8 +21,8 @@ from residual.bigrams import (
     mutual_information,
     smoothed,
 )
-from residual.data import corpus, tokenizer, words
-from residual.train import next_token_loss, train, windows
+from residual.training.corpus import corpus, tokenizer, words
+from residual.training.train import next_token_loss, train, windows
 from weave import claim
 
 # %% [markdown]

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import torch
 
-from residual import checkpoints, experiments
+from residual.experiments import language as experiments
+from residual.files import checkpoints
 from residual.taps import nearest
 
 

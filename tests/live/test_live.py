@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residual import checkpoints, data
+from residual.files import checkpoints
 from residual.taps import ablate, compose, freeze, record
+from residual.training import corpus as data
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = shutil.which("node") or str(ROOT / ".venv/bin/node")
@@ -21,7 +22,7 @@ MODELS = ("induction", "smeared")
 
 
 def ask(**cases):
-    cases["tokenizer"] = str(ROOT / "code/residual/tokenizer.json")
+    cases["tokenizer"] = str(ROOT / "code/residual/training/tokenizer.json")
     script = Path(__file__).with_name("run.mjs")
     done = subprocess.run([NODE, script], input=json.dumps(cases), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from residual import Config, Transformer
+from residual.files.pretrained import load
 from residual.sampling import generate
-from residual.weights import load
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed here; `make test-peers` installs it and compares"
@@ -88,7 +88,7 @@ def tokens(rows: int = 3) -> Tensor:
 
 
 def ours_of(theirs) -> Transformer:
-    """Our model with their weights, put in place by hand: it shares no line with `residual.weights`."""
+    """Our model with their weights, put in place by hand: it shares no line with `residual.files.pretrained`."""
     c, weights = theirs.config, {name: weight.detach() for name, weight in theirs.state_dict().items()}
     is_llama = c.model_type == "llama"
     n_kv = c.num_key_value_heads if is_llama else c.n_head

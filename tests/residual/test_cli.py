@@ -9,9 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from residual import Config, Transformer, checkpoints, experiments
+from residual import Config, Transformer
 from residual.cli import main
-from residual.data import Corpus, repeats
+from residual.experiments import language as experiments
+from residual.files import checkpoints
+from residual.training.corpus import Corpus, repeats
 
 TINY = experiments.Experiment(
     "as small as it gets",

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residual import Config, Transformer, checkpoints
-from residual.circuits import positivity, prefix_matching_score
-from residual.data import corpus, repeats
-from residual.experiments import in_context
+from residual import Config, Transformer
+from residual.experiments.hand_set import induction, smeared_induction
+from residual.experiments.language import in_context
 from residual.factored import FactoredMatrix
-from residual.handset import induction, smeared_induction
-from residual.train import next_token_loss, train, windows
+from residual.files import checkpoints
+from residual.methods.circuits import positivity, prefix_matching_score
+from residual.training.corpus import corpus, repeats
+from residual.training.train import next_token_loss, train, windows
 
 sequences = st.integers(2, 6).flatmap(
     lambda d_vocab: st.tuples(st.just(d_vocab), st.lists(st.integers(1, d_vocab - 1), min_size=1, max_size=12))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.circuits import copying_score, full_OV, full_QK, positivity
 from residual.factored import FactoredMatrix
-from residual.kron import kron, vec
+from residual.methods.circuits import copying_score, full_OV, full_QK, positivity
+from residual.methods.kron import kron, vec
 from residual.taps import record
 
 seeds = st.integers(0, 10**6)

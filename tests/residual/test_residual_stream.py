@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from residual import Config, Transformer
-from residual.fold import center, fold_layernorm, rotate
+from residual.methods.fold import center, fold_layernorm, rotate
 from residual.taps import record
 
 theorem = settings(deadline=None, max_examples=25, derandomize=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from residual.kron import expand, kron, rearrange, vec, vec_col
+from residual.methods.kron import expand, kron, rearrange, vec, vec_col
 
 size = st.integers(1, 5)
 seeds = st.integers(0, 2**32 - 1)

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, Transformer
 from residual.cache import KVCache
-from residual.data import corpus
-from residual.fold import fold_layernorm
+from residual.methods.fold import fold_layernorm
 from residual.sampling import beam, generate
 from residual.taps import at, record
-from residual.train import next_token_loss, train, windows
+from residual.training.corpus import corpus
+from residual.training.train import next_token_loss, train, windows
 
 theorem = settings(deadline=None, max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**31 - 1)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.circuits import composition_scores
-from residual.paths import by_order, two_layer_paths
+from residual.methods.circuits import composition_scores
+from residual.methods.paths import by_order, two_layer_paths
 from residual.taps import compose, freeze, record
 
 seeds = st.integers(0, 10**6)

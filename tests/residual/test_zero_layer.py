@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.bigrams import (
+from residual.methods.bigrams import (
     bigram_counts,
     centred,
     conditional_entropy,
@@ -20,7 +20,7 @@ from residual.bigrams import (
     mutual_information,
     smoothed,
 )
-from residual.train import next_token_loss
+from residual.training.train import next_token_loss
 
 seeds = st.integers(0, 2**32 - 1)
 untimed = settings(deadline=None)  # the first call of all loads what torch loads lazily

@@ -18,13 +18,13 @@ from filelock import FileLock, Timeout
 from jaxtyping import Int
 from torch import Tensor
 
-from residual.checkpoints import FOLDER, Card, Run, save, versions
-from residual.circuits import composition_scores, prefix_matching_score, previous_token_score
-from residual.data import CACHE, Corpus, corpus, repeats
+from residual.files.checkpoints import FOLDER, Card, Run, save, versions
+from residual.methods.circuits import composition_scores, prefix_matching_score, previous_token_score
 from residual.model import Config, Transformer
-from residual.resume import History
 from residual.taps import nearest
-from residual.train import losses, next_token_loss, share, train, windows
+from residual.training.corpus import CACHE, Corpus, corpus, repeats
+from residual.training.resume import History
+from residual.training.train import losses, next_token_loss, share, train, windows
 
 DATA: dict[str, Callable[[], Corpus]] = {"sotu": corpus, "sotu-2048": lambda: corpus(2048)}
 """Token streams for training and validation, by name."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from residual import Config, Transformer
-from residual.train import History, next_token_loss, share, train, windows
+from residual.training.train import History, next_token_loss, share, train, windows
 
 SCRIPT = Path(__file__).with_name("runs.py")
 runs = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

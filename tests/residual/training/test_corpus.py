@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residual import data
+from residual.training import corpus as data
 
 
 @settings(max_examples=300, deadline=None)

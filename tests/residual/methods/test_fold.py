@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from residual import Config, Transformer
-from residual.fold import center, center_unembedding, fold_layernorm, fold_value_bias, rotate
+from residual.methods.fold import center, center_unembedding, fold_layernorm, fold_value_bias, rotate
 from residual.taps import record
 
 theorem = settings(deadline=None, max_examples=15)

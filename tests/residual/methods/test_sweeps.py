@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from residual import Config, Transformer, sweeps
+from residual import Config, Transformer
+from residual.methods import sweeps
 from residual.taps import ablate, patch, record
 
 theorem = settings(deadline=None, max_examples=25)

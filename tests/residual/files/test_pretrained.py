@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from residual import weights
+from residual.files import pretrained as weights
 from residual.sampling import generate
 
 # ---- Small random models, as Hugging Face stores them

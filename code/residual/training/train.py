@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from residual.resume import History, keep, restore
+from residual.training.resume import History, keep, restore
 
 
 def train(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from residual.model import Config, Transformer
 
-FOLDER = Path(__file__).parents[1] / "checkpoints"
+FOLDER = Path(__file__).parents[2] / "checkpoints"
 """Where committed checkpoints live: ``code/checkpoints``."""
 
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from residual import Config, FactoredMatrix, Transformer
-from residual.circuits import (
+from residual.methods.circuits import (
     composition_scores,
     copying_score,
     full_OV,

@@ -1,0 +1,1 @@
+"""Weights in and out: checkpoints with their cards, and other formats."""

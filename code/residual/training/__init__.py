@@ -1,0 +1,1 @@
+"""The training loop and its data. Nothing here knows a transformer."""
