@@ -168,9 +168,10 @@ class System:
 class Ours(System):
     def build(self, weights: dict[str, Any] | None = None) -> None:
         from residual import Config, Transformer
+        from residual.methods.loss import next_token_loss
         from residual.sampling import generate
         from residual.taps import patch, record
-        from residual.training.train import next_token_loss, train
+        from residual.training.train import train
 
         self.library = dict(generate=generate, patch=patch, record=record, train=train, loss=next_token_loss)
         config = Config(LAYERS, WIDTH, HEADS, D_HEAD, CTX, VOCAB, init_std=0.06)

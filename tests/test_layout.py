@@ -83,6 +83,47 @@ def packages_are_free_of_each_other(root: Path) -> list[str]:
     ]
 
 
+ROOMS = {"residual": ["", "files", "methods", "training", "experiments", "cli"]}
+"""Of each package, from the bottom up; "" is what stands at its top level."""
+
+
+def no_room_looks_up(root: Path) -> list[str]:
+    """A module imports only from its own room and those below it, and no two modules import each other in a circle."""
+    broken = []
+    for package, rooms in ROOMS.items():
+        folder = root / "code" / package
+        modules = {
+            ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path
+            for path in sorted(folder.rglob("*.py"))
+            if path.name != "__init__.py"
+        }
+
+        def room(module: str, rooms: list[str] = rooms) -> str:
+            part = module.split(".")[1]
+            return part if part in rooms else ""
+
+        needs: dict[str, set[str]] = {}
+        for module, path in modules.items():
+            needs[module] = set()
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                elif isinstance(node, ast.Import):
+                    named = [alias.name for alias in node.names]
+                else:
+                    continue
+                for other in modules.keys() & set(named) - {module}:
+                    needs[module].add(other)
+                    if rooms.index(room(other)) > rooms.index(room(module)):
+                        broken.append(f"{path.relative_to(root)}:{node.lineno}: imports {other}, of a room above it")
+        while free := [module for module, others in needs.items() if not others & needs.keys()]:
+            for module in free:
+                del needs[module]
+        if needs and not broken:
+            broken.append(f"code/{package}: {', '.join(sorted(needs))} import each other in a circle")
+    return broken
+
+
 def notebooks_are_plain_python(root: Path) -> list[str]:
     """Notebooks are percent-format Python without a jupytext header; no .ipynb with outputs is in git."""
     broken = [f"{path.relative_to(root)}: an .ipynb" for path in tracked(root) if path.suffix == ".ipynb"]
@@ -149,6 +190,7 @@ RULES: list[Callable[[Path], list[str]]] = [
     code_is_no_package,
     no_standard_names,
     packages_are_free_of_each_other,
+    no_room_looks_up,
     notebooks_are_plain_python,
     nothing_foreign_is_committed,
     no_pickle_is_loaded,
@@ -174,6 +216,9 @@ def test_this_repository_keeps_the_rule(rule: Callable[[Path], list[str]]) -> No
         ),
         (packages_are_free_of_each_other, "code/residual/a/b.py", "import weave.claims as c"),
         (packages_are_free_of_each_other, "code/residual/c.py", "__import__('weave')"),
+        (no_room_looks_up, "code/residual/files/blobs.py", "def f():\n    from residual.methods import fold\n"),
+        (no_room_looks_up, "code/residual/methods/fold.py", "import residual.cli"),
+        (no_room_looks_up, "code/residual/taps.py", "from residual.model import Config"),
         (notebooks_are_plain_python, "code/notebooks/old.ipynb", "{}"),
         (
             notebooks_are_plain_python,
@@ -198,6 +243,9 @@ def test_the_rule_finds_what_breaks_it(
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     for folder in ("code/weave", "code/residual", "code/notebooks"):
         (tmp_path / folder).mkdir(parents=True)
+    for module in ("model", "cli", "methods/fold"):
+        (tmp_path / f"code/residual/{module}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / f"code/residual/{module}.py").write_text("import residual.taps")
     assert rule(tmp_path) == []
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content, "utf-8")

@@ -41,7 +41,7 @@ FACES = [
 LIVE = [
     *sorted(Path(__file__).parent.glob("*.js")),
     CODE / "weave/session.py",
-    *(CODE / f"residual/training/{name}.json" for name in ("tokenizer", "tokenizer-2048")),
+    *(CODE / f"residual/files/{name}.json" for name in ("tokenizer", "tokenizer-2048")),
     *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared", "one-layer")),
 ]
 GITHUB = re.compile(r"https://github\.com/([^/]+/[^/]+?)/?")

@@ -1,5 +1,5 @@
 // @ts-check
-/** Byte-level BPE, as code/residual/training/tokenizer.json describes it: GPT-2's cut into words, bytes, then merges in order. */
+/** Byte-level BPE, as code/residual/files/tokenizer.json describes it: GPT-2's cut into words, bytes, then merges in order. */
 
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 

@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, FactoredMatrix, Transformer
+from residual.files.tokens import tokenizer, words
+from residual.methods.loss import next_token_loss
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import at, compose, freeze, record
-from residual.training.corpus import corpus, tokenizer, words
-from residual.training.train import next_token_loss, train, windows
+from residual.training.corpus import corpus
+from residual.training.train import train, windows
 from weave import claim
 
 # %% [markdown]

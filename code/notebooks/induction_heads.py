@@ -13,17 +13,13 @@ from residual.experiments.hand_set import induction, smeared_induction
 from residual.factored import FactoredMatrix
 from residual.files import checkpoints
 from residual.files.pretrained import smollm2
-from residual.methods.circuits import (
-    copying_score,
-    full_OV,
-    positivity,
-    prefix_matching_score,
-    previous_token_score,
-)
+from residual.methods.circuits import copying_score, full_OV, positivity
+from residual.methods.induction import prefix_matching_score, previous_token_score, repeats
+from residual.methods.loss import losses
 from residual.plot import BLUE, GREY, ORANGE, panels
 from residual.taps import ablate, at, compose, record
-from residual.training.corpus import corpus, repeats, sotu_texts, split
-from residual.training.train import losses, windows
+from residual.training.corpus import corpus, sotu_texts, split
+from residual.training.train import windows
 from weave import claim
 
 torch.set_grad_enabled(False)

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from residual import Transformer, plot
 from residual.files import checkpoints
+from residual.files.tokens import words
 from residual.methods.circuits import copying_score, full_OV, top_entries
 from residual.plot import BLUE, GREY, panels
 from residual.taps import record
-from residual.training.corpus import corpus, words
+from residual.training.corpus import corpus
 from residual.training.train import windows
 from weave import claim
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from residual import Transformer
 from residual.files.checkpoints import load
+from residual.files.tokens import tokenizer, words
 from residual.methods.fold import center_unembedding, rotate
 from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
 from residual.taps import ablate, at, record
-from residual.training.corpus import corpus, tokenizer, words
+from residual.training.corpus import corpus
 from residual.training.train import windows
 from weave import claim
 

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, Transformer
-from residual.cache import KVCache
 from residual.files.checkpoints import load
+from residual.files.tokens import tokenizer, words
 from residual.methods.fold import center, fold_layernorm
+from residual.methods.loss import next_token_loss
 from residual.plot import BLUE, COLOURS, GREY, ORANGE, lines, panels, table
 from residual.sampling import beam, generate
 from residual.taps import at
-from residual.training.corpus import corpus, tokenizer, words
-from residual.training.train import next_token_loss, windows
+from residual.training.corpus import corpus
+from residual.training.train import windows
 from weave import claim
 
 # %% [markdown]
@@ -433,7 +434,7 @@ table(
 # ## The cache
 
 # %% exact
-pieces, cache, begin = [], KVCache(double, batch=8), 0
+pieces, cache, begin = [], double.cache(batch=8), 0
 for size in (1, 30, 2, 64, 31):
     pieces.append(double(sample[:, begin : begin + size], cache=cache))
     begin += size
@@ -469,7 +470,7 @@ claim(
 def flops(old: int, new: int) -> int:
     """To read ``new`` tokens after ``old`` cached ones, in GPT-2 small."""
     with torch.device("meta"):
-        cache, stream = KVCache(small, batch=1), torch.empty(1, new, d)
+        cache, stream = small.cache(batch=1), torch.empty(1, new, d)
     cache.length = old
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         small.run_from(0, stream, cache=cache)

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from residual import plot
 from residual.files import checkpoints
-from residual.methods.circuits import composition_scores, previous_token_score
+from residual.methods.circuits import composition_scores
+from residual.methods.induction import previous_token_score, repeats
 from residual.methods.paths import two_layer_paths
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
 from residual.taps import ablate
-from residual.training.corpus import corpus, repeats
+from residual.training.corpus import corpus
 from residual.training.train import windows
 from weave import claim
 

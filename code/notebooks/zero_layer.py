@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from residual import Config, Transformer, plot
+from residual.files.tokens import tokenizer, words
 from residual.methods.bigrams import (
     bigram_counts,
     centred,
@@ -21,8 +22,9 @@ from residual.methods.bigrams import (
     mutual_information,
     smoothed,
 )
-from residual.training.corpus import corpus, tokenizer, words
-from residual.training.train import next_token_loss, train, windows
+from residual.methods.loss import next_token_loss
+from residual.training.corpus import corpus
+from residual.training.train import train, windows
 from weave import claim
 
 # %% [markdown]

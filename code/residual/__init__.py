@@ -1,6 +1,81 @@
-"""Small transformers to take apart: one model file, taps, factored weights, a corpus, a training loop."""
+"""Small transformers to take apart: every activation can be read and changed, and every method of the notes is here.
+
+Which module answers which question:
+
+========================================================  ======================================
+How does the model compute?                               ``model`` (begin here), ``cache``
+Read or change an activation while it runs                ``taps``
+Write text                                                ``sampling``
+Draw a pattern, a matrix, curves, a table                 ``plot``
+Multiply ``W_Q W_Kᵀ`` without making it                   ``factored``
+Load a committed model; SmolLM2; a Hugging Face folder    ``files.checkpoints``, ``files.pretrained``
+Text to tokens and back                                   ``files.tokens``
+What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
+Where do heads look on text that repeats?                 ``methods.induction``
+The model as a sum over paths                             ``methods.paths``
+Change each head, layer and position in turn              ``methods.sweeps``
+Remove LayerNorm from the formulas                        ``methods.fold``
+Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
+The corpus; the training loop                             ``training.corpus``, ``training.train``
+How a committed model was made                            ``experiments.language``
+Weights written down, not trained                         ``experiments.hand_set``
+========================================================  ======================================
+
+A room imports only what stands before it: the modules of this folder, ``files``, ``methods``, ``training``,
+``experiments``, ``cli``. The everyday names can be had from ``residual`` itself::
+
+    from residual import load, record
+
+    model = load("induction").model
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from residual.factored import FactoredMatrix
 from residual.model import Config, Transformer
+from residual.taps import ablate, at, compose, freeze, patch, record, steer
 
-__all__ = ["Config", "FactoredMatrix", "Transformer"]
+if TYPE_CHECKING:
+    from residual.files.checkpoints import load
+    from residual.files.pretrained import smollm2
+    from residual.files.tokens import words
+    from residual.methods.loss import losses
+    from residual.training.corpus import corpus
+    from residual.training.train import windows
+
+__all__ = [
+    "Config",
+    "FactoredMatrix",
+    "Transformer",
+    "ablate",
+    "at",
+    "compose",
+    "corpus",
+    "freeze",
+    "load",
+    "losses",
+    "patch",
+    "record",
+    "smollm2",
+    "steer",
+    "windows",
+    "words",
+]
+
+# Imported when first asked for: a notebook that does not use them need not run again when one of these files changes,
+# and `import residual` costs little more than torch.
+_LATER = {
+    "corpus": "training.corpus",
+    "load": "files.checkpoints",
+    "losses": "methods.loss",
+    "smollm2": "files.pretrained",
+    "windows": "training.train",
+    "words": "files.tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"residual has no {name!r}; it has {', '.join(__all__)}, and the modules in its docstring")
+    return getattr(import_module(f"residual.{_LATER[name]}"), name)

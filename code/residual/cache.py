@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jaxtyping import Int
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from residual.model import Transformer
 
 
 class KVCache:
     """Keys and values of the positions already read, so that the next ones need not compute them again.
 
-    ``model(tokens, cache=cache)`` reads ``tokens`` as what follows. Forget positions by setting ``length`` back.
-    It is for inference: give it under ``torch.no_grad()``.
-
-    Raises:
-        ValueError: the model is bidirectional, so that what a position computes depends on those to come.
+    ``cache = model.cache(batch)`` makes one, and ``model(tokens, cache=cache)`` reads ``tokens`` as what follows.
+    Forget positions by setting ``length`` back. It is for inference: give it under ``torch.no_grad()``.
     """
 
-    def __init__(self, model: Transformer, batch: int, n_ctx: int | None = None) -> None:
-        c = model.config
-        if not c.causal:
-            raise ValueError("a bidirectional model has no cache: each new token changes every earlier position")
+    def __init__(self, layers: int, batch: int, heads: int, n_ctx: int, d_head: int, *, like: Tensor) -> None:
         self.length = 0
-        shape = (c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head)
-        self.k, self.v = model.W_E.new_empty(shape), model.W_E.new_empty(shape)  # layer batch head pos d_head
+        self.k, self.v = (like.new_empty(layers, batch, heads, n_ctx, d_head) for _ in range(2))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual.taps import nearest
+from residual.errors import nearest
 
 MAY_BE_ZERO = ("n_layers", "d_mlp", "init_std")
 

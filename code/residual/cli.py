@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import torch
 
+from residual.errors import nearest
 from residual.experiments import language as experiments
 from residual.files import checkpoints
-from residual.taps import nearest
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

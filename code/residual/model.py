@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from residual.cache import KVCache, span
 from residual.checks import Checked, check_stream, embed
 from residual.factored import FactoredMatrix
-from residual.taps import Scope, Tap, activations, scope
+from residual.taps import Scope, Tap, scope
 
 
 @dataclass(frozen=True)
@@ -329,10 +329,39 @@ class Transformer(nn.Module):
         x = self.ln_final(x, tap.inside("ln_final"))
         return F.linear(x, self.W_U.mT, self.b_U)  # batch pos d_vocab
 
+    def cache(self, batch: int, n_ctx: int | None = None) -> KVCache:
+        """An empty cache for ``batch`` sequences of up to ``n_ctx`` tokens; the model's context, if not given.
+
+        Raises:
+            ValueError: the model is bidirectional, so that what a position computes depends on those to come.
+        """
+        c = self.config
+        if not c.causal:
+            raise ValueError("a bidirectional model has no cache: each new token changes every earlier position")
+        return KVCache(c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head, like=self.W_E)
+
     @cached_property
     def activation_names(self) -> list[str]:
         """The names that a tap can ask for, in the order in which they are computed."""
         return activations(self.config)
+
+
+def activations(config: Config, first: int | None = None) -> list[str]:
+    """The names of a model's activations, in the order in which they are computed; or those from layer ``first`` on."""
+
+    def norm(name: str) -> list[str]:
+        return [] if config.norm == "none" else [f"{name}.scale", f"{name}.normalized"]
+
+    attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result")]
+    block = ["resid_pre", *norm("ln1"), *attn, "attn_out"]
+    if config.d_mlp:
+        block += ["resid_mid", *norm("ln2"), "mlp.pre", "mlp.post", "mlp_out"]
+    names = ["embed"] if first is None else []
+    if config.positions == "shortformer" or (config.positions == "learned" and first is None):
+        names += ["pos_embed"]
+    for layer in range(first or 0, config.n_layers):
+        names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
+    return names + norm("ln_final")
 
 
 def angles(start: int, stop: int, width: int, base: float) -> Float[Tensor, "pos half"]:

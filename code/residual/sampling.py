@@ -45,7 +45,7 @@ def generate(
     generator = torch.Generator(tokens.device).manual_seed(seed)
     with torch.inference_mode():
         text = torch.cat([tokens, tokens.new_empty(batch, n)], dim=1)
-        cache = KVCache(model, batch, start + n) if cached else None
+        cache = model.cache(batch, start + n) if cached else None
         for stop in range(start, start + n):
             logits = _last_logits(model, text[:, :stop], cache, chunk)  # batch d_vocab
             text[:, stop] = _draw(logits, temperature, top_k, top_p, generator)
@@ -78,7 +78,7 @@ def beam(
     batch, start = tokens.shape
     with torch.inference_mode():
         text, score = tokens[:, None], model.W_E.new_zeros(batch, 1)  # batch beam pos; batch beam
-        cache = KVCache(model, batch, start + n) if cached else None
+        cache = model.cache(batch, start + n) if cached else None
         for _ in range(n):
             logits = _last_logits(model, text.flatten(0, 1), cache, chunk)
             total = score[:, :, None] + logits.log_softmax(dim=-1).unflatten(0, score.shape)  # batch beam d_vocab

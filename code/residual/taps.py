@@ -15,17 +15,15 @@ the nearest.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from residual.model import Config
+from residual.errors import nearest
 
 Tap = Callable[[str, Tensor], Tensor]
 Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]  # the same in every example, or marked in each
@@ -332,24 +330,6 @@ class Scope:
         return y
 
 
-def activations(config: Config, first: int | None = None) -> list[str]:
-    """The names of a model's activations, in the order in which they are computed; or those from layer ``first`` on."""
-
-    def norm(name: str) -> list[str]:
-        return [] if config.norm == "none" else [f"{name}.scale", f"{name}.normalized"]
-
-    attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result")]
-    block = ["resid_pre", *norm("ln1"), *attn, "attn_out"]
-    if config.d_mlp:
-        block += ["resid_mid", *norm("ln2"), "mlp.pre", "mlp.post", "mlp_out"]
-    names = ["embed"] if first is None else []
-    if config.positions == "shortformer" or (config.positions == "learned" and first is None):
-        names += ["pos_embed"]
-    for layer in range(first or 0, config.n_layers):
-        names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
-    return names + norm("ln_final")
-
-
 def scope(tap: Tap | None, known: list[str]) -> Scope:
     """The scope of the whole model, whose activations are ``known``.
 
@@ -378,13 +358,6 @@ def find(patterns: Iterable[str], known: list[str]) -> frozenset[str]:
             raise ValueError(f"the model has no activation {pattern!r}; {nearest(pattern, known)}")
         found.update(matching)
     return frozenset(found)
-
-
-def nearest(word: str, known: Iterable[str], limit: int = 5) -> str:
-    """The names that exist, nearest to ``word`` first, as the end of an error message."""
-    names = sorted(set(known), key=lambda name: (-difflib.SequenceMatcher(None, word, name).ratio(), name))
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return "there is " + ", ".join(names[:limit]) + more if names else "there is none"
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

@@ -59,7 +59,7 @@ test("skip-trigrams are the one-layer model: its logits for two tokens, put toge
 });
 
 test("the second tokenizer splits and joins as the first", () => {
-  for (const file of ["residual/training/tokenizer.json", "residual/training/tokenizer-2048.json"]) {
+  for (const file of ["residual/files/tokenizer.json", "residual/files/tokenizer-2048.json"]) {
     const tokenizer = tokenizerOf(json(file)), text = " either peace or war; don't";
     assert.equal(tokenizer.encode(text).map(tokenizer.show).join(""), text);
   }

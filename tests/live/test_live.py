@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual.files import checkpoints
+from residual.files.tokens import tokenizer, words
 from residual.taps import ablate, compose, freeze, record
 from residual.training import corpus as data
 
@@ -22,7 +23,7 @@ MODELS = ("induction", "smeared")
 
 
 def ask(**cases):
-    cases["tokenizer"] = str(ROOT / "code/residual/training/tokenizer.json")
+    cases["tokenizer"] = str(ROOT / "code/residual/files/tokenizer.json")
     script = Path(__file__).with_name("run.mjs")
     done = subprocess.run([NODE, script], input=json.dumps(cases), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -33,14 +34,14 @@ def ask(**cases):
 @given(st.lists(st.text(max_size=40), min_size=20, max_size=20))
 def test_the_tokenizer_is_that_of_python(texts):
     texts = [*texts, "The State of the Union's 1,776  gold\n\n — don't  ", "Ünïcödé 🦉 … x" * 3]
-    assert ask(texts=texts)["encoded"] == [data.tokenizer().encode(text).ids for text in texts]
+    assert ask(texts=texts)["encoded"] == [tokenizer().encode(text).ids for text in texts]
 
 
 def test_tokens_are_shown_as_in_python():
     shown = ask(ids=list(range(1, 512)))["shown"]
     python = [
         word.replace("<", "‹").replace(">", "›") if len(word) > 3 and word[0] == "<" else word
-        for word in data.words(range(1, 512))
+        for word in words(range(1, 512))
     ]
     assert shown == python
 

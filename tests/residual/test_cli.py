@@ -13,7 +13,8 @@ from residual import Config, Transformer
 from residual.cli import main
 from residual.experiments import language as experiments
 from residual.files import checkpoints
-from residual.training.corpus import Corpus, repeats
+from residual.methods.induction import repeats
+from residual.training.corpus import Corpus
 
 TINY = experiments.Experiment(
     "as small as it gets",

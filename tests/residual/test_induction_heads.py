@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from residual import Config, Transformer
 from residual.experiments.hand_set import induction, smeared_induction
-from residual.experiments.language import in_context
 from residual.factored import FactoredMatrix
 from residual.files import checkpoints
-from residual.methods.circuits import positivity, prefix_matching_score
-from residual.training.corpus import corpus, repeats
-from residual.training.train import next_token_loss, train, windows
+from residual.methods.circuits import positivity
+from residual.methods.induction import in_context, prefix_matching_score, repeats
+from residual.methods.loss import next_token_loss
+from residual.training.corpus import corpus
+from residual.training.train import train, windows
 
 sequences = st.integers(2, 6).flatmap(
     lambda d_vocab: st.tuples(st.just(d_vocab), st.lists(st.integers(1, d_vocab - 1), min_size=1, max_size=12))

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.cache import KVCache
 from residual.taps import at, compose, freeze, record
 
 # ---- The oracle: numpy, a loop for every index, and nothing shared with the library but the weights
@@ -412,7 +411,7 @@ def test_rotary_scores_depend_on_the_distance_alone(model):
 @given(all_kinds(causal=True), st.data())
 def test_restarting_at_a_layer_and_position_changes_nothing(model, data):
     tokens = tokens_for(model)
-    seen, cache = record("*resid*" if model.config.n_layers else "embed"), KVCache(model, 2)
+    seen, cache = record("*resid*" if model.config.n_layers else "embed"), model.cache(2)
     with torch.no_grad():
         logits = model(tokens, tap=seen, cache=cache)
         layer = data.draw(st.integers(0, model.config.n_layers))
@@ -612,10 +611,10 @@ def test_bad_restart():
 
 def test_bad_cache():
     model = small()
-    cache = KVCache(model, batch=2, n_ctx=4)
+    cache = model.cache(batch=2, n_ctx=4)
     with pytest.raises(ValueError, match="the cache is for 2 × 4 tokens; 1 × 2 do not fit"):
         model(torch.tensor([[1, 2]]), cache=cache)
     with pytest.raises(ValueError, match="the cache is for 2 × 4 tokens; 2 × 5 do not fit"):
         model(torch.ones(2, 5, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match="a bidirectional model has no cache"):
-        KVCache(Transformer(Config(causal=False)), 1)
+        Transformer(Config(causal=False)).cache(1)

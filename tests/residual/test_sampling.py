@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.cache import KVCache
 from residual.sampling import beam, generate
 
 seeds = st.integers(0, 2**32 - 1)
@@ -61,7 +60,7 @@ def prompts(batch, length, seed=0, d_vocab=5):
 @given(causal_models(), st.lists(st.integers(1, 11), max_size=5), seeds)
 def test_any_chunking_gives_the_same_logits(model, cuts, seed):
     tokens = prompts(2, 12, seed)
-    cache, edges = KVCache(model, 2), [0, *sorted(set(cuts)), 12]
+    cache, edges = model.cache(2), [0, *sorted(set(cuts)), 12]
     with torch.no_grad():
         parts = [model(tokens[:, i:j], cache=cache) for i, j in itertools.pairwise(edges)]
         torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), atol=1e-11, rtol=1e-9)

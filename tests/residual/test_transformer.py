@@ -16,12 +16,12 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, Transformer
-from residual.cache import KVCache
 from residual.methods.fold import fold_layernorm
+from residual.methods.loss import next_token_loss
 from residual.sampling import beam, generate
 from residual.taps import at, record
 from residual.training.corpus import corpus
-from residual.training.train import next_token_loss, train, windows
+from residual.training.train import train, windows
 
 theorem = settings(deadline=None, max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**31 - 1)
@@ -320,7 +320,7 @@ def test_the_past_does_not_change(seed: int, changed: int) -> None:
 def test_cached_is_uncached(seed: int, chunks: list[int]) -> None:
     """Read in any chunks, every logit is that of reading all at once."""
     model, tokens = gpt(seed), some_tokens(seed, pos=min(9, sum(chunks)))
-    cache, logits, begin = KVCache(model, batch=2), [], 0
+    cache, logits, begin = model.cache(batch=2), [], 0
     for size in chunks:
         if part := tokens[:, begin : begin + size].shape[1]:
             logits.append(model(tokens[:, begin : begin + size], cache=cache))
@@ -332,7 +332,7 @@ def flops(config: Config, old: int, new: int) -> int:
     """FLOPs of the matrix products that read ``new`` tokens after ``old`` cached ones; on tensors without data."""
     with torch.device("meta"):
         model = Transformer(config)
-        cache, stream = KVCache(model, batch=1), torch.empty(1, new, config.d_model)
+        cache, stream = model.cache(batch=1), torch.empty(1, new, config.d_model)
     cache.length = old
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.run_from(0, stream, cache=cache)

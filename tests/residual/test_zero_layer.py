@@ -20,7 +20,7 @@ from residual.methods.bigrams import (
     mutual_information,
     smoothed,
 )
-from residual.training.train import next_token_loss
+from residual.methods.loss import next_token_loss
 
 seeds = st.integers(0, 2**32 - 1)
 untimed = settings(deadline=None)  # the first call of all loads what torch loads lazily

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from jaxtyping import Int
 from torch import Tensor
 
+from residual.errors import nearest
 from residual.files.checkpoints import FOLDER, Card, Run, save, versions
-from residual.methods.circuits import composition_scores, prefix_matching_score, previous_token_score
+from residual.methods.induction import in_context, repeats
+from residual.methods.loss import next_token_loss
 from residual.model import Config, Transformer
-from residual.taps import nearest
-from residual.training.corpus import CACHE, Corpus, corpus, repeats
+from residual.training.corpus import CACHE, Corpus, corpus
 from residual.training.resume import History
-from residual.training.train import losses, next_token_loss, share, train, windows
+from residual.training.train import share, train, windows
 
 DATA: dict[str, Callable[[], Corpus]] = {"sotu": corpus, "sotu-2048": lambda: corpus(2048)}
 """Token streams for training and validation, by name."""
@@ -268,35 +268,6 @@ def run(
         made = keep(entry.steps, file)
         state.unlink(missing_ok=True)
     return made
-
-
-@torch.no_grad()
-def in_context(
-    model: Transformer, text: Int[Tensor, "batch pos"], periods: tuple[int, int], *, examples: int = 64, seed: int = 0
-) -> dict[str, Tensor]:
-    """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
-
-    - ``first period`` and ``repeated``: the loss on random tokens that repeat, the first time and from then on
-    - ``in-context score``: the loss on ``text`` over its last quarter less that over its second eighth; below zero
-      when what was read so far helps (the paper: the 500th token's loss less the 50th's)
-    - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
-    - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
-    """
-    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
-    of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
-    again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
-    n_pos = of_text.shape[1]
-    found = {
-        "first period": of_random[~again].mean(),
-        "repeated": of_random[again].mean(),
-        "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
-        "prefix-matching": prefix_matching_score(model, periods=periods, seed=seed).max(),
-        "previous-token": previous_token_score(model, text[:, :-1]).max(),
-    }
-    if model.config.n_layers > 1:
-        scores = composition_scores(model, samples=2).K
-        found["K-composition"] = scores[~scores.isnan()].max()
-    return found
 
 
 def sketch(values: list[float], width: int | None = None) -> str:

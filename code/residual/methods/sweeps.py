@@ -25,8 +25,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual.cache import KVCache
+from residual.errors import nearest
 from residual.model import Block, Transformer, angles, rotate
-from residual.taps import ablate, nearest, record, scope
+from residual.taps import ablate, record, scope
 
 Metric = Callable[[Tensor], Tensor]
 Position = int | Int[Tensor, " batch"] | None
@@ -199,7 +200,7 @@ class _Base:
         self.blocks = [cast(Block, block) for block in model.blocks]
         names = ["attn.z", "attn_out", "resid_pre", "resid_post", *(["mlp_out", "resid_mid"] if c.d_mlp else [])]
         self.seen = record([f"blocks.*.{name}" for name in names] if n_layers else "embed")
-        self.cache = KVCache(model, len(tokens), tokens.shape[1]) if c.causal else None
+        self.cache = model.cache(len(tokens), tokens.shape[1]) if c.causal else None
         self.logits = model(tokens, tap=self.seen, cache=self.cache)  # batch pos d_vocab
         self.n_pos = tokens.shape[1]
         ends = [f"blocks.{n_layers - 1}.resid_post"] if n_layers else []

@@ -25,17 +25,13 @@ import torch
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor
+
+from residual.files.tokens import D_VOCAB, START, TOKENIZERS, tokenizer, train_tokenizer
 
 CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[3] / ".cache" / "residual"))
 """Where token ids are kept: in the repository's ``.cache``, or where the variable RESIDUAL_CACHE says."""
-
-D_VOCAB = 512
-TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
-"""By the size of the vocabulary."""
-START = "<|endoftext|>"
-"""The token before each speech."""
 
 HELD_OUT = 10
 """Every tenth speech, counted through the years, is for validation."""
@@ -72,78 +68,11 @@ def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 @cache
-def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
-    """The committed tokenizer. ``decode`` inverts ``encode`` on any text.
-
-    Raises:
-        ValueError: there is none of that size.
-    """
-    if d_vocab not in TOKENIZERS:
-        raise ValueError(f"there is no tokenizer of {d_vocab} tokens; there are {' and '.join(map(str, TOKENIZERS))}")
-    return Tokenizer.from_str(TOKENIZERS[d_vocab].read_text("utf8"))
-
-
-def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
-    """Byte-level BPE: START, the 256 bytes, then merges up to ``d_vocab``. Same texts, same merges."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=d_vocab,
-        special_tokens=[START],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    made.train_from_iterator(texts, trainer)
-    return made
-
-
-def words(tokens: Int[Tensor, " tokens"] | list[int], d_vocab: int = D_VOCAB) -> list[str]:
-    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``."""
-    of_character = {shown: byte for byte, shown in _byte_characters().items()}
-    vocabulary = tokenizer(d_vocab)
-    found = []
-    for token in map(int, tokens):
-        shown = vocabulary.id_to_token(token) if token >= 0 else None
-        if shown is None:
-            raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {d_vocab - 1}")
-        if shown == START:
-            found.append(START)
-            continue
-        raw = bytes(of_character[character] for character in shown)
-        try:
-            found.append(raw.decode("utf8"))
-        except UnicodeDecodeError:
-            found.append("".join(f"<{byte:02x}>" for byte in raw))
-    return found
-
-
-@cache
 def corpus(d_vocab: int = D_VOCAB) -> Corpus:
     """The corpus as tokens; encoded at the first call on a machine, read from the cache afterwards."""
     texts, vocabulary = sotu_texts(), tokenizer(d_vocab)
     parts = _cached(_key(texts, d_vocab), lambda: _encode(texts, vocabulary))
     return Corpus(*(torch.from_numpy(parts[name].astype(np.int64)) for name in Corpus._fields))
-
-
-def repeats(
-    batch: int, length: int, periods: tuple[int, int], *, d_vocab: int = D_VOCAB, seed: int = 0
-) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
-    """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
-
-    A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
-    right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
-
-    Raises:
-        ValueError: the shortest period is below 1, or above the longest.
-    """
-    shortest, longest = periods
-    if not 1 <= shortest <= longest:
-        raise ValueError(f"periods from {shortest} to {longest}: the shortest is at least 1 and at most the longest")
-    generator = torch.Generator().manual_seed(seed)
-    period = torch.randint(shortest, longest + 1, (batch, 1), generator=generator)
-    drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
-    return drawn.gather(1, torch.arange(length) % period), period
 
 
 def _encode(texts: dict[str, str], vocabulary: Tokenizer) -> dict[str, np.ndarray]:
@@ -202,18 +131,6 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
-
-
-@cache
-def _byte_characters() -> dict[int, str]:
-    """How byte-level BPE writes each byte: as itself where that prints, else as the next from U+0100 on."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from residual.files.checkpoints import check_header, write_whole
+from residual.files.blobs import check_header, write_whole
 
 
 @dataclass

@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -180,20 +178,6 @@ def share(batch: Tensor) -> Tensor:
         )
     size = len(batch) // sharing.of
     return batch[sharing.index * size : (sharing.index + 1) * size]
-
-
-def next_token_loss(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy, in nats, of each token after the first, given those before it."""
-    return losses(model, tokens, "mean")
-
-
-def losses(
-    model: nn.Module, tokens: Int[Tensor, "batch pos"], reduction: Literal["none", "mean"] = "none"
-) -> Float[Tensor, "batch pos_less_1"] | Float[Tensor, ""]:
-    """Cross-entropy, in nats, of each token after the first, given those before it; or the mean of them all."""
-    logits = model(tokens[:, :-1])  # batch pos-1 d_vocab
-    found = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction=reduction)
-    return found if reduction == "mean" else found.unflatten(0, logits.shape[:2])
 
 
 # Shares of a batch

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.files.checkpoints import Card, CheckpointError, Run, load, save
+from residual.files.blobs import CheckpointError
+from residual.files.checkpoints import Card, Run, load, save
 
 CONFIG = Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=5, d_vocab=7)
 TOKENS = torch.tensor([[1, 2, 6]])

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from residual.files import formats
 from residual.files import pretrained as weights
 from residual.sampling import generate
 
@@ -302,7 +303,7 @@ def write_gguf(path, c=LLAMA, seed=0, kind=None):
     writer.add_token_list(["<|end|>", "a", "b", "ab", "Ġ", "1", "2", "Ġab", "c", "d", "e"])
     writer.add_token_types([3] + [1] * 10)
     writer.add_token_merges(["a b", "Ġ ab"])
-    names = {ours: weights.GGUF_LLAMA[key] for key, ours in weights.HUGGING_FACE_LLAMA.items()}
+    names = {ours: formats.GGUF_LLAMA[key] for key, ours in formats.HUGGING_FACE_LLAMA.items()}
     for name, x in tensors.items():
         key = next(k for k in names if k.split("{}")[0] in name and k.split("{}")[-1] in name)
         layer = name.split(".")[2] if "{}" in key else ""

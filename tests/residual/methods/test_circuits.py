@@ -17,11 +17,10 @@ from residual.methods.circuits import (
     full_QK,
     overlap,
     positivity,
-    prefix_matching_score,
-    previous_token_score,
     principal_cosines,
     top_entries,
 )
+from residual.methods.induction import prefix_matching_score, previous_token_score
 from residual.taps import record
 
 theorem = settings(deadline=None, max_examples=25)

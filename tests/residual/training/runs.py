@@ -10,7 +10,8 @@ import torch
 
 from residual import Config, Transformer
 from residual.files.checkpoints import Card, Run, save
-from residual.training.train import History, next_token_loss, train, windows
+from residual.methods.loss import next_token_loss
+from residual.training.train import History, train, windows
 
 TOKENS = torch.randint(5, (400,), generator=torch.Generator().manual_seed(0))
 CONFIG = Config(n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=8, d_vocab=5, init_std=0.5)

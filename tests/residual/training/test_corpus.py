@@ -12,50 +12,52 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from residual.files.tokens import D_VOCAB, START, TOKENIZERS, tokenizer, train_tokenizer, words
+from residual.methods import induction
 from residual.training import corpus as data
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
 def test_decoding_inverts_encoding_on_any_text(text):
-    tokens = data.tokenizer().encode(text).ids
-    assert data.tokenizer().decode(tokens, skip_special_tokens=False) == text
-    assert all(0 <= token < data.D_VOCAB for token in tokens)
+    tokens = tokenizer().encode(text).ids
+    assert tokenizer().decode(tokens, skip_special_tokens=False) == text
+    assert all(0 <= token < D_VOCAB for token in tokens)
 
 
 def test_every_byte_has_a_token():
     """So no text can hold one that is unknown. Half of them are a character by themselves."""
-    names = data.words(range(data.D_VOCAB))
-    assert len(set(names)) == data.D_VOCAB
+    names = words(range(D_VOCAB))
+    assert len(set(names)) == D_VOCAB
     for byte in range(256):
         assert (chr(byte) if byte < 128 else f"<{byte:02x}>") in names
 
 
 def test_words_concatenate_to_the_text():
     text = "Fellow citizens of the Senate,\n\nthe state of our Union is strong."
-    assert "".join(data.words(data.tokenizer().encode(text).ids)) == text
+    assert "".join(words(tokenizer().encode(text).ids)) == text
     with pytest.raises(ValueError, match="token 512 is out of range; the tokenizer knows 0 to 511"):
-        data.words([512])
+        words([512])
     with pytest.raises(ValueError, match="token -1 is out of range; the tokenizer knows 0 to 511"):
-        data.words([-1])
+        words([-1])
 
 
-@pytest.mark.parametrize("d_vocab", data.TOKENIZERS)
+@pytest.mark.parametrize("d_vocab", TOKENIZERS)
 def test_training_again_gives_the_committed_tokenizer(d_vocab):
     """A few seconds: the merges are a function of the training speeches."""
     train, _ = data.split(data.sotu_texts())
-    assert data.train_tokenizer(train, d_vocab).to_str(pretty=False) == data.TOKENIZERS[d_vocab].read_text("utf8")
-    assert data.tokenizer(d_vocab).get_vocab_size() == d_vocab
+    assert train_tokenizer(train, d_vocab).to_str(pretty=False) == TOKENIZERS[d_vocab].read_text("utf8")
+    assert tokenizer(d_vocab).get_vocab_size() == d_vocab
 
 
 def test_a_size_without_a_tokenizer_is_said():
     with pytest.raises(ValueError, match="no tokenizer of 513 tokens; there are 512 and 2048"):
-        data.tokenizer(513)
+        tokenizer(513)
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 40), st.integers(0, 99))
 def test_repeats_repeat_with_the_period_that_is_said(shortest, more, length, seed):
-    tokens, period = data.repeats(5, length, (shortest, shortest + more), d_vocab=7, seed=seed)
+    tokens, period = induction.repeats(5, length, (shortest, shortest + more), d_vocab=7, seed=seed)
     assert tokens.shape == (5, length) and period.shape == (5, 1)
     assert ((period >= shortest) & (period <= shortest + more)).all()
     for row, p in zip(tokens.tolist(), period.flatten().tolist(), strict=True):
@@ -73,7 +75,7 @@ def test_the_split_is_by_whole_speeches():
 
 def test_the_corpus_decodes_to_the_speeches():
     train, validation = data.split(data.sotu_texts())
-    start = data.tokenizer().token_to_id(data.START)
+    start = tokenizer().token_to_id(START)
     for tokens, speeches in zip(data.corpus(), (train, validation), strict=True):
         assert tokens.dtype == torch.long and tokens.ndim == 1
         begins = (tokens == start).nonzero().flatten().tolist()
@@ -81,7 +83,7 @@ def test_the_corpus_decodes_to_the_speeches():
         last = len(speeches) - 1
         for i in (0, last // 2, last):
             end = begins[i + 1] if i < last else len(tokens)
-            assert data.tokenizer().decode(tokens[begins[i] + 1 : end].tolist()) == speeches[i]
+            assert tokenizer().decode(tokens[begins[i] + 1 : end].tolist()) == speeches[i]
 
 
 # ---- The cache

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from residual import Config, Transformer
-from residual.training.train import History, next_token_loss, share, train, windows
+from residual.methods.loss import next_token_loss
+from residual.training.train import History, share, train, windows
 
 SCRIPT = Path(__file__).with_name("runs.py")
 runs = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.training.train import learning_rate, next_token_loss, train, windows
+from residual.methods.loss import next_token_loss
+from residual.training.train import learning_rate, train, windows
 
 CONFIG = Config(n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=8, d_vocab=5)
 TOKENS = torch.randint(5, (400,), generator=torch.Generator().manual_seed(0))

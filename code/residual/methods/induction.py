@@ -1,0 +1,159 @@
+"""Induction: sequences that repeat, where heads look on them, and what marks the phase change.
+
+From Olsson et al. 2022, "In-context Learning and Induction Heads".
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residual.methods.circuits import composition_scores
+from residual.methods.loss import losses
+from residual.model import Transformer
+
+
+def repeats(
+    batch: int, length: int, periods: tuple[int, int], *, d_vocab: int = 512, seed: int = 0
+) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
+    """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
+
+    A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
+    right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
+
+    Raises:
+        ValueError: the shortest period is below 1, or above the longest.
+    """
+    shortest, longest = periods
+    if not 1 <= shortest <= longest:
+        raise ValueError(f"periods from {shortest} to {longest}: the shortest is at least 1 and at most the longest")
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(shortest, longest + 1, (batch, 1), generator=generator)
+    drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
+    return drawn.gather(1, torch.arange(length) % period), period
+
+
+# Where heads look
+
+
+@torch.no_grad()
+def prefix_matching_score(
+    model: Transformer,
+    *,
+    examples: int = 32,
+    periods: tuple[int, int] | None = None,
+    length: int | None = None,
+    start: int | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "layer head"]:
+    """How much a head attends, from a token that came before, to what followed it then (Olsson et al. 2022).
+
+    Each example repeats a stretch of random distinct tokens. Its length differs from example to example: a head that
+    looks a fixed distance back gets no credit on the whole, as it would if all periods were the same.
+
+    Args:
+        periods: the shortest and the longest stretch; a quarter and half of the sequence, if not given.
+        length: of the sequences, in tokens; the model's context, if not given.
+        start: a token put before each sequence, for models that expect one.
+
+    Returns:
+        The mean, over examples and over positions from the second stretch on, of the attention paid to what followed
+        the same token in all the stretches before: from 0 to 1.
+
+    Raises:
+        ValueError: the sequence is too short, or the vocabulary too small, for such periods.
+    """
+    c = model.config
+    length = c.n_ctx if length is None else length
+    n_pos = length - (start is not None)
+    shortest, longest = periods or (max(2, n_pos // 4), min(max(2, n_pos // 2), c.d_vocab))
+    if shortest <= c.d_vocab and not 2 <= shortest <= longest < n_pos:
+        raise ValueError(f"periods from {shortest} to {longest} do not repeat in {n_pos} tokens")
+    if max(shortest, longest) > c.d_vocab:
+        raise ValueError(f"a stretch of {max(shortest, longest)} distinct tokens cannot be drawn from {c.d_vocab}")
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
+    stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens
+    tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
+    query = torch.arange(n_pos).expand(examples, -1)
+    repeats = torch.arange(1, n_pos // shortest + 1)
+    key = query[..., None] - period[..., None] * repeats + 1  # batch pos repeat
+    counted = query >= period
+    if start is not None:
+        tokens = torch.cat([torch.full((examples, 1), start), tokens], dim=1)
+        key = torch.cat([torch.full_like(key[:, :1], -1), torch.where(key > 0, key + 1, -1)], dim=1)
+        counted = torch.cat([torch.zeros(examples, 1, dtype=torch.bool), counted], dim=1)
+    return attention_to(model, tokens, torch.where(key > 0, key, -1), counted)
+
+
+@torch.no_grad()
+def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
+    """The mean attention to the position just before, from the second position on."""
+    key = (torch.arange(tokens.shape[1]) - 1).expand(tokens.shape)
+    return attention_to(model, tokens, key, key >= 0)
+
+
+@torch.no_grad()
+def attention_to(
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    key: Int[Tensor, "batch pos"] | Int[Tensor, "batch pos n"],
+    counted: Tensor | None = None,
+) -> Float[Tensor, "layer head"]:
+    """The mean attention that position i pays to position ``key[i]``, or to several of them together.
+
+    Over the examples and those i that are ``counted``; to a key below zero no attention is paid.
+    """
+    device = model.W_E.device
+    counted = torch.ones(key.shape[:2], dtype=torch.bool) if counted is None else counted
+    seen = _Attended(key.reshape(*key.shape[:2], -1).to(device), counted.to(device))
+    model(tokens.to(device), tap=seen)
+    return torch.stack(seen.means) if seen.means else model.W_E.new_zeros(0, model.config.n_heads)
+
+
+class _Attended:
+    """A tap that keeps one number of each head's pattern, and so needs no room for the patterns of all layers."""
+
+    def __init__(self, key: Tensor, counted: Tensor) -> None:
+        self.key, self.weight = key.clamp(min=0)[:, None], ((key >= 0) & counted[..., None])[:, None]
+        self.total = counted.sum()
+        self.means: list[Tensor] = []
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(".pattern"):  # batch head query key
+            paid = x.gather(3, self.key.expand(-1, x.shape[1], -1, -1)) * self.weight  # batch head query n
+            self.means.append(paid.sum(dim=(0, 2, 3)) / self.total)
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset(name for name in known if name.endswith(".pattern"))
+
+
+@torch.no_grad()
+def in_context(
+    model: Transformer, text: Int[Tensor, "batch pos"], periods: tuple[int, int], *, examples: int = 64, seed: int = 0
+) -> dict[str, Tensor]:
+    """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
+
+    - ``first period`` and ``repeated``: the loss on random tokens that repeat, the first time and from then on
+    - ``in-context score``: the loss on ``text`` over its last quarter less that over its second eighth; below zero
+      when what was read so far helps (the paper: the 500th token's loss less the 50th's)
+    - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
+    - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
+    """
+    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
+    of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
+    again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
+    n_pos = of_text.shape[1]
+    found = {
+        "first period": of_random[~again].mean(),
+        "repeated": of_random[again].mean(),
+        "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
+        "prefix-matching": prefix_matching_score(model, periods=periods, seed=seed).max(),
+        "previous-token": previous_token_score(model, text[:, :-1]).max(),
+    }
+    if model.config.n_layers > 1:
+        scores = composition_scores(model, samples=2).K
+        found["K-composition"] = scores[~scores.isnan()].max()
+    return found
