@@ -44,7 +44,7 @@ pdf: site  ## print all notes into notes.pdf, with Chromium
 
 test: install  ## run all tests, after the notebooks that they look at
 	@.venv/bin/weave run
-	@$(PY) -m pytest -n auto --dist loadfile
+	@$(PY) -m pytest -n auto --dist loadfile $(OPTS)
 
 check: install  ## ruff, mypy, spelling, and weave check and lint: claims, theorems, links, bare numbers; builds no site
 	@$(PY) -m ruff check .
