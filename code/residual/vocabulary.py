@@ -55,11 +55,10 @@ class Vocabulary:
             TypeError: neither a string nor a list of strings.
             ValueError: no texts, or a text without a token.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"texts are strings; this is a {type(text).__name__}: {text!r:.60}")
-        found = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts are a string or a list of strings; this is {texts!r:.60}")
+        found = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         if not found:
             raise ValueError("there are no texts; give a string or a list of strings")
         if [] in found:
@@ -108,6 +107,7 @@ class Vocabulary:
         from tokenizers import decoders
 
         shown = self.tokenizer.id_to_token(token)
+        assert shown is not None  # _row has looked
         if not isinstance(self.tokenizer.decoder, decoders.ByteLevel):  # SentencePiece's way of writing
             return re.sub(r"^<0x([0-9A-F]{2})>$", lambda byte: _bytes(bytes.fromhex(byte[1])), shown).replace("▁", " ")
         of_character = _bytes_of_characters()

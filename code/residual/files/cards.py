@@ -129,8 +129,8 @@ def read_tensors(path: Path, card: Card | ResultCard, dtypes: Mapping[str, str])
         raise CheckpointError(f"{path} is no intact safetensors file: {problem}") from None
     compare({name: tuple(tensor.shape) for name, tensor in tensors.items()}, listed, path, "the file", "its card")
     for name, tensor in sorted(tensors.items()):  # a safetensors file has an order of its own
-        if tensor.dtype != DTYPES.get(dtypes.get(name, "")):
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {dtypes.get(name, 'nothing')}")
+        if tensor.dtype != DTYPES.get(said := str(dtypes.get(name, "nothing"))):
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {said}")
     return tensors
 
 

@@ -42,6 +42,9 @@ __all__ = [
 FOLDER = Path(__file__).parents[2] / "checkpoints"
 """Where committed checkpoints live: ``code/checkpoints``."""
 
+FLOATS = ("F16", "F32", "F64")
+"""Types of weights, under safetensors' names."""
+
 TEXTS = ("sotu", "sotu-2048", "house")
 """Data that the committed tokenizers cut into tokens."""
 
@@ -86,7 +89,7 @@ def save(run: Run, path: str | Path, *, dtype: torch.dtype = torch.float32) -> P
     kinds = [kind for kind, entry in KINDS.items() if entry.module is type(run.model)]
     if not kinds:
         raise ValueError(f"{type(run.model).__name__} is of no kind that is known; add its kind to checkpoints.KINDS")
-    names = {made: name for name, made in DTYPES.items() if made.is_floating_point}
+    names = {DTYPES[name]: name for name in FLOATS}
     if dtype not in names:
         raise ValueError(f"weights are saved as {', '.join(map(str, names))}; not as {dtype}")
     state = {}
@@ -118,6 +121,8 @@ def load(path: str | Path) -> Run:
     path = find(path)
     card = read_card(path)
     kind, beside = _kind(card, path), path.with_suffix(".json")
+    if card.dtype not in FLOATS:
+        raise CheckpointError(f"{beside}: dtype is {card.dtype!r:.60}; weights are {', '.join(FLOATS)}")
     try:
         config = kind.config(**card.config)
     except (TypeError, ValueError) as problem:
@@ -163,8 +168,9 @@ def read_card(path: str | Path) -> Card:
 def _kind(card: Card, path: Path) -> Kind:
     if card.kind in KINDS:
         return KINDS[card.kind]
-    where = f"import {card.module} first, which defines it" if card.module else nearest(card.kind, KINDS)
-    raise CheckpointError(f"{path.with_suffix('.json')}: no kind {card.kind!r} is known; {where}")
+    defined = f"; its card names the module {card.module}: import that first" if card.module else ""
+    known = nearest(card.kind, KINDS)
+    raise CheckpointError(f"{path.with_suffix('.json')}: no kind {card.kind!r} is known; {known}{defined}")
 
 
 def _shapes(kind: Kind, config: Any, tensors: int, beside: Path) -> dict[str, tuple[int, ...]]:
