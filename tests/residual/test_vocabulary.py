@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +105,16 @@ def test_the_tokenizer_is_opened_at_its_first_use_and_once():
     copied = copy.deepcopy(lazy)
     assert not opened
     assert len(lazy) == len(copied) == 512 and lazy.words([40]) == copied.words([40]) and opened == [1]
+
+
+def test_a_committed_model_is_loaded_without_its_tokenizer():
+    """In a process of its own: until words are asked for, the package is not even imported."""
+    program = (
+        "import sys; from residual import load; model = load('induction').model; assert 'tokenizers' not in sys.modules; "
+        "print(model.vocabulary.words([40, 41])); assert 'tokenizers' in sys.modules"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.strip() == str(SMALL.words([40, 41])), ran.stderr
 
 
 def test_no_text_is_cut_off_or_padded_by_the_tokenizer():

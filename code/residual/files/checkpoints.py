@@ -45,7 +45,7 @@ FOLDER = Path(__file__).parents[2] / "checkpoints"
 FLOATS = ("F16", "F32", "F64")
 """Types of weights, under safetensors' names."""
 
-TEXTS = ("sotu", "sotu-2048", "house")
+TEXTS = ("sotu", "sotu-2048", "bible", "house")
 """Data that the committed tokenizers cut into tokens."""
 
 

@@ -54,7 +54,7 @@ def llama_pieces(c: Config, names: Mapping[str, str], has_bias: Callable[[str], 
     if not c.tied:
         pieces["W_U"] = Piece({names["W_U"]: (c.d_vocab, d)}, _transposed)
     for layer in range(c.n_layers):
-        here, at = f"blocks.{layer}", {key: name.format(layer) for key, name in names.items()}
+        here, at = f"blocks.{layer}", {key: name.replace("{}", str(layer)) for key, name in names.items()}
         pieces |= {
             f"{here}.ln1.w": Piece({at["ln1"]: (d,)}),
             f"{here}.attn.W_QKV": Piece({at["q"]: (h, d), at["k"]: (k, d), at["v"]: (k, d)}, heads),

@@ -68,12 +68,13 @@ def hugging_face(folder: Path) -> Stored:
     if config.tied and head in stored:
         ignored += (head,)
         stored.setdefault(embedding, stored[head])
-        one, other = (read(name).nan_to_num() for name in (embedding, head))
-        if stored[embedding] != stored[head] and not torch.equal(one, other):
-            raise ValueError(
-                f"{folder / 'config.json'} says that the embedding is the unembedding too, but {embedding} and {head} "
-                "differ; if they were trained apart, it has to say tie_word_embeddings false"
-            )
+        if stored[embedding] != stored[head]:
+            one, other = (read(name).nan_to_num() for name in (embedding, head))
+            if not torch.equal(one, other):
+                raise ValueError(
+                    f"{folder / 'config.json'} says that the embedding is the unembedding too, but {embedding} and "
+                    f"{head} differ; if they were trained apart, it has to say tie_word_embeddings false"
+                )
     return Stored(folder, config, {name: place.shape for name, place in stored.items()}, read, pieces, ignored)
 
 

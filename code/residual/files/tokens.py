@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from residual.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 D_VOCAB = 512
 TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
@@ -29,6 +32,8 @@ def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
     Raises:
         ValueError: there is none of that size.
     """
+    from tokenizers import Tokenizer
+
     if d_vocab not in TOKENIZERS:
         raise ValueError(f"there is no tokenizer of {d_vocab} tokens; there are {' and '.join(map(str, TOKENIZERS))}")
     return Tokenizer.from_str(TOKENIZERS[d_vocab].read_text("utf8"))
@@ -36,6 +41,8 @@ def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
 
 def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
     """Byte-level BPE: START, the 256 bytes, then merges up to ``d_vocab``. Same texts, same merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

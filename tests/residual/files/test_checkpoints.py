@@ -150,7 +150,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(extra=1), "unknown fields extra"),
         (dict(dtype="I64"), "dtype is 'I64'; weights are F16, F32, F64"),
         (dict(kind=3), "kind is 3"),
-        (dict(kind="transfomer"), "no kind 'transfomer' is known; there is transformer"),
+        (dict(kind="transformers"), "no kind 'transformers' is known; there is transformer"),
         (
             dict(kind="sae", module="residual.methods.saes"),
             "no kind 'sae' .* module residual.methods.saes: import that first",

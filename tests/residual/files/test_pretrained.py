@@ -384,6 +384,10 @@ def test_both_names_stored_though_tied(tmp_path):
     "more, says",
     [
         (lambda t: {f"teacher.{name}": x for name, x in t.items()}, "holds 2 models, '' and 'teacher.'; keep one"),
+        (
+            lambda t: {f"{{x}}{{}}.{name}": t.pop(name) for name in list(t)},
+            "lacks the tensor {x}0.layers.0.input_layernorm",
+        ),
         (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is there already"),
         (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model has no place for: lora_A.weight"),
     ],
@@ -391,7 +395,7 @@ def test_both_names_stored_though_tied(tmp_path):
 def test_names_that_leave_a_doubt(tmp_path, more, says):
     config, tensors, _ = model_of("llama", tied=True)
     with pytest.raises(ValueError, match=says):
-        weights.load(write(tmp_path / "m", config, tensors | more(tensors)))
+        weights.load(write(tmp_path / "m", config, more(tensors) | tensors))
 
 
 # ---- Weights that are no numbers
