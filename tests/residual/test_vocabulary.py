@@ -110,7 +110,8 @@ def test_the_tokenizer_is_opened_at_its_first_use_and_once():
 def test_a_committed_model_is_loaded_without_its_tokenizer():
     """In a process of its own: until words are asked for, the package is not even imported."""
     program = (
-        "import sys; from residual import load; model = load('induction').model; assert 'tokenizers' not in sys.modules; "
+        "import sys; from residual import load; model = load('induction').model; "
+        "assert 'tokenizers' not in sys.modules; "
         "print(model.vocabulary.words([40, 41])); assert 'tokenizers' in sys.modules"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
