@@ -178,8 +178,9 @@ def steering(draw):
         draw(st.sampled_from([None, 0, [1, 3, 6], slice(2, 7), per_example([5, 0])])),
     )
     direction = 2 * torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(layer)).double()
-    heads = draw(st.sampled_from([None, f"{layer}.0"])) if name.endswith(".z") else None
     kind = draw(st.sampled_from(["steer", "ablate", "mean", "patch", "freeze", "at", "both"]))
+    by_head = name.endswith(".z") and kind in ("steer", "ablate", "mean", "patch")
+    heads = draw(st.sampled_from([None, f"{layer}.0"])) if by_head else None
     tap = {
         "steer": steer(name, direction, positions=positions, heads=heads),
         "ablate": ablate(name, positions=positions, heads=heads),
