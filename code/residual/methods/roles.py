@@ -92,6 +92,7 @@ def attention_by_token(
     Raises:
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
+    tokens = tokens.to(model.W_E.device)
     counted = _counted(tokens, counted)
     found, place = tokens.unique(return_inverse=True)  # place: batch pos
 
@@ -153,6 +154,7 @@ def head_roles(
     Raises:
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
+    tokens = tokens.to(model.W_E.device)
     counted = _counted(tokens, counted)
     found, place = tokens.unique(return_inverse=True)  # place: batch pos
     targets = _targets(tokens) & counted[:, None, :, None]  # batch role query key
@@ -174,8 +176,13 @@ def head_roles(
     n_pos = tokens.shape[1]
     seen = torch.arange(1, n_pos + 1) if model.config.causal else torch.full((n_pos,), n_pos)  # query
     alike = targets.sum(dim=-1) / seen.to(tokens.device)  # batch role query
+    previous, current, first, duplicate, induction = scores.unbind(dim=-1)
     return HeadRoles(
-        *scores.unbind(dim=-1),
+        previous,
+        current,
+        first,
+        duplicate,
+        induction,
         top_token=found[top.indices],
         top_share=top.values,
         errors=dict(zip(ROLES, errors.unbind(dim=-1), strict=True)),
@@ -306,7 +313,7 @@ def _look(
 ) -> Float[Tensor, "layer batch head n"]:
     """``look`` at each layer's pattern, which is then forgotten."""
     seen = _Looked(model, look, value_weighted)
-    model(tokens.to(model.W_E.device), tap=seen)
+    model(tokens, tap=seen)
     if not seen.found:
         none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
         return look(none)[None][:0]
