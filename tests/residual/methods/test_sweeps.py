@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from residual import Config, Transformer
-from residual.methods import sweeps
+from residual.methods import reruns, sweeps
 from residual.taps import ablate, patch, record
 
 theorem = settings(deadline=None, max_examples=25)
@@ -161,7 +161,7 @@ def test_in_single_precision_to_1e_5():
 def test_small_blocks_change_nothing(monkeypatch):
     model = Transformer(Config(3, 6, 4, 2, N_POS, D_VOCAB, init_std=0.8)).double().requires_grad_(False)
     whole = sweeps.patch_heads(model, batch(0), batch(1), difference)
-    monkeypatch.setattr(sweeps, "BLOCK", 1)
+    monkeypatch.setattr(reruns, "BLOCK", 1)
     same(sweeps.patch_heads(model, batch(0), batch(1), difference), whole)
 
 
