@@ -105,7 +105,7 @@ class BaseRun:
 
     def changed_together(
         self, stage: int, changed: Float[Tensor, "node batch pos d_model"], first: int
-    ) -> Float[Tensor, "node *metric"]:
+    ) -> Float[Tensor, " node *metric"]:
         """The metric when the stream becomes ``changed``, which it is from position ``first`` on, at all positions.
 
         Args:
@@ -122,7 +122,7 @@ class BaseRun:
 
     def run(
         self, stage: int, x: Float[Tensor, "node batch pos d_model"], first: int, tap: Tap | None = None
-    ) -> Float[Tensor, "node batch *pos d_vocab"]:  # noqa: F821
+    ) -> Float[Tensor, "node batch *pos d_vocab"]:
         """The logits that are read, from layer ``stage`` on, where ``x`` is the stream from position ``first`` on.
 
         Args:

@@ -7,9 +7,9 @@
     patch_heads(model, clean, corrupted, metric, heads=["18.6", "17.4"])       # head pos
     ablate_resid(model, tokens, metric, "mean", name="mlp_out", positions=[3, 4], together=True)  # layer
 
-All of it equals the plain loop over ``model(tokens, tap=patch(…))``, to rounding; ``reruns`` says what is not computed
-again. A query or a pattern at one position changes ``z`` of that head there and nothing else, so these sweeps are sweeps
-of another ``z``. Keys and values are seen from all later positions, and begin again inside the layer.
+All of it equals the plain loop over ``model(tokens, tap=patch(…))``, to rounding; ``reruns`` says what is not
+computed again. A query or a pattern at one position changes ``z`` of that head there and nothing else, so these sweeps
+are sweeps of another ``z``. Keys and values are seen from all later positions: their layer runs again, too.
 
 Ablation values, the direction (clean into corrupted or the reverse) and the metric change what a sweep shows: report
 them with it.
@@ -18,6 +18,7 @@ them with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,16 +28,12 @@ from torch import Tensor
 
 from residual.errors import nearest
 from residual.methods.reruns import BaseRun, Metric, Position
-from residual.model import Block, Transformer
+from residual.methods.sites import OF_HEADS, OF_STREAM, Layers, Positions, Sites
+from residual.model import Transformer
 from residual.scope import scope
 from residual.taps import ablate, compose, patch, record
 
 How = Literal["zero", "mean", "resample"]
-Positions = int | slice | Sequence[int] | Int[Tensor, " n"] | Bool[Tensor, "batch pos"]
-Layers = int | slice | Sequence[int]
-
-OF_HEADS = ("q", "k", "v", "pattern", "z")
-OF_STREAM = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 def patch_heads(
@@ -69,7 +66,7 @@ def patch_heads(
     Raises:
         ValueError: the two batches differ in shape; there is no such activation, head, layer or position.
     """
-    sites = _Sites(model, corrupted, _known(name, OF_HEADS), heads, layers, positions, together)
+    sites = Sites(model, corrupted, _known(name, OF_HEADS), heads, layers, positions, together)
     source = _recorded(model, clean, corrupted, f"attn.{name}")
     base = BaseRun(model, corrupted, metric, position, f"attn.{name}", "attn.z")
     return _heads(base, sites, name, source)
@@ -100,7 +97,7 @@ def ablate_heads(
     Raises:
         ValueError: as ``patch_heads``.
     """
-    sites = _Sites(model, tokens, _known(name, OF_HEADS), heads, layers, positions, together)
+    sites = Sites(model, tokens, _known(name, OF_HEADS), heads, layers, positions, together)
     base = BaseRun(model, tokens, metric, position, f"attn.{name}", "attn.z")
     return _heads(base, sites, name, _ablated(base, f"attn.{name}", how, reference, seed))
 
@@ -126,7 +123,7 @@ def patch_resid(
     Raises:
         ValueError: as ``patch_heads``.
     """
-    sites = _Sites(model, corrupted, _known(name, _of_stream(model)), None, layers, positions, together)
+    sites = Sites(model, corrupted, _known(name, _of_stream(model)), None, layers, positions, together)
     source = _recorded(model, clean, corrupted, name)
     return _layers(BaseRun(model, corrupted, metric, position, name), sites, name, source)
 
@@ -155,84 +152,12 @@ def ablate_resid(
     Raises:
         ValueError: as ``patch_heads``.
     """
-    sites = _Sites(model, tokens, _known(name, _of_stream(model)), None, layers, positions, together)
+    sites = Sites(model, tokens, _known(name, _of_stream(model)), None, layers, positions, together)
     base = BaseRun(model, tokens, metric, position, name)
     return _layers(base, sites, name, _ablated(base, name, how, reference, seed))
 
 
-# Where
-
-
-class _Sites:
-    """The layers, heads and positions of a sweep, and the axes of its result."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        tokens: Tensor,
-        name: str,
-        heads: Sequence[str] | None,
-        layers: Layers | None,
-        positions: Positions | None,
-        together: bool,
-    ) -> None:
-        c = model.config
-        n_heads = 1 if name in OF_STREAM else c.kv_heads if name in ("k", "v") else c.n_heads
-        if heads is not None and layers is not None:
-            raise ValueError("the names of heads say their layers; leave layers out")
-        in_order = [(layer, head) for layer in _indices(layers, c.n_layers, "layer") for head in range(n_heads)]
-        self.in_order = in_order if heads is None else _named(heads, c.n_layers, n_heads, name)
-        self.heads: dict[int, list[int]] = {}  # by layer
-        for layer, head in self.in_order:
-            self.heads.setdefault(layer, []).append(head)
-        n_layers = len(in_order) // n_heads
-        if name in OF_STREAM or heads is not None:
-            self.axes = [len(self.in_order)]
-        else:
-            self.axes = [n_layers, n_heads]
-        self.together = together
-        if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-            if not together:
-                raise ValueError("positions marked in each example are changed all at once; give together=True, too")
-            if positions.shape != tokens.shape:
-                raise ValueError(f"positions mark {list(positions.shape)}, the tokens are {list(tokens.shape)}")
-            self.positions, self.marks = [], positions.to(tokens.device)  # batch pos
-        else:
-            self.positions = _indices(positions, tokens.shape[1], "position")
-            self.marks = torch.zeros_like(tokens, dtype=torch.bool)
-            self.marks[:, self.positions] = True
-
-    def arranged(self, base: BaseRun, found: dict[int, Tensor]) -> Tensor:
-        """The metrics of each layer, ``[head *pos *metric]``, as one tensor."""
-        rows = [found[layer][self.heads[layer].index(head)] for layer, head in self.in_order]
-        shape = [*([] if self.together else [len(self.positions)]), *base.unchanged.shape]
-        return (torch.stack(rows) if rows else base.unchanged.new_zeros(0, *shape)).reshape(*self.axes, *shape)
-
-
-def _indices(wanted: Layers | Positions | None, length: int, word: str) -> list[int]:
-    """The indices that are meant, of ``length``; all of them for None."""
-    if wanted is None or isinstance(wanted, slice):
-        return list(range(length))[wanted or slice(None)]
-    try:
-        index = torch.as_tensor(wanted).reshape(-1)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none") from None
-    if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
-        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none")
-    if not bool(((-length <= index) & (index < length)).all()):
-        raise ValueError(f"there is no {word} {wanted} among {length}")
-    return (index.long() % max(length, 1)).tolist()
-
-
-def _named(heads: Sequence[str], n_layers: int, n_heads: int, name: str) -> list[tuple[int, int]]:
-    known = {f"{layer}.{head}": (layer, head) for layer in range(n_layers) for head in range(n_heads)}
-    if isinstance(heads, str):
-        raise ValueError(f"heads is a list of names; write heads=[{heads!r}]")
-    for head in heads:
-        if head not in known:
-            kind = "key head" if name in ("k", "v") else "head"
-            raise ValueError(f"there is no {kind} {head!r}; {nearest(str(head), known)}")
-    return [known[head] for head in heads]
+# What is changed
 
 
 def _known(name: str, names: Sequence[str]) -> str:
@@ -243,9 +168,6 @@ def _known(name: str, names: Sequence[str]) -> str:
 
 def _of_stream(model: Transformer) -> list[str]:
     return [name for name in OF_STREAM if model.config.d_mlp or name not in ("resid_mid", "mlp_out")]
-
-
-# What is changed
 
 
 @torch.no_grad()
@@ -271,23 +193,16 @@ def _ablated(base: BaseRun, name: str, how: How, reference: Tensor | None, seed:
 
 
 @torch.no_grad()
-def _heads(base: BaseRun, sites: _Sites, name: str, new: list[Tensor]) -> Tensor:
+def _heads(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
     """``new[layer]`` is the named activation as it is to be."""
     found = {}
     for layer, heads in sites.heads.items():
         if name in ("k", "v"):
             found[layer] = _key_heads(base, sites, layer, name, new[layer], heads)
             continue
-        block, old = base.blocks[layer], base.seen[f"blocks.{layer}.attn.z"][:, :, heads]
-
-        def becomes(
-            z: Tensor, layer: int = layer, block: Block = block, old: Tensor = old, heads: list = heads
-        ) -> Tensor:
-            W_O = block.attn.W_O[heads]
-            change = einsum(z - old, W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
-            return block.after_attention(base.middle[layer] + change)
-
-        found[layer] = _follow(base, sites, layer + 1, old, _z(base, layer, name, new[layer])[:, :, heads], becomes)
+        old, z = base.seen[f"blocks.{layer}.attn.z"], _z(base, layer, name, new[layer])
+        becomes = partial(_stream_after, base, layer, heads)
+        found[layer] = _follow(base, sites, layer + 1, old[:, :, heads], z[:, :, heads], becomes)
     return sites.arranged(base, found)
 
 
@@ -302,19 +217,30 @@ def _z(base: BaseRun, layer: int, name: str, new: Tensor) -> Float[Tensor, "batc
     return seen[f"{attn}.z"]
 
 
-def _key_heads(base: BaseRun, sites: _Sites, layer: int, name: str, new: Tensor, heads: list[int]) -> Tensor:
+def _stream_after(
+    base: BaseRun, layer: int, heads: list[int], z: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "head batch pos d_model"]:
+    """The stream after a layer, for each head by itself, whose ``z`` is this instead of that of the base run."""
+    block = base.blocks[layer]
+    change = z - base.seen[f"blocks.{layer}.attn.z"][:, :, heads]
+    change = einsum(
+        change, block.attn.W_O[heads], "batch pos head d_head, head d_head d_model -> head batch pos d_model"
+    )
+    return block.after_attention(base.middle[layer] + change)
+
+
+def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, heads: list[int]) -> Tensor:
     """The metric when keys or values ``[batch pos kv_head d_head]`` are ``new``, one key head at a time."""
     name = f"blocks.{layer}.attn.{name}"
     moved = _moved(base.seen[name][:, :, heads], new[:, :, heads])
     if sites.together:
-        changes = [(slice(None), sites.marks)]
+        changes = [sites.marks]
     else:
         each = torch.eye(base.n_pos, dtype=torch.bool, device=moved.device)[:, None]  # pos 1 pos
-        changes = [((slice(None), i), each[p].expand_as(sites.marks)) for i, p in enumerate(sites.positions)]
-    shape = [] if sites.together else [len(sites.positions)]
-    found = base.unchanged.expand(len(heads), *shape, *base.unchanged.shape).clone()
+        changes = [each[p].expand_as(sites.marks) for p in sites.positions]
+    found = base.unchanged.expand(len(changes), len(heads), *base.unchanged.shape).clone()
     size = base.at_once()
-    for where, marks in changes:
+    for i, marks in enumerate(changes):
         first = base.first(marks & moved)
         if first >= base.stop:
             continue
@@ -323,8 +249,8 @@ def _key_heads(base: BaseRun, sites: _Sites, layer: int, name: str, new: Tensor,
             mine = heads[some : some + size]
             x = base.stream[layer][:, part].expand(len(mine), -1, -1, -1)
             tap = _Put(name, new[:, part], mine, marks[:, part])
-            found[some : some + size][where] = base.measure(base.run(layer, x, first, tap))
-    return found
+            found[i, some : some + size] = base.measure(base.run(layer, x, first, tap))
+    return found[0] if sites.together else found.transpose(0, 1)  # head *pos *metric
 
 
 class _Put:
@@ -344,26 +270,29 @@ class _Put:
 
 
 @torch.no_grad()
-def _layers(base: BaseRun, sites: _Sites, name: str, new: list[Tensor]) -> Tensor:
+def _layers(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
     """``new[layer]`` is the named activation as it is to be, ``[batch pos d_model]``."""
     found = {}
     for layer in sites.heads:
-        block, old = base.blocks[layer], base.seen[f"blocks.{layer}.{name}"]
-
-        def becomes(x: Tensor, layer: int = layer, block: Block = block, old: Tensor = old) -> Tensor:
-            if name == "attn_out":
-                x = base.middle[layer] + (x - old)
-            elif name == "mlp_out":
-                x = base.stream[layer + 1] + (x - old)
-            return (block.after_attention(x) if name in ("attn_out", "resid_mid") else x)[None]
-
+        old, becomes = base.seen[f"blocks.{layer}.{name}"], partial(_stream_with, base, layer, name)
         found[layer] = _follow(base, sites, layer + (name != "resid_pre"), old, new[layer], becomes)
     return sites.arranged(base, found)
 
 
+def _stream_with(
+    base: BaseRun, layer: int, name: str, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "node batch pos d_model"]:
+    """The stream after a layer whose named activation is ``x``; for ``resid_pre``, before it. There is one node."""
+    if name == "attn_out":
+        x = base.middle[layer] + (x - base.seen[f"blocks.{layer}.attn_out"])
+    elif name == "mlp_out":
+        x = base.stream[layer + 1] + (x - base.seen[f"blocks.{layer}.mlp_out"])
+    return (base.blocks[layer].after_attention(x) if name in ("attn_out", "resid_mid") else x)[None]
+
+
 def _follow(
-    base: BaseRun, sites: _Sites, stage: int, old: Tensor, new: Tensor, becomes: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "node *pos *metric"]:
+    base: BaseRun, sites: Sites, stage: int, old: Tensor, new: Tensor, becomes: Callable[[Tensor], Tensor]
+) -> Float[Tensor, " node *pos *metric"]:
     """The metric when ``old [batch pos …]`` is ``new``, and the stream at ``stage`` ``becomes(new)``."""
     moved = _moved(old, new)
     if not sites.together:
