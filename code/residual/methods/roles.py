@@ -58,7 +58,7 @@ def value_weighted_pattern(
         ValueError: there is no such layer.
     """
     attn = f"blocks.{_layer(model, layer)}.attn"
-    model(tokens, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])))
+    model.run_to(tokens, layer + 1, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])))
     norms = value_norms(cast(Block, model.blocks[layer]).attn, seen[f"{attn}.v"])
     weighted = seen[f"{attn}.pattern"] * norms[:, :, None]
     return _share(weighted, weighted.sum(dim=-1, keepdim=True)) if normalize else weighted
@@ -313,7 +313,7 @@ def _look(
 ) -> Float[Tensor, "layer batch head n"]:
     """``look`` at each layer's pattern, which is then forgotten."""
     seen = _Looked(model, look, value_weighted)
-    model(tokens, tap=seen)
+    model.run_to(tokens, model.config.n_layers, tap=seen)  # no logits are needed
     if not seen.found:
         none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
         return look(none)[None][:0]
