@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from residual.cache import KVCache, span
-from residual.checks import check_layer, check_mask, check_stream, embed
+from residual.checks import Reader, Tokens, as_tokens, check_layer, check_mask, check_stream, embed
 from residual.config import HEADS_READ, Config, activations
 from residual.heads import HeadWeights
 from residual.positions import Padding, angles, rotate
@@ -229,6 +229,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
         c = self.config = config
+        self.vocabulary: Reader | None = None  # set where it is known, to read text with
         self.W_E = nn.Parameter(torch.empty(c.d_vocab, c.d_model))
         added = c.positions in ("learned", "shortformer")
         self.W_pos = nn.Parameter(torch.empty(c.n_ctx, c.d_model)) if added else None
@@ -253,7 +254,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Tokens,
         tap: Tap | None = None,
         cache: KVCache | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
@@ -261,19 +262,21 @@ class Transformer(nn.Module):
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
         With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards. In a batch of texts
-        of unequal length, ``mask`` is true at real tokens: see ``Padding``.
+        of unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text
+        or a list of them, which are padded on the left and masked.
 
         Raises:
-            TypeError: the tokens are not whole numbers.
-            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
+            TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.
+            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name, a mask of
+                another shape.
         """
-        seen = scope(tap, activations(self.config) if tap is not None else [])
+        seen = scope(tap, self._known)
         x, padding = self._embed(tokens, seen, cache, mask)
         return self.unembed(self._layers(x, 0, self.config.n_layers, seen, cache, padding), seen)
 
     def run_to(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Tokens,
         layer: int,
         tap: Tap | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
@@ -327,8 +330,9 @@ class Transformer(nn.Module):
         return None
 
     def _embed(
-        self, tokens: Tensor, tap: Scope, cache: KVCache | None, mask: Tensor | None
+        self, given: Tokens, tap: Scope, cache: KVCache | None, mask: Tensor | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Padding | None]:
+        tokens, mask = as_tokens(given, mask, self.vocabulary, self.W_E.device)
         rows = embed(tokens, self.W_E)
         padding = self._padding(rows, cache, mask)
         x = tap("embed", rows)  # batch pos d_model
@@ -370,9 +374,13 @@ class Transformer(nn.Module):
         return KVCache(c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head, like=self.W_E)
 
     @cached_property
+    def _known(self) -> list[str]:
+        return activations(self.config)
+
+    @cached_property
     def activation_names(self) -> list[str]:
         """The names of activations, in the order of computing. ``attn.q_in``, ``k_in``, ``v_in`` exist besides.
 
         Those three are left out, since a tap gets them only if it asks by name: see ``activations``.
         """
-        return [name for name in activations(self.config) if not name.endswith(BY_NAME_ALONE)]
+        return [name for name in self._known if not name.endswith(BY_NAME_ALONE)]

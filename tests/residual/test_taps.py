@@ -175,10 +175,10 @@ def test_gradients_reach_what_is_put_in(make):
         (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is none"),
         (
             lambda seen: ablate("*.z", positions=[True, False]),
-            "a position is a whole number; \\[True, False\\] is none",
+            "a position is a whole number; True is none",
         ),
         (lambda seen: ablate("*.z", heads=2), "blocks.0.attn.z has 2 heads; there is no head 2"),
-        (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position \\[0, 5\\]"),
+        (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position 5"),
         (lambda seen: ablate("embed", heads=0), "embed has no axis of heads"),
         (lambda seen: ablate("embed", positions=torch.ones(2, 5) > 0), "positions mark \\[2, 5\\] \\[batch pos\\]"),
         (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; there is blocks.0.attn.z"),
