@@ -27,9 +27,10 @@ from residual.cache import KVCache
 from residual.model import Block, Transformer
 from residual.scope import QUIET, Tap, scope
 from residual.taps import record
+from residual.where import per_example
 
 Metric = Callable[[Tensor], Tensor]
-Position = int | Int[Tensor, " batch"] | None
+Position = int | Int[Tensor, " batch"] | per_example | None
 
 BLOCK = 2**25  # numbers in the largest tensor that is there at once; 128 MB as float32
 
@@ -189,6 +190,8 @@ class BaseRun:
     def _positions(self, position: Position) -> Tensor | None:
         if position is None:
             return None
+        if isinstance(position, per_example):
+            position = torch.tensor(position.positions)
         read = torch.as_tensor(position, device=self.example.device)
         if (
             read.is_floating_point()

@@ -10,7 +10,7 @@ Nothing here keeps a pattern: one run of the model, and a few numbers of each la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,9 +18,12 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residual.errors import nearest
+from residual.checks import Tokens, as_tokens, check_mask, check_tokens
+from residual.methods.sites import named_heads
 from residual.model import Attention, Block, Transformer
+from residual.positions import Padding
 from residual.taps import record
+from residual.where import Heads
 
 Words = Callable[[list[int]], list[str]]
 
@@ -47,18 +50,26 @@ def value_norms(attention: Attention, v: Float[Tensor, "batch pos kv_head d_head
 
 
 def value_weighted_pattern(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], layer: int, *, normalize: bool = False
+    model: Transformer,
+    tokens: Tokens,
+    layer: int,
+    *,
+    normalize: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch head query key"]:
     """The pattern times the length of what is moved, ``A_ij ‖v_j W_O‖`` (Kobayashi et al. 2020, equation 4).
 
     Args:
         normalize: divide each row by its sum, to see shares. A row of zeros, which moves nothing, stays zero.
+        mask: of real tokens, as the model takes it.
 
     Raises:
         ValueError: there is no such layer.
     """
-    attn = f"blocks.{_layer(model, layer)}.attn"
-    model.run_to(tokens, layer + 1, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])))
+    if not 0 <= layer < model.config.n_layers:
+        raise ValueError(f"there is no layer {layer} in a model of {model.config.n_layers}; they count from 0")
+    attn = f"blocks.{layer}.attn"
+    model.run_to(tokens, layer + 1, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])), mask=mask)
     norms = value_norms(cast(Block, model.blocks[layer]).attn, seen[f"{attn}.v"])
     weighted = seen[f"{attn}.pattern"] * norms[:, :, None]
     return _share(weighted, weighted.sum(dim=-1, keepdim=True)) if normalize else weighted
@@ -78,28 +89,30 @@ class ByToken(NamedTuple):
 @torch.no_grad()
 def attention_by_token(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     *,
     counted: Bool[Tensor, "batch pos"] | None = None,
     value_weighted: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> ByToken:
     """The tokens that each head rests on: the share of all its attention that goes to each token, wherever it stands.
 
     Args:
-        counted: the queries that count; all, if not given.
+        tokens: or texts, where the model has a vocabulary.
+        counted: the queries that count; all that are real, if not given.
         value_weighted: weigh attention by the length of what it moves, as in ``value_weighted_pattern``.
+        mask: of real tokens, as the model takes it.
 
     Raises:
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
-    tokens = tokens.to(model.W_E.device)
-    counted = _counted(tokens, counted)
+    tokens, real, counted = _read(model, tokens, mask, counted)
     found, place = tokens.unique(return_inverse=True)  # place: batch pos
 
     def look(pattern: Tensor) -> Tensor:
         return _received(pattern, counted, place, len(found))
 
-    paid = _look(model, tokens, look, value_weighted)  # layer batch head token
+    paid = _look(model, tokens, real, look, value_weighted)  # layer batch head token
     return ByToken(found, *_ratio(paid, paid.sum(dim=-1, keepdim=True)))
 
 
@@ -123,10 +136,11 @@ class HeadRoles(NamedTuple):
 @torch.no_grad()
 def head_roles(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     *,
     counted: Bool[Tensor, "batch pos"] | None = None,
     value_weighted: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> HeadRoles:
     """The share of each head's attention that goes where its role says, in one run of the model.
 
@@ -145,8 +159,10 @@ def head_roles(
     with ``uniform``, and with random tokens that repeat: ``head_roles(model, induction.repeats(…)[0])``.
 
     Args:
-        counted: the queries that count; all, if not given.
+        tokens: or texts, where the model has a vocabulary.
+        counted: the queries that count; all that are real, if not given.
         value_weighted: shares of the length of what is moved, as in ``value_weighted_pattern``, not of attention.
+        mask: of real tokens, as the model takes it. Positions count real tokens only.
 
     Returns:
         Scores; NaN for a role that no counted query can play.
@@ -154,10 +170,10 @@ def head_roles(
     Raises:
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
-    tokens = tokens.to(model.W_E.device)
-    counted = _counted(tokens, counted)
+    tokens, real, counted = _read(model, tokens, mask, counted)
     found, place = tokens.unique(return_inverse=True)  # place: batch pos
-    targets = _targets(tokens) & counted[:, None, :, None]  # batch role query key
+    padding = Padding(real, 0, model.config.causal)
+    targets = _targets(tokens, real, padding) & counted[:, None, :, None]  # batch role query key
     playing = targets.any(dim=-1)  # batch role query
 
     def look(pattern: Tensor) -> Tensor:
@@ -170,12 +186,10 @@ def head_roles(
         return torch.cat([to_targets, of_all, _received(pattern, counted, place, len(found))], dim=-1)
 
     n = len(ROLES)
-    to_targets, of_all, by_token = _look(model, tokens, look, value_weighted).split([n, n, len(found)], dim=-1)
+    to_targets, of_all, by_token = _look(model, tokens, real, look, value_weighted).split([n, n, len(found)], dim=-1)
     scores, errors = _ratio(to_targets, of_all)  # layer head role
     top = _ratio(by_token, by_token.sum(dim=-1, keepdim=True))[0].max(dim=-1)
-    n_pos = tokens.shape[1]
-    seen = torch.arange(1, n_pos + 1) if model.config.causal else torch.full((n_pos,), n_pos)  # query
-    alike = targets.sum(dim=-1) / seen.to(tokens.device)  # batch role query
+    alike = targets.sum(dim=-1) / padding.seen.sum(dim=-1)  # batch role query
     previous, current, first, duplicate, induction = scores.unbind(dim=-1)
     return HeadRoles(
         previous,
@@ -190,15 +204,17 @@ def head_roles(
     )
 
 
-def _targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch role query key"]:
+def _targets(
+    tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], padding: Padding
+) -> Bool[Tensor, "batch role query key"]:
     """Where each role says to look, in the order of ``ROLES``."""
-    at = torch.arange(tokens.shape[1], device=tokens.device)
-    back = at[:, None] - at  # query key
-    same = tokens[:, :, None] == tokens[:, None, :]  # batch query key
-    follows = torch.cat([torch.zeros_like(same[:, :, :1]), same[:, :, :-1]], dim=2)  # the key before is the same token
-    later = (at > 0)[:, None]
-    by_place = [back == 1, (back == 0) & later, (at == 0) & later]
-    return torch.stack([*(mask.expand_as(same) for mask in by_place), same & (back > 0), follows & (back > 0)], dim=1)
+    at = padding.positions
+    later, first = (at > 0)[:, :, None], (at == 0)[:, None]  # queries; keys
+    back = at[:, :, None] - at[:, None]  # batch query key
+    same = tokens[:, :, None] == tokens[:, None]
+    follows = (tokens[:, :, None] == tokens.gather(1, padding.before)[:, None]) & ~first
+    each = [back == 1, (back == 0) & later, first & later, same & (back > 0), follows & (back > 0)]
+    return torch.stack(each, dim=1) & (real[:, :, None] & real[:, None])[:, None]
 
 
 # Tables to print
@@ -218,7 +234,7 @@ def strongest(scores: Float[Tensor, "layer head"], k: int = 5) -> list[str]:
 
 def role_table(
     roles: HeadRoles,
-    heads: Iterable[str] | None = None,
+    heads: Heads | None = None,
     *,
     words: Words | None = None,
     repeated: HeadRoles | None = None,
@@ -248,7 +264,7 @@ def role_table(
 
 
 def token_table(
-    found: ByToken, heads: Iterable[str] | None = None, *, words: Words | None = None, k: int = 4
+    found: ByToken, heads: Heads | None = None, *, words: Words | None = None, k: int = 4
 ) -> tuple[list[list[Any]], list[str]]:
     """Rows and header for ``plot.table``: for each head the ``k`` tokens that get most, ``·the 36 ± 2 %``.
 
@@ -271,13 +287,11 @@ def token_table(
     return rows, ["head", *(str(i) for i in range(1, k + 1))]
 
 
-def _places(scores: Float[Tensor, "layer head"], heads: Iterable[str] | None) -> list[tuple[int, int]]:
+def _places(scores: Float[Tensor, "layer head"], heads: Heads | None) -> list[tuple[int, int]]:
     n_layers, n_heads = scores.shape
-    known = {f"{layer}.{head}": (layer, head) for layer in range(n_layers) for head in range(n_heads)}
-    for name in [] if heads is None else (heads := list(heads)):
-        if name not in known:
-            raise ValueError(f"there is no head {name!r}; {nearest(str(name), known)}")
-    return list(known.values()) if heads is None else [known[name] for name in heads]
+    if heads is None:
+        return [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    return named_heads(heads, n_layers, n_heads)
 
 
 def _shown(token: int, words: Words | None) -> str:
@@ -287,17 +301,26 @@ def _shown(token: int, words: Words | None) -> str:
 # What all of them need
 
 
-def _counted(tokens: Int[Tensor, "batch pos"], counted: Tensor | None) -> Bool[Tensor, "batch pos"]:
+def _read(
+    model: Transformer, given: Tokens, mask: Tensor | None, counted: Tensor | None
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """The tokens, which of them are real, and which queries count."""
+    device = model.W_E.device
+    tokens, mask = as_tokens(given, mask, model.vocabulary, device)
+    tokens = tokens.to(device)
+    check_tokens(tokens, model.W_E)
+    mask = check_mask(mask, tokens)
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(device)
     if counted is None:
-        return torch.ones_like(tokens, dtype=torch.bool)
+        return tokens, real, real
     if counted.shape != tokens.shape or counted.dtype != torch.bool:
         raise ValueError(
             f"counted is {counted.dtype} of shape {list(counted.shape)}; it must mark the queries, true or false, of "
             f"tokens of shape {list(tokens.shape)}"
         )
-    if not counted.any():
+    if not (counted.to(device) & real).any():
         raise ValueError("counted marks no query")
-    return counted.to(tokens.device)
+    return tokens, real, counted.to(device) & real
 
 
 def _received(
@@ -309,11 +332,12 @@ def _received(
 
 
 def _look(
-    model: Transformer, tokens: Tensor, look: Callable[[Tensor], Tensor], value_weighted: bool
+    model: Transformer, tokens: Tensor, real: Tensor, look: Callable[[Tensor], Tensor], value_weighted: bool
 ) -> Float[Tensor, "layer batch head n"]:
     """``look`` at each layer's pattern, which is then forgotten."""
     seen = _Looked(model, look, value_weighted)
-    model.run_to(tokens, model.config.n_layers, tap=seen)  # no logits are needed
+    mask = None if bool(real.all()) else real
+    model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)  # no logits are needed
     if not seen.found:
         none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
         return look(none)[None][:0]
@@ -357,10 +381,3 @@ def _ratio(
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """``part / whole``, and 0 where both are 0."""
     return part / whole.masked_fill(whole == 0, 1)
-
-
-def _layer(model: Transformer, layer: int) -> int:
-    n_layers = model.config.n_layers
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"there is no layer {layer} in a model of {n_layers}; they count from 0")
-    return layer

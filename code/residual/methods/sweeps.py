@@ -23,28 +23,30 @@ from typing import Literal
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.errors import nearest
 from residual.methods.reruns import BaseRun, Metric, Position
-from residual.methods.sites import OF_HEADS, OF_STREAM, Layers, Positions, Sites
+from residual.methods.sites import OF_HEADS, OF_STREAM, Index, Sites, whole_texts
 from residual.model import Transformer
 from residual.scope import scope
 from residual.taps import ablate, compose, patch, record
+from residual.where import Heads, Positions
 
 How = Literal["zero", "mean", "resample"]
 
 
 def patch_heads(
     model: Transformer,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tokens,
+    corrupted: Tokens,
     metric: Metric,
     *,
     name: str = "z",
-    heads: Sequence[str] | None = None,
-    layers: Layers | None = None,
+    heads: Heads | None = None,
+    layers: Index = None,
     positions: Positions | None = None,
     together: bool = False,
     position: Position = -1,
@@ -52,20 +54,22 @@ def patch_heads(
     """Run on ``corrupted``; put one head's activation at one position in as it is on ``clean``; what is the metric?
 
     Args:
+        clean, corrupted: tokens, or texts that have equally many.
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; a tensor.
         name: ``q``, ``k``, ``v`` (before any rotation), ``pattern`` or ``z``. Heads are key heads for keys and values;
             positions are queries for a pattern.
         heads: names such as ``"18.6"``: only these, in this order. The result then has one axis for them, ``head``.
         layers: only these, instead of all.
         positions: change only these, instead of all.
-        together: change all ``positions`` at once, which then may be marked in each example, ``[batch pos]``. The
-            result has no axis for them.
+        together: change all ``positions`` at once, which then may be others in each example (``[batch pos]``, true
+            where to change; or ``where.per_example``). The result has no axis for them.
         position: where the metric reads: the same in all examples, or one for each; None for all positions, which
             takes longer.
 
     Raises:
         ValueError: the two batches differ in shape; there is no such activation, head, layer or position.
     """
+    clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
     sites = Sites(model, corrupted, _known(name, OF_HEADS), heads, layers, positions, together)
     source = _recorded(model, clean, corrupted, f"attn.{name}")
     base = BaseRun(model, corrupted, metric, position, f"attn.{name}", "attn.z")
@@ -74,14 +78,14 @@ def patch_heads(
 
 def ablate_heads(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     metric: Metric,
     how: How = "zero",
     *,
     name: str = "z",
-    reference: Int[Tensor, "other pos"] | None = None,
-    heads: Sequence[str] | None = None,
-    layers: Layers | None = None,
+    reference: Tokens | None = None,
+    heads: Heads | None = None,
+    layers: Index = None,
     positions: Positions | None = None,
     together: bool = False,
     position: Position = -1,
@@ -97,6 +101,7 @@ def ablate_heads(
     Raises:
         ValueError: as ``patch_heads``.
     """
+    tokens = whole_texts(model, tokens)
     sites = Sites(model, tokens, _known(name, OF_HEADS), heads, layers, positions, together)
     base = BaseRun(model, tokens, metric, position, f"attn.{name}", "attn.z")
     return _heads(base, sites, name, _ablated(base, f"attn.{name}", how, reference, seed))
@@ -104,12 +109,12 @@ def ablate_heads(
 
 def patch_resid(
     model: Transformer,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tokens,
+    corrupted: Tokens,
     metric: Metric,
     *,
     name: str = "resid_pre",
-    layers: Layers | None = None,
+    layers: Index = None,
     positions: Positions | None = None,
     together: bool = False,
     position: Position = -1,
@@ -123,6 +128,7 @@ def patch_resid(
     Raises:
         ValueError: as ``patch_heads``.
     """
+    clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
     sites = Sites(model, corrupted, _known(name, _of_stream(model)), None, layers, positions, together)
     source = _recorded(model, clean, corrupted, name)
     return _layers(BaseRun(model, corrupted, metric, position, name), sites, name, source)
@@ -130,13 +136,13 @@ def patch_resid(
 
 def ablate_resid(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     metric: Metric,
     how: How = "zero",
     *,
     name: str = "attn_out",
-    reference: Int[Tensor, "other pos"] | None = None,
-    layers: Layers | None = None,
+    reference: Tokens | None = None,
+    layers: Index = None,
     positions: Positions | None = None,
     together: bool = False,
     position: Position = -1,
@@ -152,6 +158,7 @@ def ablate_resid(
     Raises:
         ValueError: as ``patch_heads``.
     """
+    tokens = whole_texts(model, tokens)
     sites = Sites(model, tokens, _known(name, _of_stream(model)), None, layers, positions, together)
     base = BaseRun(model, tokens, metric, position, name)
     return _layers(base, sites, name, _ablated(base, name, how, reference, seed))
@@ -183,10 +190,10 @@ def _recorded(model: Transformer, clean: Tensor, corrupted: Tensor, name: str) -
 
 
 @torch.no_grad()
-def _ablated(base: BaseRun, name: str, how: How, reference: Tensor | None, seed: int) -> list[Tensor]:
+def _ablated(base: BaseRun, name: str, how: How, reference: Tokens | None, seed: int) -> list[Tensor]:
     other = None
     if reference is not None and base.blocks:
-        base.model(reference, tap=(other := record(f"blocks.*.{name}")))
+        base.model(whole_texts(base.model, reference), tap=(other := record(f"blocks.*.{name}")))
     take_away = ablate("*", how, other, seed=seed)
     names = [f"blocks.{layer}.{name}" for layer in range(len(base.blocks))]
     return [take_away(name, base.seen[name]) for name in names]

@@ -144,6 +144,46 @@ def test_roles_and_tokens_are_the_loop_over_patterns(model, seed, value_weighted
             assert got.top_token[layer, head] == by_token.tokens[by_token.share[layer, head].argmax()]
 
 
+@theorem
+@given(models(), st.integers(0, 99), st.booleans(), st.sampled_from([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]))
+def test_padding_is_as_if_it_were_not_there(model, seed, value_weighted, real):
+    mask = torch.tensor([real]).bool()
+    padded = text(seed, batch=1)
+    alone = padded[mask][None]
+    got = roles.head_roles(model, padded, mask=mask, value_weighted=value_weighted)
+    expected = roles.head_roles(model, alone, value_weighted=value_weighted)
+    for role in roles.ROLES:
+        assert_close(getattr(got, role), getattr(expected, role), equal_nan=True, atol=1e-10, rtol=0)
+        assert got.uniform[role] == pytest.approx(expected.uniform[role], nan_ok=True)
+    assert_close(got.top_share, expected.top_share, atol=1e-10, rtol=0)
+    by_token = roles.attention_by_token(model, padded, mask=mask, value_weighted=value_weighted)
+    here = torch.isin(by_token.tokens, alone)
+    same(by_token.share[..., here], roles.attention_by_token(model, alone, value_weighted=value_weighted).share)
+    assert not by_token.share[..., ~here].any()
+    weighted = roles.value_weighted_pattern(model, padded, 0, mask=mask)[:, :, mask[0]][..., mask[0]]
+    same(weighted, roles.value_weighted_pattern(model, alone, 0))
+
+
+def test_texts_as_they_are():
+    model = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=1.0)).double()
+    with pytest.raises(TypeError, match="the model has no vocabulary to read text with"):
+        roles.head_roles(model, "abc")
+
+    class Letters:
+        def tokens(self, texts):
+            rows = [
+                [ord(letter) - ord("a") for letter in text] for text in ([texts] if isinstance(texts, str) else texts)
+            ]
+            longest = max(map(len, rows))
+            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]).bool()
+            return torch.tensor([[0] * (longest - len(row)) + row for row in rows]), mask
+
+    model.vocabulary = Letters()
+    got = roles.head_roles(model, ["abab", "cab"])
+    tokens, mask = torch.tensor([[0, 1, 0, 1], [4, 2, 0, 1]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]).bool()
+    same(got.induction, roles.head_roles(model, tokens, mask=mask).induction)
+
+
 def test_induction_set_by_hand_is_found_for_what_it_is():
     """Head 0.0 looks one back. Head 1.0 looks for what followed; where it finds nothing it looks at all alike."""
     model = hand_set.induction(d_vocab=8, n_ctx=13)
@@ -207,7 +247,7 @@ def test_slips_are_sentences():
     with pytest.raises(ValueError, match="counted marks no query"):
         roles.attention_by_token(model, text(0), counted=torch.zeros(3, N_POS, dtype=torch.bool))
     found = roles.head_roles(model, text(0))
-    with pytest.raises(ValueError, match=r"there is no head '0\.7'; there is 0\.0, 0\.1"):
+    with pytest.raises(ValueError, match=r"there is no head 0\.7; there is 0\.0, 0\.1"):
         roles.role_table(found, ["0.7"])
     with pytest.raises(ValueError, match="cannot take 5 heads of 4"):
         roles.strongest(found.induction)

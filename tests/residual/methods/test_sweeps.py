@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from residual import Config, Transformer
 from residual.methods import reruns, sweeps
 from residual.taps import ablate, patch, record
+from residual.where import per_example
 
 theorem = settings(deadline=None, max_examples=25)
 N_POS, N_HEADS, D_VOCAB = 5, 4, 7
@@ -189,16 +190,21 @@ def test_a_part_of_a_sweep_is_that_part_of_the_whole(model, name, position):
     same(part(positions=[3, -4]), whole[:, :, [3, 1]])
     same(part(positions=slice(1, None, 2)), whole[:, :, 1::2])
     same(part(positions=np.int64(4), layers=np.int64(0)), whole[:1, :, 4:])
-    same(part(positions=np.array([0, 2]), layers=[-1]), whole[-1:, :, [0, 2]])
+    same(part(positions=list(np.array([0, 2])), layers=[-1]), whole[-1:, :, [0, 2]])
     names = [f"{n_layers - 1}.1", "0.0", f"{n_layers - 1}.0"]
     same(part(heads=names), torch.stack([whole[-1, 1], whole[0, 0], whole[-1, 0]]))
-    same(part(heads=names[:1], positions=torch.tensor([2])), whole[-1, 1, 2][None, None])
+    same(part(heads=names[:1], positions=2), whole[-1, 1, 2][None, None])
+    same(part(heads="0.1"), whole[0, 1][None])
+    same(part(heads=[1, "0.0"]), torch.stack([*whole[:, 1], whole[0, 0]]))
     some = part(heads=names, positions=[3, 4], together=True)
     marks = torch.zeros_like(clean, dtype=torch.bool)
     marks[:, 3:] = True
     same(some, part(heads=names, positions=marks, together=True))
     assert part(heads=[]).shape[:2] == (0, N_POS)
     same(part(positions=[], together=True)[0, 0], difference(read(model(corrupted), position)))
+    marks = torch.tensor([[0, 0, 0, 1, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]).bool()
+    each = part(positions=per_example([3, 0, 1]), together=True)
+    same(each, part(positions=marks, together=True))
     layers = sweeps.ablate_resid(model, clean, difference, position=position)
     same(sweeps.ablate_resid(model, clean, difference, layers=[0], positions=2, position=position), layers[:1, 2:3])
 
@@ -263,18 +269,20 @@ SLIPS = [
     ({"position": 1.5}, "position is 1.5; the metric reads at a whole number, or at one for each of the 3 examples"),
     ({"position": [0, 1]}, r"position is \[0, 1\]; the metric reads at a whole number, or at one for each"),
     ({"name": "zz"}, "no 'zz' in this model's layers; there is z"),
-    ({"heads": ["0.4"]}, r"there is no head '0\.4'; there is 0\.0"),
-    ({"heads": ["0.2"], "name": "k"}, r"there is no key head '0\.2'; there is 0\.0, 0\.1"),
-    ({"heads": "0.1"}, r"heads is a list of names; write heads=\['0\.1'\]"),
-    ({"heads": [1]}, "there is no head 1; there is "),
+    ({"heads": ["0.4"]}, r"there is no head 0\.4; there is 0\.0"),
+    ({"heads": ["0.2"], "name": "k"}, r"there is no key head 0\.2; there is 0\.0, 0\.1"),
+    ({"heads": ["1"]}, "the head '1' has no such name; head 3 of layer 1 is '1.3'"),
+    ({"heads": [5]}, r"there is no head 0\.5; there is "),
     ({"heads": ["0.1"], "layers": [0]}, "the names of heads say their layers; leave layers out"),
     ({"layers": [1]}, r"there is no layer \[1\] among 1"),
-    ({"positions": 5}, "there is no position 5 among 5"),
-    ({"positions": 0.5}, "positions are whole numbers, a list of them or a slice; 0.5 is none"),
-    ({"positions": "2"}, "positions are whole numbers, a list of them or a slice; '2' is none"),
-    ({"positions": True}, "positions are whole numbers, a list of them or a slice; True is none"),
-    ({"positions": MARKS}, "positions marked in each example are changed all at once; give together=True, too"),
-    ({"positions": MARKS[:2], "together": True}, r"positions mark \[2, 5\], the tokens are \[3, 5\]"),
+    ({"positions": 5}, "tokens has 5 positions; there is no position 5"),
+    ({"positions": 0.5}, "a position is a whole number; 0.5 is none"),
+    ({"positions": "2"}, "a position is a whole number; '2' is none"),
+    ({"positions": True}, "a position is a whole number; True is none"),
+    ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: positions of every example, or"),
+    ({"positions": MARKS}, "positions of each example are changed all at once; give together=True, too"),
+    ({"positions": per_example([1, 2, 3])}, "positions of each example are changed all at once; give together=True"),
+    ({"positions": MARKS[:2], "together": True}, r"positions mark \[2, 5\] \[batch pos\]; tokens has shape \[3, 5\]"),
 ]
 
 
@@ -285,6 +293,34 @@ def test_slips_are_sentences(options, sentence):
         sweeps.patch_heads(model, batch(0), batch(1), difference, **options)
     with pytest.raises(ValueError, match=f"^{sentence}"):
         sweeps.ablate_heads(model, batch(0), difference, **options)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sentence"),
+    [
+        (torch.arange(5), r"tokens have shape \[5\]; the model takes \[batch pos\]"),
+        ([[1, 2], [3]], r"tokens are no table \[batch pos\] of whole numbers; rows of unequal length need padding"),
+        (["a", "bc"], "the texts have 1, 2 tokens; a sweep changes the same positions in all: give equal ones"),
+    ],
+)
+def test_other_tokens_are_sentences(tokens, sentence):
+    model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB))
+
+    class Reader:
+        def tokens(self, texts):
+            return torch.zeros(2, 2, dtype=torch.long), torch.tensor([[False, True], [True, True]])
+
+    model.vocabulary = Reader()
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        sweeps.ablate_resid(model, tokens, difference)
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        sweeps.patch_heads(model, batch(0), tokens, difference)
+
+
+def test_tokens_may_be_lists():
+    model = Transformer(Config(2, 6, 4, 2, N_POS, D_VOCAB, init_std=0.8)).double()
+    got = sweeps.patch_heads(model, batch(0).tolist(), batch(1).numpy(), difference)
+    same(got, sweeps.patch_heads(model, batch(0), batch(1), difference))
 
 
 def test_patching_needs_batches_of_one_shape():
