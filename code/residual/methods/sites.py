@@ -110,6 +110,7 @@ def whole_texts(model: Transformer, given: Tokens) -> Int[Tensor, "batch pos"]:
     tokens, mask = as_tokens(given, None, model.vocabulary, model.W_E.device)
     if mask is not None and not bool(mask.all()):
         lengths = ", ".join(str(int(n)) for n in mask.sum(dim=1))
-        raise ValueError(f"the texts have {lengths} tokens; a sweep changes the same positions in all: give equal ones")
+        raise ValueError(f"the texts have {lengths} tokens; positions mean the same in all: give equally many")
+    tokens = tokens.to(model.W_E.device)
     check_tokens(tokens, model.W_E)
     return tokens

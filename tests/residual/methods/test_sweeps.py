@@ -300,7 +300,7 @@ def test_slips_are_sentences(options, sentence):
     [
         (torch.arange(5), r"tokens have shape \[5\]; the model takes \[batch pos\]"),
         ([[1, 2], [3]], r"tokens are no table \[batch pos\] of whole numbers; rows of unequal length need padding"),
-        (["a", "bc"], "the texts have 1, 2 tokens; a sweep changes the same positions in all: give equal ones"),
+        (["a", "bc"], "the texts have 1, 2 tokens; positions mean the same in all: give equally many"),
     ],
 )
 def test_other_tokens_are_sentences(tokens, sentence):
