@@ -17,6 +17,7 @@ included. ``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Ra
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ class Attention(HeadWeights):
         place: Tensor | None,
         cache: KVCache | None,
         padding: Padding | None = None,
-        own: Own = (None, None, None),
+        own: Own | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         q, k, v = self.qkv(x, place, tap, own)
@@ -112,7 +113,7 @@ class Attention(HeadWeights):
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).mT, self.b_O)  # batch pos d_model
 
     def qkv(
-        self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own = (None,) * 3
+        self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values ``[*batch pos head d_head]``, with the positions in them; keys are not yet smeared.
 
@@ -124,7 +125,7 @@ class Attention(HeadWeights):
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
         q, k, v = qkv.view(*x.shape[:-1], -1, c.d_head).split_with_sizes([n, m, m], dim=-2)
-        if any(mine is not None for mine in own):
+        if own is not None:
             biases = (None, None, None) if self.b_QKV is None else self._maps(self.b_QKV)
             weights = zip((q, k, v), own, self._maps(self.W_QKV), biases, strict=True)
             q, k, v = (shared if mine is None else self._map(mine, W, b) for shared, mine, W, b in weights)
@@ -192,7 +193,7 @@ class Block(nn.Module):
         x = tap("resid_pre", x)
         ln1 = tap.inside("ln1")
         read = self.ln1(x, ln1)
-        own = self._own(x, tap, ln1.changed) if tap.wants(*HEADS_READ) else (None, None, None)
+        own = self._own(x, tap, ln1.changed) if tap.names and tap.wants(*HEADS_READ) else None
         x = x + tap("attn_out", self.attn(read, tap.inside("attn"), place, cache, padding, own))
         return tap("resid_post", self.after_attention(x, tap))
 
@@ -325,18 +326,20 @@ class Transformer(nn.Module):
         if c.positions == "shortformer" and self.W_pos is not None:
             return self.W_pos[start:stop] if positions is None else self.W_pos[positions]
         if c.positions == "rotary":
-            turn = angles(torch.arange(start, stop) if positions is None else positions, c.d_head, c.rotary_base)
+            clock = torch.arange(start, stop, dtype=torch.float64) if positions is None else positions
+            turn = angles(clock, c.d_head, c.rotary_base)
             return torch.stack([turn.cos(), turn.sin()])[..., None, :].to(self.W_E)
         return None
 
     def _embed(
         self, given: Tokens, tap: Scope, cache: KVCache | None, mask: Tensor | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Padding | None]:
-        tokens, mask = as_tokens(given, mask, self.vocabulary, self.W_E.device)
-        rows = embed(tokens, self.W_E)
+        W_E = self.W_E
+        tokens, mask = as_tokens(given, mask, self.vocabulary, W_E.device)
+        rows = embed(tokens, W_E)
         padding = self._padding(rows, cache, mask)
         x = tap("embed", rows)  # batch pos d_model
-        if self.W_pos is not None and self.config.positions == "learned":
+        if self.config.positions == "learned" and self.W_pos is not None:
             start, stop = span(rows, self.config.n_ctx, cache)
             place = self.W_pos[start:stop] if padding is None else self.W_pos[padding.positions]
             x = x + (tap("pos_embed", place.expand_as(x).clone()) if tap.wants("pos_embed") else place)
@@ -349,13 +352,15 @@ class Transformer(nn.Module):
         place = self.place(start, stop, None if padding is None else padding.positions)
         if place is not None and tap.wants("pos_embed"):  # no view of a weight, which a tap could write to
             place = tap("pos_embed", place.expand_as(x).clone())
-        for layer in range(first, last):
-            x = self.blocks[layer](x, tap.inside(f"blocks.{layer}"), place, cache, padding)
+        for layer, block in enumerate(islice(self.blocks, first, last), first):
+            x = block(x, tap.inside(f"blocks.{layer}"), place, cache, padding)
         if cache is not None:
             cache.length = stop
         return x
 
     def _padding(self, x: Tensor, cache: KVCache | None, mask: Tensor | None) -> Padding | None:
+        if mask is None and (cache is None or cache.real is None):
+            return None
         start, stop = span(x, self.config.n_ctx, cache)
         mask = check_mask(mask, x)
         if cache is not None:

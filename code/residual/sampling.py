@@ -81,7 +81,10 @@ def beam(
     """The ``width`` likeliest continuations found, best first, and the log-probability of the tokens added.
 
     After each token the ``width`` likeliest of all one-token extensions are kept. With ``width`` of at least
-    ``d_vocab ** (n - 1)`` nothing is ever dropped, and the search is exact. ``tap`` and ``mask`` are as in ``generate``.
+    ``d_vocab ** (n - 1)`` nothing is ever dropped, and the search is exact.
+
+    Args:
+        chunk, cached, tap, mask: as in ``generate``.
 
     Raises:
         ValueError: the sequence does not fit the context, or there are fewer continuations than ``width``.
@@ -167,7 +170,7 @@ def _check(
     """The mask, on the model's device; None where every token is real."""
     if tokens.ndim != 2:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; a sampler takes [batch pos]")
-    if not isinstance(n, int | np.integer) or n < 0:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise ValueError(f"n is {n!r}; it must be a whole number of tokens to add")
     for name, value in counts.items():
         if value is not None and (not isinstance(value, int | np.integer) or value < 1):

@@ -307,6 +307,7 @@ class compose:
         return frozenset().union(*(wanted(tap, known) for tap in self.taps))
 
     def growing(self, start: int, copies: int) -> compose:
+        """These taps in a text that grows: see ``growing``."""
         return compose(*(growing(tap, start, copies) for tap in self.taps))
 
 

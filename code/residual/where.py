@@ -137,9 +137,7 @@ def check_fit(name: str, x: Tensor, value: Tensor) -> None:
         ValueError: the value has not the shape of x, be it with one example for all.
     """
     if value.ndim == x.ndim and value.shape[1:] == x.shape[1:] and len(value) not in (1, len(x)):
-        raise ValueError(
-            f"a value of {len(value)} examples does not fit {name}, which has {len(x)}; give as many, or 1"
-        )
+        raise ValueError(f"a value of {len(value)} examples does not fit the {len(x)} of {name}; give as many, or 1")
     if value.ndim != x.ndim or value.shape[1:] != x.shape[1:]:
         raise ValueError(f"a value of shape {list(value.shape)} does not fit {name}, which has shape {list(x.shape)}")
 

@@ -39,10 +39,10 @@ def turned(x, position, base, interleaved):
     return out
 
 
-def attention(x, c, W, place=None, own=None):
+def attention(x, c, W, place=None, read=None):
     """One layer of attention on ``x [pos d_model]``, with the layer's weights ``W`` by name.
 
-    ``own`` has what each head's map reads instead, by the map's letter ``[pos head d_model]``.
+    ``read`` has what each head's map reads instead, by the map's letter ``[pos head d_model]``.
 
     Returns what the layer writes ``[pos d_model]``, and where it looked ``[head query key]``.
     """
@@ -51,7 +51,7 @@ def attention(x, c, W, place=None, own=None):
     bias = {name: np.zeros((c.n_heads, c.d_head)) if W[name] is None else W[name] for name in ("b_Q", "b_K", "b_V")}
 
     def made(name, head, pos):
-        source = x[pos] if own is None else own[name][pos, head]
+        source = x[pos] if read is None else read[name][pos, head]
         source = source if place is None or name == "V" else source + place[pos]
         return [
             sum(source[m] * W["W_" + name][head, m, d] for m in range(d_model)) + bias["b_" + name][head, d]
