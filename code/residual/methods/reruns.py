@@ -86,10 +86,12 @@ class BaseRun:
         """
         n_layers, nodes = self.model.config.n_layers, len(changed)
         found = self.unchanged.expand(nodes, len(positions), *self.unchanged.shape).clone()
-        wanted = [(i, p) for i, p in enumerate(positions) if p < self.stop and moved[p]]
+        changes = moved.tolist()
+        wanted = [(i, p) for i, p in enumerate(positions) if p < self.stop and changes[p]]
         if stage == n_layers:
+            seen = set(range(self.n_pos) if self.read is None else self.read.tolist())
             for i, p in wanted:
-                if self.read is None or bool((self.read == p).any()):
+                if p in seen:
                     found[:, i] = self.measure(self._end_changed_at(p, changed[:, :, p]))
         elif stage == n_layers - 1 and self.read is not None and not self.model.config.smeared_keys and wanted:
             self._through_last_layer(found, changed, wanted)

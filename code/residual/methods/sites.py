@@ -46,8 +46,8 @@ class Sites:
             self.in_order = [(layer, head) for layer in some for head in range(n_heads)]
         else:
             self.in_order = named_heads(heads, c.n_layers, n_heads, "key head" if name in ("k", "v") else "head")
-        self.heads: dict[int, list[int]] = {}  # by layer
-        for layer, head in self.in_order:
+        self.heads: dict[int, list[int]] = {}  # by layer, ascending
+        for layer, head in sorted(set(self.in_order)):
             self.heads.setdefault(layer, []).append(head)
         self.axes = [len(some), n_heads] if heads is None and name in OF_HEADS else [len(self.in_order)]
         self.together = together

@@ -185,7 +185,7 @@ def _recorded(model: Transformer, clean: Tensor, corrupted: Tensor, name: str) -
         )
     if not model.config.n_layers:
         return []
-    model(clean, tap=(seen := record(f"blocks.*.{name}")))
+    model.run_to(clean, model.config.n_layers, tap=(seen := record(f"blocks.*.{name}")))
     return list(seen.values())
 
 
@@ -193,7 +193,8 @@ def _recorded(model: Transformer, clean: Tensor, corrupted: Tensor, name: str) -
 def _ablated(base: BaseRun, name: str, how: How, reference: Tokens | None, seed: int) -> list[Tensor]:
     other = None
     if reference is not None and base.blocks:
-        base.model(whole_texts(base.model, reference), tap=(other := record(f"blocks.*.{name}")))
+        other = record(f"blocks.*.{name}")
+        base.model.run_to(whole_texts(base.model, reference), len(base.blocks), tap=other)
     take_away = ablate("*", how, other, seed=seed)
     names = [f"blocks.{layer}.{name}" for layer in range(len(base.blocks))]
     return [take_away(name, base.seen[name]) for name in names]
@@ -207,9 +208,11 @@ def _heads(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
         if name in ("k", "v"):
             found[layer] = _key_heads(base, sites, layer, name, new[layer], heads)
             continue
+        W_O: Tensor = base.blocks[layer].attn.W_O
         old, z = base.seen[f"blocks.{layer}.attn.z"], _z(base, layer, name, new[layer])
-        becomes = partial(_stream_after, base, layer, heads)
-        found[layer] = _follow(base, sites, layer + 1, old[:, :, heads], z[:, :, heads], becomes)
+        if len(heads) < len(W_O):
+            old, z, W_O = old[:, :, heads], z[:, :, heads], W_O[heads]
+        found[layer] = _follow(base, sites, layer + 1, old, z, partial(_stream_after, base, layer, old, W_O))
     return sites.arranged(base, found)
 
 
@@ -225,15 +228,15 @@ def _z(base: BaseRun, layer: int, name: str, new: Tensor) -> Float[Tensor, "batc
 
 
 def _stream_after(
-    base: BaseRun, layer: int, heads: list[int], z: Float[Tensor, "batch pos head d_head"]
+    base: BaseRun,
+    layer: int,
+    old: Float[Tensor, "batch pos head d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+    z: Float[Tensor, "batch pos head d_head"],
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """The stream after a layer, for each head by itself, whose ``z`` is this instead of that of the base run."""
-    block = base.blocks[layer]
-    change = z - base.seen[f"blocks.{layer}.attn.z"][:, :, heads]
-    change = einsum(
-        change, block.attn.W_O[heads], "batch pos head d_head, head d_head d_model -> head batch pos d_model"
-    )
-    return block.after_attention(base.middle[layer] + change)
+    """The stream after a layer, for each of some heads by itself, whose ``z`` is no longer ``old``."""
+    change = einsum(z - old, W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
+    return base.blocks[layer].after_attention(base.middle[layer] + change)
 
 
 def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, heads: list[int]) -> Tensor:
