@@ -12,6 +12,7 @@ Load a committed model; SmolLM2; a Hugging Face folder    ``files.checkpoints``,
 Text to tokens and back                                   ``files.tokens``
 What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
+Where do they look on any text, and what do they move?    ``methods.roles``
 The model as a sum over paths                             ``methods.paths``
 Change each head, layer and position in turn              ``methods.sweeps``
 Remove LayerNorm from the formulas                        ``methods.fold``

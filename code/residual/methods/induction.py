@@ -6,11 +6,13 @@ From Olsson et al. 2022, "In-context Learning and Induction Heads".
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.methods.circuits import composition_scores
 from residual.methods.loss import losses
+from residual.methods.sites import whole_texts
 from residual.model import Transformer
 
 
@@ -64,6 +66,8 @@ def prefix_matching_score(
     Raises:
         ValueError: the sequence is too short, or the vocabulary too small, for such periods.
     """
+    if examples < 1:
+        raise ValueError(f"a score is a mean over examples; {examples} are none")
     c = model.config
     length = c.n_ctx if length is None else length
     n_pos = length - (start is not None)
@@ -88,8 +92,13 @@ def prefix_matching_score(
 
 
 @torch.no_grad()
-def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
-    """The mean attention to the position just before, from the second position on."""
+def previous_token_score(model: Transformer, tokens: Tokens) -> Float[Tensor, "layer head"]:
+    """The mean attention to the position just before, from the second position on.
+
+    Raises:
+        TypeError, ValueError: as the model; texts of unequal length, or of one token.
+    """
+    tokens = whole_texts(model, tokens)
     key = (torch.arange(tokens.shape[1]) - 1).expand(tokens.shape)
     return attention_to(model, tokens, key, key >= 0)
 
@@ -97,18 +106,28 @@ def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -
 @torch.no_grad()
 def attention_to(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     key: Int[Tensor, "batch pos"] | Int[Tensor, "batch pos n"],
-    counted: Tensor | None = None,
+    counted: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "layer head"]:
     """The mean attention that position i pays to position ``key[i]``, or to several of them together.
 
     Over the examples and those i that are ``counted``; to a key below zero no attention is paid.
+
+    Raises:
+        ValueError: ``key`` is not for each token, or after the last; ``counted`` is of another shape, or marks none.
     """
+    tokens = whole_texts(model, tokens)
+    counted = torch.ones(tokens.shape, dtype=torch.bool) if counted is None else counted
+    if key.shape[:2] != tokens.shape or key.ndim > 3 or key.is_floating_point():
+        raise ValueError(f"key is {key.dtype} {list(key.shape)}; tokens of shape {list(tokens.shape)} need [batch pos]")
+    if key.numel() and int(key.max()) >= tokens.shape[1]:
+        raise ValueError(f"there is no key {int(key.max())} in {tokens.shape[1]} tokens")
+    if counted.shape != tokens.shape or counted.dtype != torch.bool or not counted.any():
+        raise ValueError(f"counted must mark at least one of the tokens of shape {list(tokens.shape)}, true or false")
     device = model.W_E.device
-    counted = torch.ones(key.shape[:2], dtype=torch.bool) if counted is None else counted
     seen = _Attended(key.reshape(*key.shape[:2], -1).to(device), counted.to(device))
-    model(tokens.to(device), tap=seen)
+    model.run_to(tokens.to(device), model.config.n_layers, tap=seen)
     return torch.stack(seen.means) if seen.means else model.W_E.new_zeros(0, model.config.n_heads)
 
 
@@ -132,7 +151,7 @@ class _Attended:
 
 @torch.no_grad()
 def in_context(
-    model: Transformer, text: Int[Tensor, "batch pos"], periods: tuple[int, int], *, examples: int = 64, seed: int = 0
+    model: Transformer, text: Tokens, periods: tuple[int, int], *, examples: int = 64, seed: int = 0
 ) -> dict[str, Tensor]:
     """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
 
@@ -142,6 +161,7 @@ def in_context(
     - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
     - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
     """
+    text = whole_texts(model, text)
     tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
     of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
     again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
