@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -49,9 +50,23 @@ class Experiment:
     held_out: int = 64  # windows of the validation text that the loss is measured on
     repeats: int = 0  # of the windows of a batch, so many hold random tokens that repeat (data.repeats)
     periods: tuple[int, int] = (8, 32)  # the shortest and the longest of these
+    start: bool = False  # the start token stands before every window, and counts as one of its n_ctx tokens
 
 
 SMALL = Config(d_model=128, n_heads=4, d_head=32, n_ctx=128, d_vocab=512, positions="shortformer", init_std=0.05)
+
+INDUCTION = Experiment(
+    "Two layers of attention, half on the State of the Union and half on random tokens that repeat",
+    replace(SMALL, n_layers=2),
+    steps=1500,
+    batch=32,
+    repeats=16,
+    lr=1e-2,
+    warmup=100,
+    weight_decay=0.1,
+    evaluate_every=25,
+    stages=(50, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1000),
+)
 
 EXPERIMENTS = {
     "gpt": Experiment(
@@ -102,17 +117,12 @@ EXPERIMENTS = {
         weight_decay=0.1,
         data="sotu-2048",
     ),
-    "induction": Experiment(
-        "Two layers of attention, half on the State of the Union and half on random tokens that repeat",
-        replace(SMALL, n_layers=2),
-        steps=1500,
-        batch=32,
-        repeats=16,
-        lr=1e-2,
-        warmup=100,
-        weight_decay=0.1,
-        evaluate_every=25,
-        stages=(50, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1000),
+    "induction": INDUCTION,
+    "induction-start": replace(
+        INDUCTION,
+        about="As induction, with the start token before every window, as the models of the Induction paper had it",
+        start=True,
+        stages=(),
     ),
     "smeared": Experiment(
         "One layer of attention whose keys are mixed with the keys before them, on the data of induction",
@@ -186,20 +196,28 @@ def run(
     text = DATA[entry.data]()
     model = Transformer(entry.config, seed=entry.seed).to(where)
     length = entry.config.n_ctx + 1
-    held_out = windows(text.validation, entry.held_out, length).to(where)
+    start = int(text.train[0]) if entry.start else None  # every speech begins with it
+
+    def begun(tokens: Tensor) -> Tensor:
+        return tokens if start is None else F.pad(tokens, (1, 0), value=start)
+
+    held_out = begun(windows(text.validation, entry.held_out, length - entry.start)).to(where)
     history = History()
 
     def loss(step: int) -> Tensor:
-        drawn = windows(text.train, entry.batch - entry.repeats, length, step=step, seed=entry.seed)
+        drawn = begun(
+            windows(text.train, entry.batch - entry.repeats, length - entry.start, step=step, seed=entry.seed)
+        )
         if entry.repeats:
             seed = (entry.seed + 1 << 32) + step
-            random, _ = repeats(entry.repeats, length, entry.periods, d_vocab=entry.config.d_vocab, seed=seed)
+            d_vocab = entry.config.d_vocab
+            random, _ = repeats(entry.repeats, length, entry.periods, d_vocab=d_vocab, start=start, seed=seed)
             drawn = torch.cat([drawn, share(random).to(drawn)])
         return next_token_loss(model, drawn)
 
     def evaluate() -> dict[str, Tensor]:
         found = {"validation": next_token_loss(model, held_out)}
-        return found | in_context(model, held_out, entry.periods) if entry.repeats else found
+        return found | in_context(model, held_out, entry.periods, start=start) if entry.repeats else found
 
     def keep(updates: int, file: str) -> Run:
         if updates not in history.evaluations:
