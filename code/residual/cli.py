@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
 from residual.errors import nearest
-from residual.experiments import language as experiments
+from residual.experiments import run as experiments
 from residual.files import checkpoints
 
 
@@ -39,6 +41,8 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="A GPU where there is one, if not given.")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU. The same number gives the same bits.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where torch thinks it safe (autocast).")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; pays off in long runs on a GPU.")
 @click.option("--full", is_flag=True, help="Keep weights as float32; they are rounded to float16 otherwise.")
 def train(
     name: str,
@@ -48,6 +52,8 @@ def train(
     accumulate: int,
     device: str | None,
     threads: int | None,
+    bf16: bool,
+    compiled: bool,
     full: bool,
 ) -> None:
     """Train the experiment NAME; write weights and card, also of its stages.
@@ -70,6 +76,8 @@ def train(
             seed=seed,
             accumulate=accumulate,
             device=device,
+            bf16=bf16,
+            compiled=compiled,
             dtype=torch.float32 if full else torch.float16,
         )
     except KeyError as problem:
@@ -81,7 +89,7 @@ def train(
             torch.distributed.destroy_process_group()
     if made.card.sha256:
         path = (out or checkpoints.FOLDER) / f"{made.card.name}.safetensors"
-        click.echo(f"{path}: {made.card.steps} steps, validation loss {made.card.metrics['validation']:.4f}")
+        click.echo(f"{path}: {made.card.steps} steps, {_main_number(made.card, 4)}")
 
 
 @main.command("list")
@@ -97,9 +105,8 @@ def list_(out: Path | None) -> None:
         if name in there:
             try:
                 card = checkpoints.read_card(folder / name)
-                loss = card.metrics.get("validation")
                 about = about or card.training.get("about", "")
-                status = f"{card.steps} steps" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
+                status = ", ".join(filter(None, [f"{card.steps} steps", _main_number(card, 3)]))
             except (checkpoints.CheckpointError, OSError) as problem:
                 status, about = "damaged", str(problem)
         else:
@@ -139,12 +146,32 @@ def show(name: str, out: Path | None) -> None:
     told = {key: value for key, value in card.training.items() if key != "about" and value is not None}
     click.echo("  training     " + ", ".join(f"{key} {value}" for key, value in told.items()))
     if card.losses:
-        click.echo(f"  losses       {card.losses[0]:.3f} {experiments.sketch(card.losses)} {card.losses[-1]:.3f}")
+        click.echo(f"  losses       {card.losses[0]:.3f} {sketch(card.losses)} {card.losses[-1]:.3f}")
     for key, value in card.metrics.items():
         if isinstance(value, dict):
             value = "  ".join(f"{step}: {number:.3f}" for step, number in value.items())
         click.echo(f"  {key:12} {value}")
     click.echo("  versions     " + ", ".join(f"{key} {value}" for key, value in card.versions.items()))
+
+
+def sketch(values: Sequence[float], width: int | None = None) -> str:
+    """A curve in one line of text, ``▇▅▃▂▁``: means over equal stretches, from the lowest to the highest."""
+    width = min(width or max(20, shutil.get_terminal_size().columns - 30), len(values))
+    means = [
+        sum(part) / len(part)
+        for i in range(width)
+        if (part := values[i * len(values) // width : (i + 1) * len(values) // width])
+    ]
+    low, high = min(means), max(means)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (mean - low) / (high - low or 1)))] for mean in means)
+
+
+def _main_number(card: checkpoints.Card, digits: int) -> str:
+    """The number that stands for a run, with its name; nothing if its card has none."""
+    for name, value in card.metrics.items():
+        if isinstance(value, float):
+            return f"{name} {value:.{digits}f}"
+    return ""
 
 
 if __name__ == "__main__":
