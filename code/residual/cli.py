@@ -31,7 +31,7 @@ def main() -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 2),
-    help="Of the weights before training, and of the batches; kept as NAME-seedN.",
+    help="Of the weights before training; kept as NAME-seedN.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"

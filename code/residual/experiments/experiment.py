@@ -19,7 +19,7 @@ from torch import Tensor
 class Experiment(ABC):
     """A run. Its fields are all that decides the weights, and all of them are written on the card.
 
-    What is random in a step comes from ``seed`` and the step's number alone (see ``training.train``).
+    What is random in a step comes from the step's number alone (see ``training.train``).
     """
 
     about: str
@@ -31,7 +31,7 @@ class Experiment(ABC):
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float | None = 1.0
     data: str  # its name
-    seed: int = 0  # of the weights before training, and of the batches
+    seed: int = 0  # of the weights before training
     stages: tuple[int, ...] = ()  # after these updates a checkpoint of its own is kept: NAME-STEPS
     evaluate_every: int = 50
 

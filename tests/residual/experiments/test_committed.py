@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from residual.experiments.run import experiment
 from residual.files.checkpoints import load
 from residual.methods.induction import prefix_matching_score
+from residual.methods.loss import losses
+from residual.training.corpus import bible, corpus
+from residual.training.train import windows
 
 
 @pytest.mark.parametrize("positions", ["learned", "shortformer"])
@@ -16,3 +21,15 @@ def test_models_of_text_alone_match_prefixes_as_much_as_their_cards_say(position
     for layer, score in enumerate(scores.tolist()):
         curve = run.card.metrics[f"prefix-matching, layer {layer} by step"]
         assert score == pytest.approx(curve[str(run.card.steps)], abs=6e-4), "three digits were kept"
+
+
+@torch.no_grad()
+def test_the_house_model_has_the_losses_that_its_run_ended_with():
+    """The run was on a GPU in bfloat16, with tokens from another script: the same text gives the same numbers here."""
+    run, entry = load("house"), experiment("house")
+    assert run.model.config == entry.config and run.card.training["tokens"] == entry.drawn(4000)["tokens"] == 65_536_000
+    for name, text, known in (("sotu-2048", corpus(2048), 3.06), ("bible", bible(), 2.42)):
+        parts = windows(text.validation, entry.held_out, 257).split(8)
+        loss = torch.stack([losses(run.model, part).mean() for part in parts]).mean().item()
+        curve = run.card.metrics[f"validation on {name} by step"]
+        assert loss == pytest.approx(curve["4000"], abs=2e-4) and round(loss, 2) == known
