@@ -5,12 +5,15 @@ Trained once on the training speeches (``python -m residual.training.corpus`` ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+
+from residual.vocabulary import Vocabulary
 
 D_VOCAB = 512
 TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
@@ -46,33 +49,17 @@ def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
     return made
 
 
-def words(tokens: Int[Tensor, " tokens"] | list[int], d_vocab: int = D_VOCAB) -> list[str]:
-    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``."""
-    of_character = {shown: byte for byte, shown in _byte_characters().items()}
-    vocabulary = tokenizer(d_vocab)
-    found = []
-    for token in map(int, tokens):
-        shown = vocabulary.id_to_token(token) if token >= 0 else None
-        if shown is None:
-            raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {d_vocab - 1}")
-        if shown == START:
-            found.append(START)
-            continue
-        raw = bytes(of_character[character] for character in shown)
-        try:
-            found.append(raw.decode("utf8"))
-        except UnicodeDecodeError:
-            found.append("".join(f"<{byte:02x}>" for byte in raw))
-    return found
-
-
 @cache
-def _byte_characters() -> dict[int, str]:
-    """How byte-level BPE writes each byte: as itself where that prints, else as the next from U+0100 on."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+def vocabulary(d_vocab: int = D_VOCAB) -> Vocabulary:
+    """The committed tokenizer as a model's vocabulary. It is opened at its first use."""
+    return Vocabulary(lambda: tokenizer(d_vocab))
+
+
+def words(tokens: Int[Tensor, " pos"] | Iterable[int], d_vocab: int = D_VOCAB) -> list[str]:
+    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``.
+
+    Raises:
+        TypeError: not a row of whole numbers.
+        ValueError: a token that the vocabulary does not have, or there is no tokenizer of that size.
+    """
+    return vocabulary(d_vocab).words(tokens)

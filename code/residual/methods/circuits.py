@@ -63,7 +63,12 @@ def composition_scores(model: Transformer, *, samples: int = 64, seed: int = 0) 
     Args:
         samples: pairs of Gaussian matrices, with the model's shapes and rank, that the baseline is the mean of.
         seed: of these.
+
+    Raises:
+        ValueError: fewer than two samples, which have no standard deviation.
     """
+    if samples < 2:
+        raise ValueError(f"samples is {samples}; a baseline with its spread needs at least 2")
     c = model.config
     attention = _attention(model)
     ov, qk = [attn.W_OV() for attn in attention], [attn.W_QK() for attn in attention]

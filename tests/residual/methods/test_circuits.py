@@ -77,6 +77,15 @@ def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
                         assert scores[place].item() == pytest.approx(value, abs=1e-10)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_spread_needs_two_samples():
+    model = Transformer(Config(n_layers=2, d_model=8, n_heads=2, d_head=4, d_vocab=5, n_ctx=4))
+    for samples in (1, 0, -1):
+        with pytest.raises(ValueError, match=f"samples is {samples}; a baseline with its spread needs at least 2"):
+            composition_scores(model, samples=samples)
+    assert composition_scores(model, samples=2).spread > 0
+
+
 def test_the_baseline_is_what_random_heads_score():
     """Heads before training are random matrices of that shape and rank: their mean score is the baseline."""
     model = Transformer(Config(2, 32, 16, 8, 4, 5), seed=5).double()
