@@ -18,6 +18,7 @@ Remove LayerNorm from the formulas                        ``methods.fold``
 Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
 The corpora; the training loop                            ``training.corpus``, ``training.train``
 How a committed model was made; make it again             ``experiments.language``, ``experiments.run``
+A measurement too long for a notebook                     ``experiments.measure``
 Weights written down, not trained                         ``experiments.hand_set``
 ========================================================  ======================================
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from residual import Config, Transformer
 from residual.cli import main, sketch
-from residual.experiments import language, run
-from residual.files import checkpoints
+from residual.experiments import language, measure, run
+from residual.files import checkpoints, results
 from residual.methods.induction import repeats
 from residual.training.corpus import Corpus
 
@@ -37,6 +37,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setitem(language.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
     monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "checkpoints")
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
 
 
 def told(*arguments, fails=False):
@@ -46,14 +47,19 @@ def told(*arguments, fails=False):
     return result.output
 
 
+def listed(name):
+    """The line of a name in ``residual list``, with single blanks."""
+    return next(" ".join(line.split()) for line in told("list").splitlines() if line.split()[0] == name)
+
+
 def test_train_list_show(tmp_path):
-    assert "tiny         not trained" in told("list")
+    assert listed("tiny") == "tiny not trained as small as it gets"
     assert "tiny: not trained; residual train tiny" in told("show", "tiny")
     assert "12 steps, validation 1." in told("train", "tiny")
     folder = tmp_path / "checkpoints"
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == ["tiny", "tiny-0", "tiny-5"]
     assert not list((tmp_path / "cache" / "runs").glob("*.safetensors")), "no state is left of a finished run"
-    assert "tiny         12 steps, validation 1." in told("list")
+    assert listed("tiny").startswith("tiny 12 steps, validation 1.")
     shown = told("show", "tiny-5")
     assert "5 steps" in shown and "verified" in shown and "residual train tiny" in shown
     card = json.loads((folder / "tiny-5.json").read_text())
@@ -97,6 +103,38 @@ def test_slips_are_sentences(tmp_path):
     path.with_suffix(".json").unlink()
     path.with_suffix(".json").mkdir()
     assert "damaged" in told("list")
+
+
+def test_measure_list_show(tmp_path, monkeypatch):
+    table = measure.Measurement("sums", (2, 3), lambda: lambda i, j: {"sum": torch.tensor(i + 10.0 * j)})
+    monkeypatch.setitem(measure.MEASUREMENTS, "sums", table)
+    assert listed("sums") == "sums not measured sums"
+    assert "sums: not measured; residual measure sums" in told("show", "sums")
+    assert "sums.safetensors: measured in 0 s" in told("measure", "sums")
+    assert listed("sums") == "sums measured in 0 s sums"
+    shown = told("show", "sums")
+    assert "residual measure sums" in shown and "verified" in shown and "[2, 3]" in shown
+    values, card = results.load_result(tmp_path / "results" / "sums")
+    assert values["sum"].tolist() == [[0, 10, 20], [1, 11, 21]] and {"torch", "python"} <= card.versions.keys()
+    told("train", "tiny", "--out", str(tmp_path / "other"))
+    told("measure", "sums", "--out", str(tmp_path / "other"))
+    both = told("list", "--out", str(tmp_path / "other"))
+    assert "12 steps" in both and "measured in 0 s" in both, "one folder may hold both"
+    assert "no measurement 'sum'; there is sums" in told("measure", "sum", fails=True)
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in told("measure", "sums", "--out", str(tmp_path / "file" / "folder"), fails=True)
+    path = tmp_path / "results" / "sums.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "SHA-256 differs" in told("show", "sums", fails=True)
+
+
+def test_help_names_every_command():
+    shown = told("--help")
+    assert all(f"residual {command}" in shown for command in ("list", "train", "measure", "show"))
+
+
+def test_no_measurement_has_an_experiments_name():
+    assert not measure.MEASUREMENTS.keys() & run.EXPERIMENTS.keys()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
