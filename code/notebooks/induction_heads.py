@@ -466,11 +466,11 @@ claim(
 # %% [markdown]
 # ## On text
 #
-# 128 windows of held-out speeches. A head's worth is what the loss rises by when its z is replaced by its mean over
+# 192 windows of held-out speeches. A head's worth is what the loss rises by when its z is replaced by its mean over
 # all examples and positions; ± is the standard error over windows.
 
 # %% text-setup
-START, N_WINDOWS = 0, 128
+START, N_WINDOWS = 0, 192
 spelled = words(list(range(512)))
 
 
@@ -572,6 +572,15 @@ def first_on_random(reading, head):
     return seen["blocks.1.attn.pattern"][:, head, :, 0][nothing].mean().item()
 
 
+def start_put_before(reading, head):
+    """The attention to a start token that is put before the windows, where nothing matches."""
+    tokens = SPEECHES["induction-start"][:64, :-1]
+    seen = record("blocks.1.attn.pattern")
+    reading.model(tokens, tap=seen)
+    nothing = ~followers(tokens).any(dim=-1) & everywhere[:64]
+    return seen["blocks.1.attn.pattern"][:, head, :, 0][nothing].mean().item()
+
+
 def role(reading, head):
     where, (token, share, _) = looks(reading, head), reading.rests_on(head)
     return [
@@ -619,6 +628,9 @@ claim(
     the_share=plain_readings[0].rests_on(1)[2][the],
     the_share_weighted=plain_readings[0].rests_on(1, weighted=True)[2][the],
     stop_share=plain_readings[0].rests_on(1)[2][spelled.index(".")],
+    start_put_before_most=max(
+        start_put_before(reading, head) for reading, head in heads
+    ),  # at the first position of windows that get a start token, which these models hardly know
     the_heads=sum(shown_token(reading.rests_on(head)[0]) == "·the" for reading, head in pure),
     text_worth_error=max(max(reading.error) for reading in plain_readings),
 )
@@ -742,7 +754,7 @@ claim(
 
 # %% relative
 GRID = (-6.0, -3.0, 0.0, 20.0)
-FEW = 64  # windows: the first half chooses a, the second half is reported
+FEW = 96  # windows: the first half chooses a, the second half is reported
 
 
 def competing(matches, a):
@@ -805,24 +817,39 @@ plot.table(
 
 # %% turn-by-token
 STAGES = [200, 250, 300, 350, 400, 450, 500, 600, 800, 1000, 1500]
-by_stage = []
+per_token = []
 for updates in STAGES:
     m = checkpoints.load("induction" if updates == 1500 else f"induction-{updates}").model
-    by_stage.append([mean for mean, _ in by_length(losses(m, SPEECHES["induction"]), lengths["induction"])])
-by_stage = np.array(by_stage)  # stage length
-ax = panels(height=3.2)
-labels = ("nothing", "1 token", "2 tokens", "3 tokens", "4 or more")
-for n, label in enumerate(labels):
-    ax.plot(STAGES, by_stage[:, n] - by_stage[0, n], color=plot.ramp([n / 4], 1.0)[0], linewidth=1.6)
-    ax.text(1510, by_stage[-1, n] - by_stage[0, n], label, va="center", fontsize=8)
-ax.axvline(turns[0], color=GREY, linewidth=8, alpha=0.3)
-ax.set(xlabel="updates", ylabel="change of the loss (nats)", xlim=(190, 1750))
-before_turn, after_turn = by_stage[STAGES.index(300)], by_stage[STAGES.index(450)]
+    per_token.append(losses(m, SPEECHES["induction"]))
+change = [by_length(found - per_token[0], lengths["induction"]) for found in per_token]
+change = np.array([[mean for mean, _ in of_stage] for of_stage in change])  # stage length
+ax = panels(height=3.4)
+for n, (label, shift) in enumerate(
+    zip(("no match", "1 token", "2 tokens", "3 tokens", "4 or more"), (-0.03, 0.03, 0, 0.02, -0.02), strict=True)
+):
+    colour = plot.ramp([0.25 + 0.75 * n / 4], 1.0)[0] if n else GREY
+    ax.plot(STAGES, change[:, n], color=colour, linewidth=1.8)
+    ax.text(1515, change[-1, n] + shift, label, va="center", color=colour)
+ax.axvspan(turns[0] - 25, turns[0], color=GREY, alpha=0.18, linewidth=0)
+ax.set(xlabel="updates", ylabel="change of the loss on speeches (nats)", xlim=(190, 1780), xticks=range(200, 1501, 200))
+
+
+def between(first, last):
+    found = per_token[STAGES.index(last)] - per_token[STAGES.index(first)]
+    return by_length(found, lengths["induction"])
+
+
+up, down = between(300, 400), between(400, 500)
 claim(
     turn_seed_0=turns[0],
-    turn_none=after_turn[0] - before_turn[0],
-    turn_one=after_turn[1] - before_turn[1],
-    turn_four=after_turn[4] - before_turn[4],
+    up_none=up[0][0],
+    up_one=up[1][0],
+    up_four=up[4][0],
+    up_four_error=up[4][1],
+    down_none=down[0][0],
+    down_one=down[1][0],
+    down_four=down[4][0],
+    down_four_error=down[4][1],
 )
 
 # %% [markdown]
@@ -852,7 +879,7 @@ below.set(xlabel="updates of 16,384 tokens", xlim=(0, 23500))
 # %% text-alone-keys
 learned = trained("induction-text-learned").model
 shortformer = trained("induction-text-shortformer").model
-AT = dict(periods=PERIODS, length=256, examples=16)
+AT = dict(periods=PERIODS, examples=8)
 
 
 class Tapped:
@@ -1063,7 +1090,7 @@ class Following:
 
 
 watched = record(
-    ["blocks.16.resid_pre", *(f"blocks.{layer}.attn.{x}" for layer in (16, 17, 18) for x in ("pattern", "v"))]
+    ["blocks.*.resid_pre", *(f"blocks.{layer}.attn.{x}" for layer in (16, 17, 18) for x in ("pattern", "v"))]
 )
 its_logits = language(stretches, tap=compose(following := Following(), watched))
 on_speeches = torch.stack(following.means)  # layer head
@@ -1102,13 +1129,28 @@ for layer, head in [(16, 0), (17, 4), (18, 6), (18, 7)]:
             by_stretch.std().item() / 8**0.5,
         ]
     )
+by_layer = of_heads(strongest)
+first_layer_of = min(layer for layer, _ in strongest)
+changed = language.run_from(first_layer_of, watched[f"blocks.{first_layer_of}.resid_pre"], tap=by_layer)
+lost = F.cross_entropy(changed[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none") - its_loss
+its_lengths = match_length(stretches)[:, :-1]
+its_by_length = by_length(lost.unflatten(0, (8, 127)), its_lengths)
 claim(
+    smol_eight_text=lost.mean(),
+    smol_eight_error=lost.unflatten(0, (8, 127)).mean(dim=1).std() / 8**0.5,
+    smol_eight_none=its_by_length[0][0],
+    smol_eight_one=its_by_length[1][0],
+    smol_eight_two=its_by_length[2][0],
+    smol_eight_four=its_by_length[4][0],
+    smol_eight_four_error=its_by_length[4][1],
+    smol_eight_four_tokens=int((its_lengths >= 4).sum()),
     smol_text_first_least=min(row[1] for row in elsewhere[1:]),
     smol_text_first_weighted=max(row[2] for row in elsewhere[1:]),
     smol_text_previous=elsewhere[0][3],
     smol_text_worth_previous=elsewhere[0][4],
     smol_text_worth_most=max(row[4] for row in elsewhere[1:]),
 )
+print("the eight together, by length of match:", [f"{mean:+.3f} ± {error:.3f}" for mean, error in its_by_length])
 plot.table(
     [[row[0], *(f"{x:.2f}" for x in row[1:4]), f"{row[4]:+.3f} ± {row[5]:.3f}"] for row in elsewhere],
     ["head", "to the first token", "… value-weighted", "one back", "worth on speeches (nats)"],
