@@ -194,6 +194,29 @@ def test_a_run_with_repeats_keeps_what_tells_the_phase_change(tmp_path, monkeypa
     assert list(card.metrics["repeated by step"]) == ["0", "4", "5", "8", "12"]
 
 
+def test_a_run_with_a_start_token_puts_it_before_every_window(tmp_path, monkeypatch):
+    config = Config(2, 8, 2, 4, 16, 5, positions="shortformer")
+    entry = replace(TINY, config=config, repeats=2, periods=(2, 4), start=True)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", entry)
+    stream = torch.randint(1, 5, (300,), generator=torch.Generator().manual_seed(0))
+    stream[0] = 0  # as a corpus begins
+    monkeypatch.setitem(experiments.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
+    seen, next_token_loss = [], experiments.next_token_loss
+
+    def spy(model, tokens):
+        seen.append(tokens)
+        return next_token_loss(model, tokens)
+
+    monkeypatch.setattr(experiments, "next_token_loss", spy)
+    told("train", "tiny")
+    for tokens in seen:  # of training and of evaluation
+        assert tokens.shape[1] == 17 and (tokens[:, 0] == 0).all()
+    for tokens in (tokens for tokens in seen if len(tokens) == 4):
+        assert not (tokens[2:, 1:] == 0).any(), "random tokens hold no other start token"
+        assert all(any(torch.equal(row[1 + p :], row[1:-p]) for p in (2, 3, 4)) for row in tokens[2:])
+    assert checkpoints.read_card(tmp_path / "checkpoints" / "tiny").training["start"] is True
+
+
 @torch.no_grad()
 def test_in_context_measures_are_those_of_a_loop():
     """On a model of random weights: the loss of each token by itself, sorted into first time and again."""
