@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Attention heads
 #
-# The computations behind the note of the same name. A one-layer attention-only model is trained on the State of
-# the Union addresses, here in this notebook, and then taken apart in float64.
+# The computations behind the note of the same name. A committed one-layer model of attention and nothing else, in three
+# seeds, is taken apart in float64; then the 270 heads of SmolLM2 are asked where they look. `residual train attn-1l`,
+# with `--seed 1` and `--seed 2`, makes the checkpoints again.
 
 # %% setup
 from itertools import combinations
@@ -13,14 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from residual import Config, FactoredMatrix, Transformer
+from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
-from residual.methods.loss import next_token_loss
-from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
-from residual.taps import at, compose, freeze, record
-from residual.training.corpus import corpus
-from residual.training.train import train, windows
+from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, attention, heatmap, lines, panels, table
+from residual.taps import ablate, at, compose, freeze, record
+from residual.training.corpus import corpus, sotu_texts, split
+from residual.training.train import windows
 from weave import claim
+
+torch.set_grad_enabled(False)
 
 # %% [markdown]
 # ## A model to take apart
@@ -28,36 +30,47 @@ from weave import claim
 # Eight heads of 16 dimensions in a stream of 128: together the heads are as wide as the stream, as in GPT-2.
 
 # %% train
-config = Config(n_layers=1, d_model=128, n_heads=8, d_head=16, n_ctx=64, d_vocab=512, init_std=0.05)
+NAMES = ["attn-1l", "attn-1l-seed1", "attn-1l-seed2"]
+runs = [load(name) for name in NAMES]
+config = runs[0].model.config
+n_heads, d_model, d_head, n_ctx = config.n_heads, config.d_model, config.d_head, config.n_ctx
 text = corpus()
-model = Transformer(config, seed=0)
-steps, batch = 600, 32
+validation = text.validation[: len(text.validation) // (n_ctx + 1) * (n_ctx + 1)].view(-1, n_ctx + 1)  # window pos
 
 
-def loss(step: int) -> Tensor:
-    return next_token_loss(model, windows(text.train, batch, config.n_ctx + 1, step=step))
+def losses_of(model: Transformer, tokens: Tensor, tap=None) -> Tensor:
+    """The loss of each window [window pos], in nats a token."""
+    logits = model(tokens[:, :-1], tap=tap)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1).mean(1)
 
 
-train(model, loss, steps=steps, lr=2e-2, warmup=20, weight_decay=0.01)
+def error(x: Tensor) -> Tensor:
+    """The standard error of a mean over windows."""
+    return x.std() / len(x) ** 0.5
 
-model = model.double().requires_grad_(False)
+
+whole = [torch.cat([losses_of(run.model, part) for part in validation.split(512)]) for run in runs]  # in float32
+models = [run.model.double().requires_grad_(False) for run in runs]
+model = models[0]
 attn = model.blocks[0].attn
-n_heads, d_model, d_head = config.n_heads, config.d_model, config.d_head
 
 # %% losses
-held_out = windows(text.validation, 64, config.n_ctx + 1, seed=1)
-loss_model = next_token_loss(model, held_out)
-
 pairs = text.train[:-1] * config.d_vocab + text.train[1:]
 counts = torch.bincount(pairs, minlength=config.d_vocab**2).reshape(config.d_vocab, -1) + 1.0  # one for each unseen
-log_bigram = (counts / counts.sum(dim=1, keepdim=True)).log().double()
-loss_bigram = F.nll_loss(log_bigram[held_out[:, :-1]].flatten(0, 1), held_out[:, 1:].flatten())
+log_bigram = (counts / counts.sum(dim=1, keepdim=True)).log()
+by_bigram = -log_bigram[validation[:, :-1], validation[:, 1:]].mean(dim=1)
 claim(
     parameters=sum(weight.numel() for weight in model.parameters()),
-    tokens_seen=steps * batch * config.n_ctx,
-    loss_model=loss_model,
-    gain_over_bigrams=loss_bigram - loss_model,
+    tokens_seen=runs[0].card.training["tokens"],
+    windows=len(validation),
+    loss_model=whole[0].mean(),
+    loss_error=error(whole[0]),
+    loss_seeds_most=max(one.mean() for one in whole),
+    loss_bigram=by_bigram.mean(),
+    gain_over_bigrams=(by_bigram - whole[0]).mean(),
 )
+held_out = windows(text.validation, 128, n_ctx + 1, seed=1)  # what the measurements below are made on
+loss_model = losses_of(model, held_out)  # window
 
 # %% [markdown]
 # ## What the heads do with a sentence
@@ -188,12 +201,13 @@ def received(at_j: Tensor, frozen: bool) -> Tensor:
     return out["blocks.0.attn_out"][0, i]
 
 
-by_autograd = torch.func.jacrev(lambda at_j: received(at_j, frozen=True))(stream[j])  # out in
+with torch.enable_grad():
+    by_autograd = torch.func.jacrev(lambda at_j: received(at_j, frozen=True))(stream[j])  # out in
+    both_ways = torch.func.jacrev(lambda at_j: received(at_j, frozen=False))(stream[j])
 by_formula = torch.einsum("h,hab->ba", patterns[:, i, j], W_OV)
-whole = torch.func.jacrev(lambda at_j: received(at_j, frozen=False))(stream[j])
 claim(
     jacobian_error=(by_autograd - by_formula).abs().max(),
-    jacobian_through_pattern=(whole - by_formula).norm() / whole.norm(),
+    jacobian_through_pattern=(both_ways - by_formula).norm() / both_ways.norm(),
 )
 
 # %% [markdown]
@@ -222,7 +236,7 @@ claim(
 
 # %% rank
 everywhere = record("*.result")
-model(held_out[:, :-1], tap=everywhere)
+model(held_out[:64, :-1], tap=everywhere)
 of_results = everywhere["blocks.0.attn.result"].flatten(0, 1)  # (batch pos) head d_model
 ranks = {
     "W_QK": torch.linalg.matrix_rank(attn.W_QK().AB),
@@ -280,74 +294,152 @@ claim(
 
 # %% [markdown]
 # ## The direction that all keys share
+#
+# Everything in this section is measured on each of the three seeds, on the same 128 windows.
+
 
 # %% position
-centred = model.W_pos - model.W_pos.mean(dim=0)
-_, strength, right = torch.linalg.svd(centred, full_matrices=False)
-along = centred @ right[0]  # pos
-u = right[0] * along[-2].sign()  # grows with the position; the last one is never a past key, so it is left out
-ramp = centred[:-1] @ u
-line = torch.stack([torch.arange(len(ramp)).double(), ramp])
-
-
 def inside(weights: Tensor, unit: Tensor) -> Tensor:
     """The share of a unit vector [d_model] that lies in each head's subspace [head]."""
     Q, _ = torch.linalg.qr(weights)
     return (unit @ Q).square().sum(dim=-1)
 
 
-share = {name: inside(weights, u) for name, weights in spaces.items()}
-rest = attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)  # the keys' maps without that direction
+def without(direction: Tensor, x: Tensor) -> Tensor:
+    return x - (x @ direction)[..., None] * direction
+
+
+def slope(y: Tensor) -> Tensor:
+    """Per position, of a straight line through y [pos]."""
+    place = torch.arange(len(y)).double()
+    return torch.stack([place, y]).cov()[0, 1] / place.var()
+
+
+def ruler_of(model: Transformer) -> Tensor:
+    """The direction along which most of the position vectors' variance lies; it grows with the position."""
+    centered = model.W_pos - model.W_pos.mean(dim=0)
+    u = torch.linalg.svd(centered, full_matrices=False)[2][0]
+    return u * (centered[-2] @ u).sign()  # the last position is never a past key, so it is left out
+
+
+def keys_from(model: Transformer, x: Tensor) -> at:
+    """A tap: the keys as they would be for another stream [batch pos d_model]."""
+    return at("*.attn.k", lambda _: torch.einsum("bpm,hmk->bphk", x, model.blocks[0].attn.W_K))
+
+
+def attention_by_distance(model: Transformer, x: Tensor) -> Tensor:
+    """Mean attention to 1, …, 24 tokens back, over heads and late queries, with keys from the stream x."""
+    seen = record("*.pattern")
+    model(held_out[:, :-1], tap=compose(keys_from(model, x), seen))
+    A = seen["blocks.0.attn.pattern"]  # batch head query key
+    return torch.stack([A.diagonal(-back, 2, 3)[:, :, 24:].mean() for back in range(1, 25)])
+
+
+generator = torch.Generator().manual_seed(0)
+random_directions = F.normalize(torch.randn(5, d_model, generator=generator).double(), dim=1)
+
+
+def measure(model: Transformer) -> dict[str, Tensor]:
+    """The story of the position's direction, in numbers."""
+    attn, u = model.blocks[0].attn, ruler_of(model)
+    centered = model.W_pos - model.W_pos.mean(dim=0)
+    ramp = (centered @ u)[:-1]
+    strength = torch.linalg.svdvals(centered).square()
+    flow = record(["*.resid_pre", "*.attn_out", "*.resid_post"])
+    as_is = losses_of(model, held_out, flow)
+    x = flow["blocks.0.resid_pre"]  # batch pos d_model
+    profiles = {
+        "all keys": attention_by_distance(model, x),
+        "only u": attention_by_distance(model, x - without(u, x)),
+        "without u": attention_by_distance(model, without(u, x)),
+    }
+    enters, heads_write, leaves = ((flow[f"blocks.0.{name}"] @ u).mean(dim=0)[:-1] for name in flow_names)
+    gains = torch.einsum("m,hmn,n->h", u, attn.W_OV().AB, u)  # what a head makes of the coordinate along u
+    logit_weights = model.W_U - model.W_U.mean(dim=1, keepdim=True)
+
+    def cost(tap) -> Tensor:
+        return losses_of(model, held_out, tap) - as_is  # window
+
+    unread, *unread_random = (cost(keys_from(model, without(v, x))) for v in (u, *random_directions))
+    unwritten, *unwritten_random = (
+        cost(at("*.attn_out", lambda y, v=v: without(v, y))) for v in (u, *random_directions)
+    )
+
+    return {
+        "u": u,
+        "profiles": profiles,
+        "flow": {"enters": enters, "heads write": heads_write, "leaves": leaves},
+        "position vectors along u": strength[0] / strength.sum(),
+        "straightness along u": torch.stack([torch.arange(len(ramp)).double(), ramp]).corrcoef()[0, 1],
+        "u in keys, least": inside(attn.W_K, u).min(),
+        "u in queries, most": inside(attn.W_Q, u).max(),
+        "u in values, most": inside(attn.W_V, u).max(),
+        "u in outputs, mean": inside(attn.W_O.mT, u).mean(),
+        "mean stream in queries": inside(attn.W_Q, F.normalize(x.mean(dim=(0, 1)), dim=0)).mean(),
+        "one back / 16 back": profiles["all keys"][0] / profiles["all keys"][15],
+        "the same, only u": profiles["only u"][0] / profiles["only u"][15],
+        "the same, without u": profiles["without u"][0] / profiles["without u"][15],
+        "u hidden from keys": unread.mean(),
+        "its standard error": error(unread),
+        "random direction hidden, most": max(one.mean() for one in unread_random),
+        "gain along u, greatest head": gains.max(),
+        "gain along u, all heads": gains.sum(),
+        "slope left": slope(leaves) / slope(enters),
+        "unembedding along u": (u @ logit_weights).square().sum() / (logit_weights.square().sum() / d_model),
+        "u not written": unwritten.mean(),
+        "standard error of that": error(unwritten),
+        "random direction not written, most": max(one.mean() for one in unwritten_random),
+        "overlap of keys without u": cosines(
+            attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)
+        ).square().mean(),
+    }
+
+
+flow_names = ("resid_pre", "attn_out", "resid_post")
+stories = [measure(model) for model in models]
+story = stories[0]
+u = story["u"]
 claim(
-    position_one_direction=strength[0] ** 2 / strength.square().sum(),
-    position_straight=line.corrcoef()[0, 1],
-    u_in_keys_least=share["W_K reads"].min(),
-    u_in_queries_most=share["W_Q reads"].max(),
-    u_in_values_most=share["W_V reads"].max(),
-    u_in_outputs_mean=share["W_O writes"].mean(),
-    overlap_K_without_u=cosines(rest).square().mean(),
+    position_one_direction=story["position vectors along u"],
+    position_straight=story["straightness along u"],
+    u_in_keys_least=story["u in keys, least"],
+    u_in_queries_most=story["u in queries, most"],
+    u_in_values_most=story["u in values, most"],
+    u_in_outputs_mean=story["u in outputs, mean"],
+    overlap_K_without_u=story["overlap of keys without u"],
+)
+
+# %% position-seeds
+rows = [name for name in story if name not in ("u", "profiles", "flow")]
+table(
+    [[name, *(float(one[name]) for one in stories)] for name in rows],
+    header=["", "seed 0", "seed 1", "seed 2"],
+    digits=2,
 )
 
 # %% [markdown]
 # What does it do? Two interventions on the keys alone: keep only what comes through that direction, or remove it.
 
 # %% recency
-pre = record("*.resid_pre")
-model(held_out[:, :-1], tap=pre)
-x_held = pre["blocks.0.resid_pre"]  # batch pos d_model
-
-
-def keys_of(x: Tensor) -> at:
-    """A tap: the keys as they would be for another stream [batch pos d_model]."""
-    return at("*.attn.k", lambda _: torch.einsum("bpm,hmk->bphk", x, attn.W_K))
-
-
-def lose(direction: Tensor) -> Tensor:
-    """The held-out loss when the keys do not see a direction."""
-    tap = keys_of(x_held - torch.outer(direction, direction).matmul(x_held[..., None])[..., 0])
-    return F.cross_entropy(model(held_out[:, :-1], tap=tap).flatten(0, 1), held_out[:, 1:].flatten()) - loss_model
-
-
-along_u = (x_held @ u)[..., None] * u
-profiles = {}
-for name, x in {"all keys": x_held, "only u": along_u, "without u": x_held - along_u}.items():
-    patterns_seen = record("*.pattern")
-    model(held_out[:, :-1], tap=compose(keys_of(x), patterns_seen))
-    A_held = patterns_seen["blocks.0.attn.pattern"]  # batch head query key
-    profiles[name] = torch.stack([A_held.diagonal(-back, 2, 3)[:, :, 24:].mean() for back in range(1, 25)])
 ax = panels(height=2.8)
 ax.set(xticks=[1, 8, 16, 24])
 lines(
-    range(1, 25), profiles, ax=ax, xlabel="tokens back", ylabel="mean attention", log="y", colours=[BLUE, ORANGE, GREY]
+    range(1, 25),
+    story["profiles"],
+    ax=ax,
+    xlabel="tokens back",
+    ylabel="mean attention",
+    log="y",
+    colours=[BLUE, ORANGE, GREY],
 )
-random_directions = F.normalize(torch.randn(10, d_model, generator=generator).double(), dim=1)
 claim(
-    recency_all=profiles["all keys"][0] / profiles["all keys"][15],
-    recency_only_u=profiles["only u"][0] / profiles["only u"][15],
-    recency_without_u=profiles["without u"][0] / profiles["without u"][15],
-    loss_without_u=lose(u),
-    loss_without_random_most=torch.stack([lose(v) for v in random_directions]).max(),
-    mean_in_queries=inside(attn.W_Q, F.normalize(x_held.mean(dim=(0, 1)), dim=0)).mean(),
+    recency_all=story["one back / 16 back"],
+    recency_only_u=story["the same, only u"],
+    recency_without_u=story["the same, without u"],
+    loss_without_u=story["u hidden from keys"],
+    loss_without_u_error=story["its standard error"],
+    loss_without_random_most=story["random direction hidden, most"],
+    mean_in_queries=story["mean stream in queries"],
 )
 
 # %% [markdown]
@@ -355,46 +447,23 @@ claim(
 # heads together write, and as it leaves.
 
 # %% erasing
-flow = record(["*.resid_pre", "*.attn_out", "*.resid_post"])
-model(held_out[:, :-1], tap=flow)
-coordinate = {
-    "enters": (flow["blocks.0.resid_pre"] @ u).mean(dim=0)[:-1],  # pos
-    "heads write": (flow["blocks.0.attn_out"] @ u).mean(dim=0)[:-1],
-    "leaves": (flow["blocks.0.resid_post"] @ u).mean(dim=0)[:-1],
-}
 lines(
-    range(len(ramp)),
-    coordinate,
+    range(n_ctx - 1),
+    story["flow"],
     xlabel="position",
     ylabel="along u",
     colours=[BLUE, ORANGE, GREEN],
     height=2.6,
 )
-
-
-def slope(y: Tensor) -> Tensor:
-    x = torch.arange(len(y)).double()
-    return torch.stack([x, y]).cov()[0, 1] / x.var()
-
-
-def loss_with(tap) -> Tensor:
-    return F.cross_entropy(model(held_out[:, :-1], tap=tap).flatten(0, 1), held_out[:, 1:].flatten())
-
-
-def not_along(direction: Tensor) -> at:
-    """A tap: the heads write nothing along a direction."""
-    return at("*.attn_out", lambda x: x - (x @ direction)[..., None] * direction)
-
-
-gains = torch.einsum("m,hmn,n->h", u, W_OV, u)  # what a head makes of the coordinate along u
-logit_weights = model.W_U - model.W_U.mean(dim=1, keepdim=True)
 claim(
-    erase_gain_greatest=gains.max(),
-    erase_gain_sum=gains.sum(),
-    ruler_left=slope(coordinate["leaves"]) / slope(coordinate["enters"]),
-    unembedding_along_u=(u @ logit_weights).square().sum() / (logit_weights.square().sum() / d_model),
-    loss_without_erasing=loss_with(not_along(u)) - loss_model,
-    loss_without_random_write=torch.stack([loss_with(not_along(v)) - loss_model for v in random_directions]).max(),
+    erase_gain_greatest=story["gain along u, greatest head"],
+    erase_gain_sum=story["gain along u, all heads"],
+    ruler_left=story["slope left"],
+    ruler_left_seeds_most=max(one["slope left"] for one in stories),
+    unembedding_along_u=story["unembedding along u"],
+    loss_without_erasing=story["u not written"],
+    loss_without_erasing_error=story["standard error of that"],
+    loss_without_random_write=story["random direction not written, most"],
 )
 
 # %% [markdown]
@@ -402,23 +471,22 @@ claim(
 
 
 # %% ablate
-def without(*heads: int) -> Tensor:
-    """The loss on held-out text when these heads write nothing."""
-
-    def silence(result: Tensor) -> Tensor:  # batch pos head d_model
-        return result.index_fill(2, torch.tensor(heads), 0)
-
-    held = held_out[:, :-1]
-    return F.cross_entropy(model(held, tap=at("*.result", silence)).flatten(0, 1), held_out[:, 1:].flatten())
+def silent(*heads: int) -> Tensor:
+    """What it costs on held-out text that these heads write nothing; of each window."""
+    tap = at("*.result", lambda result: result.index_fill(2, torch.tensor(heads), 0))  # batch pos head d_model
+    return losses_of(model, held_out, tap) - loss_model
 
 
-alone = torch.stack([without(h) - loss_model for h in range(n_heads)])
-together = without(*range(n_heads)) - loss_model
+alone = torch.stack([silent(h) for h in range(n_heads)])  # head window
+together = silent(*range(n_heads))
 claim(
-    loss_alone_least=alone.min(),
-    loss_alone_sum=alone.sum(),
-    loss_together=together,
-    sum_over_together=alone.sum() / together,
+    loss_alone_least=alone.mean(dim=1).min(),
+    loss_alone_most=alone.mean(dim=1).max(),
+    loss_alone_error=max(error(one) for one in alone),
+    loss_alone_sum=alone.mean(dim=1).sum(),
+    loss_together=together.mean(),
+    loss_together_error=error(together),
+    sum_over_together=alone.mean(dim=1).sum() / together.mean(),
 )
 
 # %% [markdown]
