@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
-from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, attention, heatmap, lines, panels, table
+from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import ablate, at, compose, freeze, record
 from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
@@ -41,7 +41,9 @@ validation = text.validation[: len(text.validation) // (n_ctx + 1) * (n_ctx + 1)
 def losses_of(model: Transformer, tokens: Tensor, tap=None) -> Tensor:
     """The loss of each window [window pos], in nats a token."""
     logits = model(tokens[:, :-1], tap=tap)
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1).mean(1)
+    return (
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1).mean(1)
+    )
 
 
 def error(x: Tensor) -> Tensor:
@@ -389,9 +391,7 @@ def measure(model: Transformer) -> dict[str, Tensor]:
         "u not written": unwritten.mean(),
         "standard error of that": error(unwritten),
         "random direction not written, most": max(one.mean() for one in unwritten_random),
-        "overlap of keys without u": cosines(
-            attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)
-        ).square().mean(),
+        "overlap of keys without u": cosines(attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)).square().mean(),
     }
 
 
@@ -560,4 +560,348 @@ spectrum = rearranged.singular_values()
 claim(
     kronecker_rank=int((spectrum > 1e-10 * spectrum[0]).sum()),
     one_term_misses=1 - spectrum[0] ** 2 / spectrum.square().sum(),
+)
+
+# %% [markdown]
+# ## Weighing a pattern by what it moves
+#
+# $A_{ij}$ times the length of what source $j$ offers, $|x_j W_{OV}|$, each row scaled to sum to one again.
+
+# %% value-weighted
+offered = torch.einsum("jm,hmn->hjn", stream, W_OV).norm(dim=-1)  # head source
+weighted = patterns * offered[:, None]
+weighted = weighted / weighted.sum(dim=-1, keepdim=True)
+moved = 0.5 * (weighted - patterns).abs().sum(dim=-1)  # head query: the share of the row that changes its place
+h = int(moved.mean(dim=-1).argmax())
+attention(torch.stack([patterns[h], weighted[h]]), tokens=shown, titles=[f"head {h}", "value-weighted"], limit=0.8)
+claim(
+    value_weight_head=h,
+    value_weight_moved=moved[h].mean(),
+    value_weight_moved_mean=moved.mean(),
+    value_weight_spread=(offered.amax(dim=1) / offered.amin(dim=1)).mean(),
+)
+
+# %% [markdown]
+# ## A real model: where do 270 heads look?
+#
+# SmolLM2, 30 layers of nine heads, on stretches of held-out speeches and on random tokens that repeat once. For each
+# head the mean attention to five kinds of sources; by attention, by value-weighted attention, and as a share of what
+# does not go to the first position.
+
+# %% smollm2
+language, its_tokenizer = smollm2()
+its = language.config
+speeches = split(sotu_texts())[1][:8]
+its_text = torch.tensor([its_tokenizer.encode(speech[2000:6000]).ids[:97] for speech in speeches])  # speech pos
+draw = torch.Generator().manual_seed(0)
+period = 36
+drawn = torch.randint(100, its.d_vocab, (8, period), generator=draw)  # the first hundred are special or bytes
+its_random = torch.cat([drawn, drawn], dim=1)
+ROLES = ["first position", "itself", "the token before", "same token before", "what followed it"]
+
+
+def sources(tokens: Tensor) -> Tensor:
+    """Of which kind each source is, for each destination [role batch query key]; all of them in the past."""
+    n = tokens.shape[1]
+    at_first = torch.zeros(n, n)
+    at_first[:, 0] = 1
+    same = (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
+    after_same = F.pad(same, (1, 0))[:, :, :-1].tril(-1)
+    fixed = [at_first, torch.eye(n), torch.eye(n).roll(1, 0).tril(-1)]
+    return torch.stack([*(kind.expand(len(tokens), n, n) for kind in fixed), same.float(), after_same.float()])
+
+
+class Zoo:
+    """A tap: each head's mean share of attention to each kind of source, weighed in three ways."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.kinds = sources(tokens)
+        self.counted = self.kinds.amax(dim=-1)  # role batch query: where there is such a source
+        self.counted[:, :, :2] = 0
+        self.roles, self.alike, self.drain = [], [], []
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(".v"):
+            self.v = x.repeat_interleave(its.n_heads // its.kv_heads, dim=2)  # batch key head d_head
+            return x
+        W_O = language.blocks[len(self.roles)].attn.W_O
+        gram = W_O @ W_O.mT  # head d_head d_head; |v W_O|² = v W_O W_Oᵀ vᵀ
+        size = torch.einsum("bkhd,hde,bkhe->bhk", self.v, gram, self.v).clamp(min=0).sqrt()
+        rest = x.clone()
+        rest[..., 0] = 0
+        weighed = torch.stack([x, x * size[:, :, None], rest])  # weighing batch head query key
+        weighed = weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+        paid = torch.einsum("wbhqk,rbqk,rbq->whr", weighed, self.kinds, self.counted)
+        self.roles.append(paid / self.counted.sum(dim=(1, 2)))
+        late = weighed[2][:, :, 8:]
+        self.alike.append(
+            torch.stack([torch.minimum(late[:, a], late[:, b]).sum(-1).mean() for a, b in combinations(range(9), 2)])
+        )
+        self.drain.append(size[:, :, 1:].mean(dim=(0, 2)) / size[:, :, 0].mean(dim=0))
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset(name for name in known if name.endswith((".v", ".pattern")))
+
+
+def its_losses(tokens: Tensor, tap=None) -> Tensor:
+    """The loss at each position [batch pos]."""
+    logits = language(tokens[:, :-1], tap=tap)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+
+
+on_text, on_random = Zoo(its_text[:, :-1]), Zoo(its_random[:, :-1])
+text_loss, random_loss = its_losses(its_text, on_text), its_losses(its_random, on_random)
+by_text, by_random = (torch.stack(zoo.roles, dim=1) for zoo in (on_text, on_random))  # weighing layer head role
+text_chance, random_chance = (
+    ((zoo.kinds.sum(-1) / torch.arange(1, zoo.kinds.shape[2] + 1)) * zoo.counted).sum((1, 2)) / zoo.counted.sum((1, 2))
+    for zoo in (on_text, on_random)
+)  # role: what attention spread evenly over the past would pay
+
+# %% roles
+attended, weighted_by_value, not_first = by_text
+named = by_text[0] > 0.5
+counts = [
+    [
+        role,
+        float(text_chance[r]),
+        *(int((by_text[w, ..., r] > 0.5).sum()) for w in range(3)),
+        float(random_chance[r]),
+        *(int((by_random[w, ..., r] > 0.5).sum()) for w in range(3)),
+        int(((by_text[0, ..., r] > 0.5) & (by_random[0, ..., r] > 0.5)).sum()),
+    ]
+    for r, role in enumerate(ROLES)
+]
+none = [
+    "none of these",
+    "",
+    *(int((by_text[w].amax(-1) <= 0.5).sum()) for w in range(3)),
+    "",
+    *(int((by_random[w].amax(-1) <= 0.5).sum()) for w in range(3)),
+    int(((by_text[0].amax(-1) <= 0.5) & (by_random[0].amax(-1) <= 0.5)).sum()),
+]
+claim(
+    its_heads=its.n_layers * its.n_heads,
+    its_text_loss=text_loss.mean(),
+    resting=counts[0][2],
+    resting_weighted=counts[0][3],
+    resting_least_third=int((by_text[0, ..., 0] > 0.3).sum()),
+    with_role=int(named.any(-1).sum()),
+    with_role_not_first=int(named[..., 1:].any(-1).sum()),
+    with_role_weighted=int((by_text[1] > 0.5).any(-1).sum()),
+    none_text=none[2],
+    none_weighted=none[3],
+    none_not_first=none[4],
+    none_anywhere=none[-1],
+    none_third=int((by_text[0].amax(-1) <= 0.3).sum()),
+    followers_text=counts[4][2],
+    followers_random=counts[4][6],
+    followers_not_first=counts[4][4],
+    drain_late=torch.stack(on_text.drain)[12:].median(),
+    drain_between=torch.stack(on_text.drain)[10:12].median(),
+)
+table(
+    [*counts, none],
+    header=[
+        "more than half goes to",
+        "if even",
+        "text",
+        "weighted",
+        "without first",
+        "if even, random",
+        "random",
+        "weighted (random)",
+        "without first (random)",
+        "both",
+    ],
+    digits=1,
+)
+
+# %% zoo
+rows = []
+for r, role in enumerate(ROLES):
+    score = by_text if r < 3 else by_random
+    for place in score[0, ..., r].flatten().argsort(descending=True)[:3].tolist():
+        layer, head = divmod(place, its.n_heads)
+        rows.append(
+            [
+                f"{layer}.{head}",
+                role,
+                *(float(by_text[w, layer, head, r]) for w in range(3)),
+                *(float(by_random[w, layer, head, r]) for w in range(2)),
+                float(by_text[0, layer, head, 0]),
+            ]
+        )
+
+
+def score_of(name: str, role: int, by: Tensor, weighing: int = 0) -> Tensor:
+    layer, head = map(int, name.split("."))
+    return by[weighing, layer, head, role]
+
+
+claim(
+    head_160_text=score_of("16.0", 2, by_text),
+    head_160_random=score_of("16.0", 2, by_random),
+    head_187_follows=score_of("18.7", 4, by_random),
+    head_187_rests=score_of("18.7", 0, by_text),
+    head_186_follows=score_of("18.6", 4, by_random),
+    head_186_follows_text=score_of("18.6", 4, by_text),
+    head_186_rests=score_of("18.6", 0, by_text),
+    head_143_same=score_of("14.3", 3, by_random),
+    head_143_same_text=score_of("14.3", 3, by_text),
+    best_follower_text=by_text[0, ..., 4].max(),
+)
+table(
+    rows,
+    header=["head", "looks at", "text", "weighted", "without first", "random", "weighted", "first, on text"],
+    digits=2,
+)
+
+# %% sinks
+for ax, (title, values) in zip(
+    panels(2, 1, height=3.6, sharex=True),
+    {"attention to the first position": by_text[0, ..., 0], "the same, value-weighted": by_text[1, ..., 0]}.items(),
+    strict=True,
+):
+    heatmap(values.T, ax=ax, title=title, ylabel="head", xlabel="layer" if "same" in title else "", limit=1.0, bar=None)
+    ax.set_aspect("auto")
+in_band = torch.stack([by_text[0, a:b, :, 0].mean() for a, b in ((0, 3), (3, 10), (10, 12), (12, 30))])
+claim(
+    first_before=in_band[0],
+    first_early=in_band[1],
+    first_between=in_band[2],
+    first_late=in_band[3],
+)
+
+# %% [markdown]
+# ### What resting is worth
+#
+# The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
+# mean, or shared out over the other sources; against as many heads that rest least, and against all heads at once.
+
+
+# %% resting
+def at_first(heads: Tensor, how: str):
+    """A tap: change what the marked heads [layer head] pay to the first position, from the third on."""
+
+    def change(name: str, x: Tensor) -> Tensor:
+        marked = heads[int(name.split(".")[1])]
+        y = x.clone()
+        y[:, marked, 1:, 0] = 0 if how != "mean" else x[:, marked, 2:, 0].mean(dim=(0, 2))[None, :, None]
+        return y / y.sum(dim=-1, keepdim=True).clamp(min=1e-12) if how == "elsewhere" else y
+
+    change.resolve = lambda known: frozenset(name for name in known if name.endswith(".pattern"))
+    return change
+
+
+def worth(found: Tensor, before: Tensor, counted: slice) -> tuple[float, float]:
+    """The mean change of the loss over sequences, and its standard error."""
+    change = (found - before)[:, counted].mean(dim=1)
+    return change.mean().item(), error(change).item()
+
+
+rest_heads = by_text[0, ..., 0] > 0.5
+fewest = by_text[0, ..., 0].flatten().argsort()[: int(rest_heads.sum())]
+rest_least = torch.zeros(its.n_layers * its.n_heads, dtype=torch.bool)
+rest_least[fewest] = True
+rest_least = rest_least.view_as(rest_heads)
+changes = {
+    "resting heads: dropped": (rest_heads, "dropped"),
+    "resting heads: its mean": (rest_heads, "mean"),
+    "resting heads: looks elsewhere": (rest_heads, "elsewhere"),
+    "as many that rest least: looks elsewhere": (rest_least, "elsewhere"),
+    "all heads: looks elsewhere": (torch.ones_like(rest_heads), "elsewhere"),
+}
+costs = {
+    name: worth(its_losses(its_text, at_first(*change)), text_loss, slice(1, None)) for name, change in changes.items()
+}
+shorter = worth(its_losses(its_text[:, 1:]), text_loss[:, 1:], slice(0, None))
+costs["(the text without its first token)"] = shorter
+names = list(costs)
+claim(
+    rest_dropped=costs[names[0]][0],
+    rest_dropped_error=costs[names[0]][1],
+    rest_mean=costs[names[1]][0],
+    rest_mean_error=costs[names[1]][1],
+    rest_elsewhere=costs[names[2]][0],
+    rest_elsewhere_error=costs[names[2]][1],
+    rest_least_elsewhere=costs[names[3]][0],
+    rest_all_elsewhere=costs[names[4]][0],
+    rest_shorter=costs[names[5]][0],
+)
+table(
+    [[name, *cost] for name, cost in costs.items()], header=["attention to the first position", "cost", "±"], digits=2
+)
+
+# %% [markdown]
+# ### What the named heads are worth
+#
+# Eight heads at a time with their mean output, on text and on random tokens: the first time, and when they repeat.
+
+
+# %% named
+def at_mean(places: list[int]):
+    by_layer = {}
+    for place in places:
+        by_layer.setdefault(place // its.n_heads, []).append(place % its.n_heads)
+    return compose(
+        *(
+            ablate(f"blocks.{layer}.attn.z", "mean", heads=heads, across_positions=True)
+            for layer, heads in by_layer.items()
+        )
+    )
+
+
+groups = {
+    role: (by_text if r < 3 else by_random)[0, ..., r].flatten().argsort(descending=True)[:8].tolist()
+    for r, role in enumerate(ROLES)
+}
+taken = set().union(*groups.values())
+others = torch.tensor([place for place in range(its.n_layers * its.n_heads) if place not in taken])
+for turn in range(2):
+    groups[f"eight others, drawn ({turn + 1})"] = others[torch.randperm(len(others), generator=draw)[:8]].tolist()
+repeat = slice(period, None)  # predictions of tokens that stood one period before
+rows, value = [], {}
+for name, places in groups.items():
+    tap = at_mean(places)
+    with_text, with_random = its_losses(its_text, tap), its_losses(its_random, tap)
+    value[name] = [
+        worth(with_text, text_loss, slice(1, None)),
+        worth(with_random, random_loss, slice(1, period - 1)),
+        worth(with_random, random_loss, repeat),
+    ]
+    rows.append([name, *(f"{cost:.2f} ± {spread:.2f}" for cost, spread in value[name])])
+claim(
+    resting_eight_text=value[ROLES[0]][0][0],
+    resting_eight_repeat=value[ROLES[0]][2][0],
+    previous_eight_text=value[ROLES[2]][0][0],
+    previous_eight_text_error=value[ROLES[2]][0][1],
+    previous_eight_repeat=value[ROLES[2]][2][0],
+    same_eight_text=value[ROLES[3]][0][0],
+    same_eight_repeat=value[ROLES[3]][2][0],
+    following_eight_text=value[ROLES[4]][0][0],
+    following_eight_repeat=value[ROLES[4]][2][0],
+    itself_eight_text=value[ROLES[1]][0][0],
+    other_eight_repeat_most=max(value[name][2][0] for name in list(value)[5:]),
+    other_eight_text_most=max(value[name][0][0] for name in list(value)[5:]),
+    shared_rest_follow=len(set(groups[ROLES[0]]) & set(groups[ROLES[4]])),
+)
+table(rows, header=["the eight that most look at", "text", "random, first time", "repeated"])
+
+# %% [markdown]
+# ### Three heads, one key
+#
+# In each layer three query heads share the keys and values of one key head. How alike are the patterns of heads that
+# share, and of heads that do not? The common part of two rows, $\sum_j \min(A_{ij}, A'_{ij})$, without the first
+# position.
+
+# %% sharing
+alike = torch.stack(on_text.alike)  # layer pair
+sharing = torch.tensor([a // 3 == b // 3 for a, b in combinations(range(9), 2)])
+within, across = alike[:, sharing].mean(dim=1), alike[:, ~sharing].mean(dim=1)  # layer
+claim(
+    alike_within=within.mean(),
+    alike_across=across.mean(),
+    alike_layers=(int((within > across).sum()), its.n_layers),
+    alike_difference_error=error(within - across),
 )
