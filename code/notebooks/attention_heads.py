@@ -51,7 +51,7 @@ def error(x: Tensor) -> Tensor:
     return x.std() / len(x) ** 0.5
 
 
-whole = [torch.cat([losses_of(run.model, part) for part in validation.split(512)]) for run in runs]  # in float32
+whole = torch.cat([losses_of(runs[0].model, part) for part in validation.split(512)])  # in float32
 models = [run.model.double().requires_grad_(False) for run in runs]
 model = models[0]
 attn = model.blocks[0].attn
@@ -65,11 +65,10 @@ claim(
     parameters=sum(weight.numel() for weight in model.parameters()),
     tokens_seen=runs[0].card.training["tokens"],
     windows=len(validation),
-    loss_model=whole[0].mean(),
-    loss_error=error(whole[0]),
-    loss_seeds_most=max(one.mean() for one in whole),
+    loss_model=whole.mean(),
+    loss_error=error(whole),
     loss_bigram=by_bigram.mean(),
-    gain_over_bigrams=(by_bigram - whole[0]).mean(),
+    gain_over_bigrams=(by_bigram - whole).mean(),
 )
 held_out = windows(text.validation, 128, n_ctx + 1, seed=1)  # what the measurements below are made on
 loss_model = losses_of(model, held_out)  # window
@@ -661,60 +660,37 @@ text_chance, random_chance = (
 # %% roles
 attended, weighted_by_value, not_first = by_text
 named = by_text[0] > 0.5
-counts = [
-    [
-        role,
-        float(text_chance[r]),
-        *(int((by_text[w, ..., r] > 0.5).sum()) for w in range(3)),
-        float(random_chance[r]),
-        *(int((by_random[w, ..., r] > 0.5).sum()) for w in range(3)),
-        int(((by_text[0, ..., r] > 0.5) & (by_random[0, ..., r] > 0.5)).sum()),
-    ]
-    for r, role in enumerate(ROLES)
-]
-none = [
-    "none of these",
-    "",
-    *(int((by_text[w].amax(-1) <= 0.5).sum()) for w in range(3)),
-    "",
-    *(int((by_random[w].amax(-1) <= 0.5).sum()) for w in range(3)),
-    int(((by_text[0].amax(-1) <= 0.5) & (by_random[0].amax(-1) <= 0.5)).sum()),
-]
+counted_for = [*by_text, *by_random[:2]]  # text: attention, weighted, without first; random: attention, weighted
+counts = [[role, *(int((by[..., r] > 0.5).sum()) for by in counted_for)] for r, role in enumerate(ROLES)]
+counts.append(["none of these", *(int((by.amax(dim=-1) <= 0.5).sum()) for by in counted_for)])
+for r, row in enumerate(counts[:-1]):
+    row.append(int(((by_text[0, ..., r] > 0.5) & (by_random[0, ..., r] > 0.5)).sum()))
+counts[-1].append(int(((by_text[0].amax(dim=-1) <= 0.5) & (by_random[0].amax(dim=-1) <= 0.5)).sum()))
 claim(
     its_heads=its.n_layers * its.n_heads,
     its_text_loss=text_loss.mean(),
-    resting=counts[0][2],
-    resting_weighted=counts[0][3],
+    resting=counts[0][1],
+    resting_weighted=counts[0][2],
     resting_least_third=int((by_text[0, ..., 0] > 0.3).sum()),
     with_role=int(named.any(-1).sum()),
     with_role_not_first=int(named[..., 1:].any(-1).sum()),
     with_role_weighted=int((by_text[1] > 0.5).any(-1).sum()),
-    none_text=none[2],
-    none_weighted=none[3],
-    none_not_first=none[4],
-    none_anywhere=none[-1],
+    none_text=counts[5][1],
+    none_weighted=counts[5][2],
+    none_not_first=counts[5][3],
+    none_anywhere=counts[5][-1],
     none_third=int((by_text[0].amax(-1) <= 0.3).sum()),
-    followers_text=counts[4][2],
-    followers_random=counts[4][6],
-    followers_not_first=counts[4][4],
+    even_most=torch.stack([text_chance, random_chance]).max(),
+    threshold_gap=min((by - 0.5).abs().min() for by in counted_for),
+    followers_text=counts[4][1],
+    followers_random=counts[4][4],
+    followers_not_first=counts[4][3],
     drain_late=torch.stack(on_text.drain)[12:].median(),
     drain_between=torch.stack(on_text.drain)[10:12].median(),
 )
 table(
-    [*counts, none],
-    header=[
-        "more than half goes to",
-        "if even",
-        "text",
-        "weighted",
-        "without first",
-        "if even, random",
-        "random",
-        "weighted (random)",
-        "without first (random)",
-        "both",
-    ],
-    digits=1,
+    counts,
+    header=["more than half goes to", "text", "weighted", "without first", "random", "random, weighted", "both"],
 )
 
 # %% zoo
@@ -870,7 +846,8 @@ for name, places in groups.items():
         worth(with_random, random_loss, slice(1, period - 1)),
         worth(with_random, random_loss, repeat),
     ]
-    rows.append([name, *(f"{cost:.2f} ± {spread:.2f}" for cost, spread in value[name])])
+    which = " ".join(f"{place // its.n_heads}.{place % its.n_heads}" for place in places)
+    rows.append([name, which, *(f"{cost:.2f} ± {spread:.2f}" for cost, spread in value[name])])
 claim(
     resting_eight_text=value[ROLES[0]][0][0],
     resting_eight_repeat=value[ROLES[0]][2][0],
@@ -886,7 +863,7 @@ claim(
     other_eight_text_most=max(value[name][0][0] for name in list(value)[5:]),
     shared_rest_follow=len(set(groups[ROLES[0]]) & set(groups[ROLES[4]])),
 )
-table(rows, header=["the eight that most look at", "text", "random, first time", "repeated"])
+table(rows, header=["the eight that most look at", "heads", "text", "random, first time", "repeated"])
 
 # %% [markdown]
 # ### Three heads, one key
