@@ -22,7 +22,7 @@ from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
 from weave import claim
 
-torch.set_grad_enabled(False)
+_ = torch.set_grad_enabled(False)
 
 # %% [markdown]
 # ## A model to take apart
@@ -272,11 +272,16 @@ spaces = {"W_Q reads": attn.W_Q, "W_K reads": attn.W_K, "W_V reads": attn.W_V, "
 angles = {name: cosines(weights) for name, weights in spaces.items()}
 at_random = torch.cat([cosines(torch.randn(n_heads, d_model, d_head, generator=generator).double()) for _ in range(10)])
 index = torch.arange(1, d_head + 1)
-for ax, (name, found) in zip(panels(2, 2, height=4.4, sharex=True, sharey=True).flat, angles.items(), strict=True):
+axes = panels(2, 2, height=4.4, sharex=True, sharey=True)
+for ax, (name, found) in zip(axes.flat, angles.items(), strict=True):
     ax.fill_between(index, at_random.amin(0), at_random.amax(0), color=GREY, alpha=0.35, linewidth=0)
     lines(index, {"": found.mean(0)}, ax=ax, title=name, marker="o", colours=[BLUE])
     ax.fill_between(index, found.amin(0), found.amax(0), color=BLUE, alpha=0.2, linewidth=0)
     ax.set(ylim=(0, 1.03), xticks=[1, 8, 16], yticks=[0, 0.5, 1])
+for ax in axes[1]:
+    ax.set(xlabel="principal angle")
+for ax in axes[:, 0]:
+    ax.set(ylabel="cosine")
 
 # %% overlaps
 overlap = {name: found.square().mean() for name, found in angles.items()}
