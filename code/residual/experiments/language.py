@@ -133,6 +133,14 @@ EXPERIMENTS = {
         warmup=100,
         stages=(30, 300),
     ),
+    "attn-1l": NextToken(
+        "One layer of attention and nothing else, eight heads, on the State of the Union",
+        Config(n_layers=1, d_model=128, n_heads=8, d_head=16, n_ctx=64, d_vocab=512, init_std=0.05),
+        steps=600,
+        batch=32,
+        lr=2e-2,
+        warmup=20,
+    ),
     "attn-2l": NextToken(
         "Two layers of attention and nothing else, as in the Framework paper, on the State of the Union",
         Config(n_layers=2, d_model=128, n_heads=8, d_head=16, n_ctx=128, d_vocab=512, init_std=0.05),
