@@ -197,17 +197,17 @@ def test_a_run_with_repeats_keeps_what_tells_the_phase_change(tmp_path, monkeypa
 def test_a_run_with_a_start_token_puts_it_before_every_window(tmp_path, monkeypatch):
     config = Config(2, 8, 2, 4, 16, 5, positions="shortformer")
     entry = replace(TINY, config=config, repeats=2, periods=(2, 4), start=True)
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", entry)
+    monkeypatch.setitem(run.EXPERIMENTS, "tiny", entry)
     stream = torch.randint(1, 5, (300,), generator=torch.Generator().manual_seed(0))
     stream[0] = 0  # as a corpus begins
-    monkeypatch.setitem(experiments.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
-    seen, next_token_loss = [], experiments.next_token_loss
+    monkeypatch.setitem(language.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
+    seen, next_token_loss = [], language.next_token_loss
 
     def spy(model, tokens):
         seen.append(tokens)
         return next_token_loss(model, tokens)
 
-    monkeypatch.setattr(experiments, "next_token_loss", spy)
+    monkeypatch.setattr(language, "next_token_loss", spy)
     told("train", "tiny")
     for tokens in seen:  # of training and of evaluation
         assert tokens.shape[1] == 17 and (tokens[:, 0] == 0).all()

@@ -18,13 +18,13 @@ INDUCTION_HEADS = ((17, 4), (18, 6))  # the two heads of SmolLM2 with the highes
 
 
 def smollm2_on_repeats() -> Callable[[int, int], dict[str, Tensor]]:
-    """``ablated`` of SmolLM2 on 4 rows of 64 random tokens that repeat, with periods from 16 to 32.
+    """``ablated`` of SmolLM2 on 4 rows of 40 random tokens that repeat, with periods from 10 to 20.
 
     Raises:
         ModuleNotFoundError, ValueError: as ``pretrained.smollm2``.
     """
     model, _ = smollm2()
-    tokens, period = repeats(4, 64, (16, 32), d_vocab=model.config.d_vocab)
+    tokens, period = repeats(4, 40, (10, 20), d_vocab=model.config.d_vocab)
     return ablated(model, tokens, period, INDUCTION_HEADS)
 
 
