@@ -57,7 +57,7 @@ class NextToken(Experiment):
         drawn = windows(text.train, self.batch - self.repeats, self._length, step=step, seed=self.seed)
         drawn = self._begun(drawn, text)
         if self.repeats:
-            seed, start = (self.seed + 1 << 32) + step, self._start(text)
+            seed, start = (self.seed + 1 << 32) + step, self._start(text)  # (only the step counts: see windows)
             random, _ = repeats(self.repeats, c.n_ctx + 1, self.periods, d_vocab=c.d_vocab, start=start, seed=seed)
             drawn = torch.cat([drawn, share(random).to(drawn)])
         return next_token_loss(model, drawn)

@@ -58,8 +58,8 @@ def test_a_place_that_is_not_there_and_a_name_that_is_not_are_said():
         measure.compute("table", only=[(-1, 0)])
     with pytest.raises(ValueError, match="no place of table is asked for"):
         measure.compute("table", only=[])
-    with pytest.raises(KeyError, match="no measurement 'tabel'; there is table"):
-        measure.compute("tabel")
+    with pytest.raises(KeyError, match="no measurement 'tablet'; there is table"):
+        measure.compute("tablet")
 
 
 def test_a_spot_check_measures_a_few_places_and_agrees(tmp_path, table):
