@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from residual.experiments.measure import spot_check
 from residual.experiments.run import experiment
 from residual.files.checkpoints import load
+from residual.files.results import load_result
 from residual.methods.induction import prefix_matching_score
 from residual.methods.loss import losses
 from residual.training.corpus import bible, corpus
@@ -33,3 +35,16 @@ def test_the_house_model_has_the_losses_that_its_run_ended_with():
         loss = torch.stack([losses(run.model, part).mean() for part in parts]).mean().item()
         curve = run.card.metrics[f"validation on {name} by step"]
         assert loss == pytest.approx(curve["4000"], abs=2e-4) and round(loss, 2) == known
+
+
+def test_smollm2_loses_its_induction_with_head_16_0_alone():
+    """All 270 heads, one after another; and one of them measured again."""
+    values, card = load_result("smollm2-head-ablations")
+    assert card.command == "residual measure smollm2-head-ablations"
+    for head, before, after in (("17.4", 0.79, 0.07), ("18.6", 0.88, 0.39)):
+        scores = values[f"prefix-matching {head}"]
+        assert round(scores[29, 0].item(), 2) == before, "with a head of the last layer gone, nothing is"
+        assert round(scores[16, 0].item(), 2) == after
+        scores[16, 0] = before
+        assert (scores > 0.75 * before).all()
+    assert spot_check("smollm2-head-ablations", places=1, seed=int(card.sha256[:4], 16)) < 1e-3
