@@ -17,8 +17,9 @@ The model as a sum over paths                             ``methods.paths``
 Change each head, layer and position in turn              ``methods.sweeps``
 Remove LayerNorm from the formulas                        ``methods.fold``
 Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
-The corpus; the training loop                             ``training.corpus``, ``training.train``
-How a committed model was made                            ``experiments.language``
+The corpora; the training loop                            ``training.corpus``, ``training.train``
+How a committed model was made; make it again             ``experiments.language``, ``experiments.run``
+A measurement too long for a notebook                     ``experiments.measure``
 Weights written down, not trained                         ``experiments.hand_set``
 ========================================================  ======================================
 
