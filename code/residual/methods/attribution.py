@@ -6,17 +6,17 @@ which reads it along one direction u, is a sum too, once the final norm's scale 
     x = embed + pos + Σ_{l,h} z^{l,h} W_O^{l,h} + Σ_l mlp^l + biases                     decompose
     logit = u · (w ∘ x̃ / s + b) + b_U = Σ_t (u ∘ w) · t̃ / s + u · b + b_U               attribute
 
-with ~ for the mean over coordinates taken out (LayerNorm) or nothing (RMSNorm), and w, b the norm's weights. From Elhage
-et al. 2021, "A Mathematical Framework for Transformer Circuits", and nostalgebraist 2020, "interpreting GPT: the logit
-lens". The terms are kept as factors (z and W_O, neurons and W_out, patterns and values), and a direction is multiplied
-into the weights first, so that the tensor ``[term batch pos d_model]`` exists only where somebody asks for it.
+where ~ takes the mean over coordinates out (LayerNorm) or does nothing (RMSNorm), and w, b are the norm's weights. From
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", and nostalgebraist 2020, "interpreting GPT: the
+logit lens". The terms are kept as factors (z and W_O, neurons and W_out, patterns and values), and a direction is
+multiplied into the weights first: ``[term batch pos d_model]`` is computed only when ``values`` is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from einops import einsum, rearrange
@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual.errors import nearest
-from residual.model import Block, Norm, Transformer
+from residual.model import Block, Transformer
 from residual.taps import record
 
 Tokens = int | Int[Tensor, " batch"]
@@ -73,6 +73,14 @@ class Terms:
         """The squared length of each term, without writing the terms out."""
         return torch.cat([part.squares() for part in self._parts])
 
+    def double(self) -> Terms:
+        """The same terms in float64."""
+        parts = []
+        for part in self._parts:
+            factors: dict[str, Any] = {name: x.double() for name, x in vars(part).items() if isinstance(x, Tensor)}
+            parts.append(replace(part, **factors))
+        return Terms(self.model, self.stream.double(), parts)
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -114,9 +122,9 @@ def decompose(
 ) -> Terms:
     """Return what was written to the stream before ``layer``, term by term; to its end, if no layer is given.
 
-    Labels are ``embed``, ``pos``, ``attn.0`` (all heads of layer 0) or ``0.1`` (layer 0, head 1) or ``0.1 from 3`` (what
-    it moves from position 3), ``attn.0.b_O``, ``mlp.0`` or ``mlp.0.17`` (neuron 17), ``mlp.0.b_out``. A value bias is
-    moved by its head, and part of its term.
+    Labels are ``embed``, ``pos``; ``attn.0`` (all heads of layer 0), ``0.1`` (layer 0, head 1) or ``0.1 from 3`` (what
+    this head moves from position 3); ``attn.0.b_O``; ``mlp.0`` or ``mlp.0.17`` (neuron 17); ``mlp.0.b_out``. A head
+    moves its value bias, which is part of its term.
 
     Args:
         by: a term for each attention layer, for each head, or for each head and source position,
@@ -195,7 +203,7 @@ def attribute(
     if scale not in ("frozen", "recomputed"):
         raise ValueError(f"no scale {scale!r}; {nearest(scale, ['frozen', 'recomputed'])}")
     model, x = terms.model, terms.stream
-    norm, width = model.ln_final, x.shape[-1]
+    norm = model.ln_final
     u, b_U = _read(model, direction, len(x))  # batch 1 d_model, batch 1
     read = u if norm.w is None else u * norm.w
     if norm.b is not None:  # what reads a centred vector may as well be centred itself
@@ -209,11 +217,7 @@ def attribute(
             values = values / s
         else:
             total = (x * read).sum(dim=-1)  # batch pos
-            squares = terms.squares()
-            if norm.b is not None:
-                squares = squares - terms.along(x.new_ones(width)).square() / width
-            # |x - t|² = |x|² - 2 x·t + |t|²
-            without = (variance + (squares - 2 * terms.along(x)) / width).clamp(min=0)
+            without = _variance_without(terms, x, centred=norm.b is not None).to(x)
             values = total / s - (total - values) / (without + norm.config.norm_eps).sqrt()
     rows, labels = [values], list(terms.labels)
     if norm.b is not None:
@@ -250,6 +254,19 @@ def logit_lens(
     return logits[:, :, 0] if isinstance(positions, int) else logits
 
 
+def _variance_without(terms: Terms, x: Tensor, centred: bool) -> Float[Tensor, "term batch pos"]:
+    """The mean square of ``x`` minus each term: ``|x - t|² = |x|² - 2 x·t + |t|²``.
+
+    In float64, since a term can be nearly all of x (a massive activation), and then little is left of large numbers.
+    """
+    terms, x = terms.double(), x.double()
+    squares = terms.squares()
+    if centred:
+        squares = squares - terms.along(torch.ones_like(x[0, 0])).square() / x.shape[-1]
+    left = x.square().sum(dim=-1) - 2 * terms.along(x) + squares
+    return left.clamp(min=0) / x.shape[-1]
+
+
 def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | None]:
     """The direction ``[batch 1 d_model]`` or ``[1 1 d_model]``, and what ``b_U`` adds along it."""
     c = model.config
@@ -278,18 +295,6 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
 
 
 # The terms, each kind in the factors that a run has anyway
-
-
-class _Part(Protocol):
-    labels: list[str]
-
-    def term(self, i: int) -> Float[Tensor, "batch pos d_model"]: ...
-
-    def values(self) -> Float[Tensor, "term batch pos d_model"]: ...
-
-    def along(self, direction: Float[Tensor, "#batch #pos d_model"]) -> Float[Tensor, "term batch pos"]: ...
-
-    def squares(self) -> Float[Tensor, "term batch pos"]: ...
 
 
 @dataclass(frozen=True)
@@ -365,6 +370,9 @@ class _Moved:
         gram = self.W_O @ self.W_O.mT  # head d_head d_head
         length = einsum(self.v, gram, self.v, "b key head d_head, head d_head other, b key head other -> b head key")
         return rearrange(self.pattern.square() * length[:, :, None], "batch head query key -> (head key) batch query")
+
+
+_Part = _Written | _Mapped | _Moved
 
 
 def _run_to(model, tokens, layer, tap):
