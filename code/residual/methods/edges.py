@@ -1,0 +1,320 @@
+"""Edges: what one part of the model reads of what another part wrote.
+
+The stream before a part is the sum of what the parts before it wrote, so each pair of a writer and a later reader is an
+edge, and an edge can be changed alone: the reader gets ``x + (t' - t)`` for x, with the writer's term t as it is in this
+run and t' as it is in another. The stream stays, and so does what every other part reads.
+
+- writers: ``embed``, ``pos`` (learned positions), ``0.1`` (layer 0, head 1), ``mlp.0``
+- readers: ``1.1.q``, ``1.1.k``, ``1.1.v`` (what the maps of head 1 in layer 1 read), ``mlp.1``, ``logits``
+
+Where query heads share keys and values (Ainslie et al. 2023, "GQA"), k and v are read once by each key head: ``1.0.k``
+is then key head 0, for all the query heads that share it. An edge to one sharer alone is no edge of such a model.
+
+``patch_edges`` changes edges; with one, it is path patching along the direct path (Goldowsky-Dill et al. 2023,
+"Localizing Model Behavior with Path Patching"). ``edge_attribution`` estimates what changing each would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from residual.errors import nearest
+from residual.model import Block, Config, Norm, Transformer
+from residual.taps import at, compose, find, record
+
+
+class _End(NamedTuple):
+    """Where an edge begins or ends."""
+
+    name: str  # of the activation
+    head: int | None
+    step: int  # writers: after how many sublayers it is written; readers: how many have written before
+
+
+def writers(config: Config) -> list[str]:
+    """The parts that write to the stream, in order."""
+    return list(_writers(config))
+
+
+def readers(config: Config) -> list[str]:
+    """The parts that read the stream, in order."""
+    return list(_readers(config))
+
+
+def written(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+    """Return, by the names of activations, what each writer writes: for ``patch_edges``."""
+    seen = record(list(dict.fromkeys(end.name for end in _writers(model.config).values())))
+    with torch.no_grad():
+        model.run_to(tokens, model.config.n_layers, tap=seen)
+    return dict(seen)
+
+
+class patch_edges:
+    """Let readers read writers as they are in another run, and everything else as it is in this; a tap.
+
+    >>> other = written(model, corrupted)
+    >>> model(clean, tap=patch_edges(model, [("0.1", "1.1.k")], other))
+
+    "As it is in this run" counts changed edges before it: with every edge patched the run is the other run. The norm
+    before a reader divides by the scale of what is read, unless another tap freezes it::
+
+        compose(patch_edges(…), freeze({name: x for name, x in seen.items() if name.endswith("scale")}))
+
+    Args:
+        edges: pairs (writer, reader), of those in ``writers(model.config)`` and ``readers(model.config)``.
+        recorded: of ``written``, for as many examples as are run, or for one.
+        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position; or ``"zero"``,
+            which needs no recording. A bias of an MLP is no part of its term.
+
+    Raises:
+        ValueError: no such writer or reader, or the reader comes first; nothing recorded, or of another shape.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        edges: Iterable[tuple[str, str]],
+        recorded: Mapping[str, Tensor] | None = None,
+        how: Literal["patch", "mean", "zero"] = "patch",
+    ) -> None:
+        if how not in ("patch", "mean", "zero"):
+            raise ValueError(f"cannot change an edge by {how!r}; {nearest(how, ['patch', 'mean', 'zero'])}")
+        if recorded is None and how != "zero":
+            raise ValueError(f"{how!r} needs what is written in another run: recorded=written(model, tokens)")
+        self.model = model
+        chosen = [_edge(model.config, writer, reader) for writer, reader in edges]
+        self._heads: dict[str, list[int]] = {}  # of each activation that is written, those of use here
+        for begin, _ in chosen:
+            heads = self._heads.setdefault(begin.name, [])
+            if begin.head is not None and begin.head not in heads:
+                heads.append(begin.head)
+        self._new: dict[str, Tensor] = {}
+        for name in self._heads if recorded is not None and how != "zero" else ():
+            if name not in recorded:
+                raise ValueError(f"{name} was not recorded; written(model, tokens) records all that is needed")
+            self._new[name] = recorded[name].mean(dim=0, keepdim=True) if how == "mean" else recorded[name]
+        # For each activation that is read, by the activation that is written: 1 where (reader head, writer head) is an
+        # edge. A part that has no heads counts as one.
+        self._reads: dict[str, dict[str, Tensor]] = {}
+        for begin, end in chosen:
+            width = len(self._heads[begin.name]) or 1
+            rows = model.config.n_heads if end.name.endswith("q_in") else model.config.kv_heads
+            mask = self._reads.setdefault(end.name, {}).setdefault(
+                begin.name, torch.zeros(1 if end.head is None else rows, width)
+            )
+            mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
+        self._changes: dict[str, Tensor] = {}  # from where a term is written to the last place where it is read
+        self._last = max(chosen, key=lambda edge: edge[1].step)[1].name if chosen else ""
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name in self._heads:
+            self._changes[name] = self._change(name, x)
+        if name in self._reads:
+            y = x
+            for source, mask in self._reads[name].items():
+                change = einsum(mask.to(x), self._changes[source], "reader writer, writer b pos d -> b pos reader d")
+                y = y + (change if y.ndim == 4 else change[:, :, 0])
+            x = y
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        self._changes.clear()
+        names = [*self._heads, *self._reads]
+        return find(names, known) if names else frozenset()
+
+    def _change(self, name: str, x: Tensor) -> Float[Tensor, "writer batch pos d_model"]:
+        """The new terms minus those of this run."""
+        new = self._new.get(name)
+        block = cast(Block, self.model.blocks[int(name.split(".")[1])]) if name.startswith("blocks.") else None
+        if new is None:
+            new = torch.zeros_like(x)
+            if name.endswith("mlp_out") and block is not None and block.mlp is not None and block.mlp.b_out is not None:
+                new = new + block.mlp.b_out
+        elif new.shape[1:] != x.shape[1:] or len(new) not in (1, len(x)):
+            raise ValueError(f"{name} was recorded with shape {list(new.shape)}; in this run it has {list(x.shape)}")
+        change = new.to(x) - x
+        if not name.endswith("attn.z") or block is None:
+            return change[None]
+        heads = self._heads[name]
+        return einsum(change[:, :, heads], block.attn.W_O[heads], "b pos head d_head, head d_head d -> head b pos d")
+
+
+@dataclass(frozen=True)
+class EdgeScores:
+    """A number for each edge; 0 for pairs that are none, since the reader comes before the writer."""
+
+    values: Float[Tensor, "writer reader"]
+    exists: Bool[Tensor, "writer reader"]
+    writers: list[str]
+    readers: list[str]
+
+    def __getitem__(self, edge: tuple[str, str]) -> Tensor:
+        for name, names in zip(edge, (self.writers, self.readers), strict=True):
+            if name not in names:
+                raise KeyError(f"no {name!r} is there; {nearest(name, names)}")
+        return self.values[self.writers.index(edge[0]), self.readers.index(edge[1])]
+
+    def top(self, n: int) -> list[tuple[str, str]]:
+        """The ``n`` edges with the largest scores, whatever their sign, largest first."""
+        order = self.values.abs().masked_fill(~self.exists, -1).flatten().argsort(descending=True, stable=True)
+        pairs = [divmod(i, len(self.readers)) for i in order[: min(n, int(self.exists.sum()))].tolist()]
+        return [(self.writers[i], self.readers[j]) for i, j in pairs]
+
+
+def edge_attribution(
+    model: Transformer,
+    clean: Int[Tensor, "batch pos"],
+    corrupted: Int[Tensor, "batch pos"],
+    metric: Callable[[Tensor], Tensor],
+    *,
+    position: int | Int[Tensor, " batch"] | None = -1,
+    steps: int = 1,
+) -> EdgeScores:
+    """Estimate for every edge how the metric of the clean run changes when the edge is patched with the corrupted run.
+
+    ``Σ (t' - t) · ∂metric/∂(what the reader reads)``, over examples, positions and coordinates: first order in the
+    change, all edges from two runs and one backward pass (Syed et al. 2023, "Attribution Patching Outperforms Automated
+    Circuit Discovery", Section 3). With more steps, the gradient is the mean over runs whose embedding lies on the line
+    from corrupted to clean, at 1/steps, 2/steps, … 1 of the way (Hanna et al. 2024, "Have Faith in Faithfulness",
+    Section 3; their code takes 0, 1/steps, …).
+
+    Args:
+        metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; one number.
+        position: where the metric reads: the same in all examples, or one for each; None for all positions.
+
+    Raises:
+        ValueError: the two batches differ in shape; there is no such position; the metric is more than one number; no
+            steps.
+    """
+    c = model.config
+    if clean.shape != corrupted.shape:
+        raise ValueError(
+            f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; patching needs the same shapes"
+        )
+    if steps < 1:
+        raise ValueError(f"{steps} steps are none; give 1 or more")
+    base, other = written(model, clean), written(model, corrupted)
+    changes = _changes(model, base, other).flatten(1)  # writer (batch pos d_model)
+    begin, end = _writers(c), _readers(c)
+    values, columns = changes.new_zeros(len(begin), len(end)), list(end)
+    for step in range(1, steps + 1):
+        embedding = other["embed"] + step / steps * (base["embed"] - other["embed"])
+        for names, gradient in _gradients(model, clean, embedding, metric, position):
+            reach = sum(w.step <= end[names[0]].step for w in begin.values())
+            column = columns.index(names[0])
+            scores = changes[:reach] @ gradient.flatten(1).mT
+            values[:reach, column : column + len(names)] += scores / steps
+    exists = torch.tensor([[w.step <= r.step for r in end.values()] for w in begin.values()], device=values.device)
+    return EdgeScores(values, exists, list(begin), columns)
+
+
+def _changes(model: Transformer, base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    """What each writer writes in the other run minus what it writes in this, ``[writer batch pos d_model]``."""
+    found = []
+    for name, x in base.items():
+        change = other[name] - x
+        if name.endswith("attn.z"):
+            W_O = cast(Block, model.blocks[int(name.split(".")[1])]).attn.W_O.detach()
+            found.append(einsum(change, W_O, "b pos head d_head, head d_head d_model -> head b pos d_model"))
+        else:
+            found.append(change[None])
+    return torch.cat(found)
+
+
+def _gradients(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Callable[[Tensor], Tensor], position):
+    """For the readers of each activation: their names, and the gradient by what they read ``[reader batch pos d]``.
+
+    Queries, keys and values are differentiated, and the last two steps, back through each head's map and through the
+    norm, are taken by hand: what each head reads never has to exist.
+    """
+    c = model.config
+    layers = [f"blocks.{i}." for i in range(c.n_layers)]
+    asked = [f"{layer}attn.{name}" for layer in layers for name in "qkv"]
+    asked += [f"{layer}mlp.in" for layer in layers if c.d_mlp]
+    with torch.enable_grad():
+        embedding = embedding.detach().requires_grad_()
+        seen = record([*asked, *(f"{layer}resid_pre" for layer in layers)] or "embed")
+        x = model.run_to(tokens, c.n_layers, tap=compose(at("embed", lambda _: embedding), seen))
+        value = metric(_read(model, x, position))
+        if value.numel() != 1:
+            raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
+        *found, end = torch.autograd.grad(value.sum(), [*(seen[name] for name in asked), x], materialize_grads=True)
+    gradients = dict(zip(asked, found, strict=True))
+    for i, (layer, block) in enumerate(zip(layers, cast(list[Block], list(model.blocks)), strict=True)):
+        attn, stream = block.attn, seen[f"{layer}resid_pre"].detach()
+        for kind, W in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V)):
+            read = einsum(gradients[f"{layer}attn.{kind}"], W.detach(), "b pos head d_head, head d d_head -> head b pos d")
+            yield [f"{i}.{head}.{kind}" for head in range(len(W))], _back_through(block.ln1, stream, read)
+        if c.d_mlp:
+            yield [f"mlp.{i}"], gradients[f"{layer}mlp.in"][None]
+    yield ["logits"], end[None]
+
+
+def _read(model: Transformer, x: Tensor, position) -> Tensor:
+    """The logits that the metric reads, and no others."""
+    if position is None:
+        return model.run_from(model.config.n_layers, x)
+    batch, n_pos, _ = x.shape
+    read = torch.as_tensor(position, device=x.device).expand(batch)
+    if not bool(((-n_pos <= read) & (read < n_pos)).all()):
+        raise ValueError(f"there is no position {position} in {n_pos} tokens")
+    return model.run_from(model.config.n_layers, x[torch.arange(batch, device=x.device), read][:, None])[:, 0]
+
+
+def _back_through(norm: Norm, x: Float[Tensor, "b pos d_model"], gradient: Float[Tensor, "reader b pos d_model"]) -> Tensor:
+    """The gradient by a norm's input, of that by its output: ``(g - x̂ (x̂ · g) / d_model) / s``, g with the weights in."""
+    if norm.w is None:
+        return gradient
+    gradient = gradient * norm.w.detach()
+    if norm.b is not None:
+        x = x - x.mean(dim=-1, keepdim=True)
+        gradient = gradient - gradient.mean(dim=-1, keepdim=True)
+    scale = (x.square().mean(dim=-1, keepdim=True) + norm.config.norm_eps).sqrt()
+    x = x / scale
+    return (gradient - x * (x * gradient).mean(dim=-1, keepdim=True)) / scale
+
+
+# Names
+
+
+def _writers(c: Config) -> dict[str, _End]:
+    found = {"embed": _End("embed", None, 0)}
+    if c.positions == "learned":
+        found["pos"] = _End("pos_embed", None, 0)
+    for i in range(c.n_layers):
+        found |= {f"{i}.{head}": _End(f"blocks.{i}.attn.z", head, 2 * i + 1) for head in range(c.n_heads)}
+        if c.d_mlp:
+            found[f"mlp.{i}"] = _End(f"blocks.{i}.mlp_out", None, 2 * i + 2)
+    return found
+
+
+def _readers(c: Config) -> dict[str, _End]:
+    found = {}
+    for i in range(c.n_layers):
+        for kind, heads in (("q", c.n_heads), ("k", c.kv_heads), ("v", c.kv_heads)):
+            found |= {f"{i}.{head}.{kind}": _End(f"blocks.{i}.attn.{kind}_in", head, 2 * i) for head in range(heads)}
+        if c.d_mlp:
+            found[f"mlp.{i}"] = _End(f"blocks.{i}.mlp.in", None, 2 * i + 1)
+    found["logits"] = _End(f"blocks.{c.n_layers - 1}.resid_post", None, 2 * c.n_layers)
+    return found
+
+
+def _edge(c: Config, writer: str, reader: str) -> tuple[_End, _End]:
+    begins, ends = _writers(c), _readers(c)
+    if not c.n_layers:
+        raise ValueError("the model has no layers, so that its only reader is the unembedding; change the embedding")
+    if writer not in begins:
+        raise ValueError(f"nothing named {writer!r} writes to the stream; {nearest(writer, begins)}")
+    if reader not in ends:
+        shared = f" (keys and values are read by {c.kv_heads} key heads)" if c.kv_heads < c.n_heads else ""
+        raise ValueError(f"nothing named {reader!r} reads the stream{shared}; {nearest(reader, ends)}")
+    if begins[writer].step > ends[reader].step:
+        raise ValueError(f"{reader} reads the stream before {writer} writes to it; that is no edge")
+    return begins[writer], ends[reader]
