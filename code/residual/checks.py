@@ -103,7 +103,31 @@ def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None
     Raises:
         ValueError: there is no such layer to start at, or ``resid`` is not ``[batch pos d_model]``.
     """
-    if not 0 <= layer <= n_layers:
-        raise ValueError(f"cannot start at layer {layer}; the model's layers are 0 to {n_layers - 1}")
+    check_layer(layer, n_layers)
     if resid.ndim != 3 or resid.shape[-1] != d_model or 0 in resid.shape:
         raise ValueError(f"resid has shape {list(resid.shape)}; it must be [batch pos d_model = {d_model}]")
+
+
+def check_layer(layer: int, n_layers: int) -> None:
+    """
+    Raises:
+        ValueError: there is no such layer to start at, or to stop before.
+    """
+    if not 0 <= layer <= n_layers:
+        raise ValueError(f"there is no layer {layer} to start or stop at; the model's layers are 0 to {n_layers - 1}")
+
+
+def check_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The mask, on the device of ``x [batch pos …]``; None where every token is real.
+
+    Raises:
+        ValueError: it is not true or false for each token.
+    """
+    if mask is None:
+        return None
+    mask = torch.as_tensor(mask, device=x.device)
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"mask is {mask.dtype} {list(mask.shape)}; it must be torch.bool {list(x.shape[:2])}, true at real tokens"
+        )
+    return None if bool(mask.all()) else mask

@@ -16,7 +16,6 @@ the nearest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -24,8 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residual.errors import nearest
+from residual.scope import Tap, apply, find, matches, wanted
 
-Tap = Callable[[str, Tensor], Tensor]
 Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]  # the same in every example, or marked in each
 
 
@@ -37,7 +36,7 @@ class at:
         self.function = function
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        return self.function(x) if _matches(name, self.names) else x
+        return self.function(x) if matches(name, self.names) else x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         return find(self.names, known)
@@ -58,7 +57,7 @@ class record(Mapping[str, Tensor]):
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if _matches(name, self.names):
+        if matches(name, self.names):
             self._seen[name] = x
         return x
 
@@ -123,16 +122,16 @@ class patch:
     ) -> None:
         self.recorded, self.names, self.heads, self.positions = dict(recorded), _listed(names), heads, positions
         for pattern in self.names:
-            if not any(fnmatchcase(name, pattern) for name in self.recorded):
+            if not any(matches(name, [pattern]) for name in self.recorded):
                 raise ValueError(f"{pattern!r} was not recorded; {nearest(pattern, self.recorded)}")
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if name not in self.recorded or not _matches(name, self.names):
+        if name not in self.recorded or not matches(name, self.names):
             return x
         return _put(name, x, self.recorded[name], self.heads, self.positions)
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        return find([name for name in self.recorded if _matches(name, self.names)], known)
+        return find([name for name in self.recorded if matches(name, self.names)], known)
 
 
 class ablate:
@@ -171,7 +170,7 @@ class ablate:
         self.heads, self.positions, self.across_positions, self.seed = heads, positions, across_positions, seed
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if not _matches(name, self.names):
+        if not matches(name, self.names):
             return x
         if self.how == "zero":
             return _put(name, x, torch.zeros_like(x), self.heads, self.positions)
@@ -221,7 +220,7 @@ class steer:
         self.heads, self.positions = heads, positions
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if not _matches(name, self.names):
+        if not matches(name, self.names):
             return x
         _check_broadcast(name, x, self.direction)
         return _put(name, x, x + self.strength * self.direction.to(x), self.heads, self.positions)
@@ -238,7 +237,7 @@ class compose:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         for tap in self.taps:
-            x = tap(name, x)
+            x = apply(tap, name, x)
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
@@ -297,72 +296,5 @@ def _check_broadcast(name: str, x: Tensor, value: Tensor) -> None:
         raise ValueError(f"a value of shape {list(value.shape)} does not fit {name}, which has shape {list(x.shape)}")
 
 
-# The model's side
-
-
-class Scope:
-    """What a part of the model sees of a tap: the names below its own prefix, and which are asked for."""
-
-    __slots__ = ("names", "prefix", "tap")
-
-    def __init__(self, tap: Tap | None, names: frozenset[str], prefix: str = "") -> None:
-        self.tap, self.names, self.prefix = tap, names, prefix
-
-    def inside(self, part: str) -> Scope:
-        """The scope of a part: ``scope.inside("blocks.0")("z", x)`` is ``tap("blocks.0.z", x)``."""
-        return Scope(self.tap, self.names, f"{self.prefix}{part}.") if self.names else self
-
-    def wants(self, *names: str) -> bool:
-        """Whether any of these activations is asked for, and so has to exist."""
-        return bool(self.names) and any(self.prefix + name in self.names for name in names)
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        if self.tap is None:
-            return x
-        name = self.prefix + name
-        if name not in self.names:
-            return x
-        y = self.tap(name, x)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)")
-        if y.shape != x.shape:
-            raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
-        return y
-
-
-def scope(tap: Tap | None, known: list[str]) -> Scope:
-    """The scope of the whole model, whose activations are ``known``.
-
-    Raises:
-        ValueError: the tap asks for a name that the model does not have.
-    """
-    return Scope(tap, wanted(tap, known) if tap is not None else frozenset())
-
-
-def wanted(tap: Tap, known: list[str]) -> frozenset[str]:
-    """The names at which a tap wants to be called. A plain function does not say, and so gets them all."""
-    resolve = getattr(tap, "resolve", None)
-    return frozenset(known) if resolve is None else resolve(known)
-
-
-def find(patterns: Iterable[str], known: list[str]) -> frozenset[str]:
-    """The names that match the patterns (``*`` stands for any characters).
-
-    Raises:
-        ValueError: a pattern matches nothing; the message lists the nearest names.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        matching = [name for name in known if fnmatchcase(name, pattern)]
-        if not matching:
-            raise ValueError(f"the model has no activation {pattern!r}; {nearest(pattern, known)}")
-        found.update(matching)
-    return frozenset(found)
-
-
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -261,9 +261,9 @@ def test_the_listed_names_are_the_names_seen(model):
     c = model.config
     batch, pos = 2, c.n_ctx
     shapes = {
-        **dict.fromkeys("qz", (batch, pos, c.n_heads, c.d_head)),
-        **dict.fromkeys("kv", (batch, pos, c.n_kv_heads or c.n_heads, c.d_head)),
-        **dict.fromkeys(["pre", "post"], (batch, pos, c.d_mlp)),
+        **dict.fromkeys(["q", "z", "rot_q"], (batch, pos, c.n_heads, c.d_head)),
+        **dict.fromkeys(["k", "v", "rot_k"], (batch, pos, c.n_kv_heads or c.n_heads, c.d_head)),
+        **dict.fromkeys(["pre", "pre_linear", "post"], (batch, pos, c.d_mlp)),
         "scale": (batch, pos, 1),
         **dict.fromkeys(["scores", "pattern"], (batch, c.n_heads, pos, pos)),
         "result": (batch, pos, c.n_heads, c.d_model),
@@ -425,6 +425,23 @@ def test_restarting_at_a_layer_and_position_changes_nothing(model, data):
         cache.length = position = data.draw(st.integers(0, 5))
         again = model.run_from(layer, stream[:, position:], cache=cache)
         torch.testing.assert_close(again, logits[:, position:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(all_kinds(), st.data())
+def test_running_to_a_layer_and_from_it_is_running(model, data):
+    """To the last bit; and what comes after the layer is not computed."""
+    layer = data.draw(st.integers(0, model.config.n_layers))
+    tokens, order = tokens_for(model), []
+    stream = model.run_to(tokens, layer, tap=lambda name, x: order.append(name) or x)
+    assert all(int(name.split(".")[1]) < layer for name in order if name.startswith("blocks"))
+    assert not any(name.startswith("ln_final") for name in order)
+    stream = model.run_to(tokens, layer)
+    assert torch.equal(model.run_from(layer, stream), model(tokens))
+    if layer < model.config.n_layers:
+        seen = record(f"blocks.{layer}.resid_pre")
+        model(tokens, tap=seen)
+        assert torch.equal(seen[f"blocks.{layer}.resid_pre"], stream)
 
 
 def test_known_sizes():
@@ -601,7 +618,7 @@ def test_bad_config(fields, error, says):
 
 def test_bad_restart():
     model, stream = small(), torch.zeros(2, 3, 6)
-    with pytest.raises(ValueError, match="cannot start at layer 3; the model's layers are 0 to 1"):
+    with pytest.raises(ValueError, match="there is no layer 3 to start or stop at; the model's layers are 0 to 1"):
         model.run_from(3, stream)
     with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
         model.run_from(0, stream[..., 0])

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from residual.cache import KVCache
 from residual.errors import nearest
-from residual.model import Block, Transformer, angles, rotate
-from residual.taps import ablate, record, scope
+from residual.model import Block, Transformer
+from residual.scope import QUIET
+from residual.taps import ablate, record
 
 Metric = Callable[[Tensor], Tensor]
 Position = int | Int[Tensor, " batch"] | None
 How = Literal["zero", "mean", "resample"]
 
-QUIET = scope(None, [])  # no taps
 BLOCK = 2**25  # numbers in the largest tensor that is there at once; 128 MB as float32
 
 
@@ -130,7 +130,7 @@ def _heads(base: _Base, new: list[Tensor]) -> Tensor:
     for layer, block in enumerate(base.blocks):
         change = (new[layer] - base.seen[f"blocks.{layer}.attn.z"]).to(base.middle[layer])
         change = einsum(change, block.attn.W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
-        found.append(base.metrics(layer + 1, _mlp(block, base.middle[layer] + change)))
+        found.append(base.metrics(layer + 1, block.after_attention(base.middle[layer] + change)))
     return torch.stack(found) if found else torch.zeros(0, base.model.config.n_heads, base.n_pos)
 
 
@@ -143,9 +143,9 @@ def _layers(base: _Base, name: str, new: list[Tensor]) -> Tensor:
         if name == "resid_pre":
             stage = layer
         elif name == "attn_out":
-            changed = _mlp(block, base.middle[layer] + (changed - base.seen[f"blocks.{layer}.attn_out"]))
+            changed = block.after_attention(base.middle[layer] + (changed - base.seen[f"blocks.{layer}.attn_out"]))
         elif name == "resid_mid":
-            changed = _mlp(block, changed)
+            changed = block.after_attention(changed)
         elif name == "mlp_out":
             changed = base.stream[layer + 1] + (changed - base.seen[f"blocks.{layer}.mlp_out"])
         found.append(base.metrics(stage, changed[None])[0])
@@ -218,7 +218,11 @@ class _Base:
         if self.read is not None and c.causal:
             stop = int(self.read.max()) + 1
         if stage == c.n_layers:
-            mine = self._unembed(changed) if self.read is None else self._unembed(changed[:, self.example, self.read])
+            mine = (
+                self.model.unembed(changed)
+                if self.read is None
+                else self.model.unembed(changed[:, self.example, self.read])
+            )
             for p in range(self.n_pos) if self.read is None else self.read.unique().tolist():
                 logits = self._where_read(self.logits).expand(nodes, *self._where_read(self.logits).shape).clone()
                 if self.read is None:
@@ -231,7 +235,7 @@ class _Base:
             last = _LastLayer(self)
             for first in range(0, stop, size):
                 some = slice(first, min(first + size, stop))
-                logits = self._unembed(last.stream(changed[:, :, some], some))  # node batch pos d_vocab
+                logits = self.model.unembed(last.stream(changed[:, :, some], some))  # node batch pos d_vocab
                 values = self._measure(logits.transpose(1, 2).flatten(0, 1))
                 found[:, some] = values.unflatten(0, (nodes, -1))
         else:
@@ -251,27 +255,14 @@ class _Base:
         x[:, p - first] = changed.flatten(0, 1)
         before = None if self.cache is None else _Before(self.cache, p, nodes)
         for block in self.blocks[stage:]:
-            x = block(x, QUIET, self.place(first, stop), before)
+            x = block(x, QUIET, self.model.place(first, stop), before)
         x = x.unflatten(0, (nodes, batch))
         if self.read is None:
             before_p = self.logits[:, :first].expand(nodes, -1, -1, -1)
-            return torch.cat([before_p, self._unembed(x)], dim=2)
+            return torch.cat([before_p, self.model.unembed(x)], dim=2)
         new = x[:, self.example, (self.read - first).clamp(min=0)]
         old = self.stream[-1][self.example, self.read].expand(nodes, -1, -1)  # read before the change
-        return self._unembed(torch.where((self.read >= first)[:, None], new, old))
-
-    def place(self, start: int, stop: int) -> Tensor | None:
-        """What an attention layer is told of positions: see ``Transformer``."""
-        c = self.model.config
-        if c.positions == "shortformer" and self.model.W_pos is not None:
-            return self.model.W_pos[start:stop]  # pos d_model
-        if c.positions == "rotary":
-            turn = angles(start, stop, c.d_head, c.rotary_base)
-            return torch.stack([turn.cos(), turn.sin()])[:, :, None].to(self.logits)  # (cos sin) pos 1 d_head/2
-        return None
-
-    def _unembed(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
-        return F.linear(self.model.ln_final(x, QUIET), self.model.W_U.mT, self.model.b_U)
+        return self.model.unembed(torch.where((self.read >= first)[:, None], new, old))
 
     def _where_read(self, x: Float[Tensor, "batch pos width"]) -> Tensor:
         return x if self.read is None else x[self.example, self.read]
@@ -353,31 +344,14 @@ class _LastLayer:
             pattern = self._scores(q[:, own, at].flatten(0, 1), keys, hidden).softmax(dim=-1)
             z_own = einsum(pattern, values, "row head key, row key head d_head -> row head d_head")
             z[:, own, at] = z_own.unflatten(0, (len(changed), -1))
-        return _mlp(self.block, x + F.linear(z.flatten(-2), attn.W_O.flatten(0, 1).mT, attn.b_O))
+        return self.block.after_attention(x + F.linear(z.flatten(-2), attn.W_O.flatten(0, 1).mT, attn.b_O))
 
     def _heads(self, x: Float[Tensor, "*any pos d_model"], some: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values ``[… pos head d_head]`` of the positions ``some``: see ``Attention``."""
-        attn, c = self.block.attn, self.block.attn.config
-        n, m = c.n_heads, c.kv_heads
-        qkv = F.linear(
-            self.block.ln1(x, QUIET), attn.W_QKV.flatten(0, 1), None if attn.b_QKV is None else attn.b_QKV.flatten()
-        )
-        q, k, v = qkv.unflatten(-1, (-1, c.d_head)).split([n, m, m], dim=-2)
-        place = self.base.place(some.start, some.stop)
-        if place is not None and c.positions == "shortformer":
-            shift = F.linear(place, attn.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
-            q, k = q + shift[..., :n, :], k + shift[..., n:, :]
-        elif place is not None:
-            q, k = rotate(q, place, c.rotary_interleaved), rotate(k, place, c.rotary_interleaved)
+        attn = self.block.attn
+        q, k, v = attn.qkv(self.block.ln1(x), self.base.model.place(some.start, some.stop))
         return q, attn._shared(k, dim=-2), attn._shared(v, dim=-2)
 
     def _scores(self, q: Tensor, k: Tensor, hidden: Tensor | None = None) -> Float[Tensor, "batch head key"]:
         scores = einsum(q, k, "batch head d_head, batch key head d_head -> batch head key") * q.shape[-1] ** -0.5
         return scores.masked_fill((self.hidden if hidden is None else hidden)[:, None], -torch.inf)
-
-
-def _mlp(block: Block, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-    """The stream after a layer's MLP, if it has one."""
-    if block.mlp is None or block.ln2 is None:
-        return x
-    return x + block.mlp(block.ln2(x, QUIET), QUIET)
