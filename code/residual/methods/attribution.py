@@ -149,7 +149,7 @@ def decompose(
     for i in range(end):
         names += [f"blocks.{i}.attn.{name}" for name in (("pattern", "v") if by == "source" else ("z",))]
         names += [f"blocks.{i}.{'mlp.post' if i in split else 'mlp_out'}"] * bool(c.d_mlp)
-    stream = _run_to(model, tokens, end, seen := record(names))
+    stream = model.run_to(tokens, end, tap=(seen := record(names)))
     parts: list[_Part] = [_Written(["embed"], seen["embed"][None])]
     if c.positions == "learned":
         parts.append(_Written(["pos"], seen["pos_embed"].expand_as(stream)[None]))
@@ -244,7 +244,7 @@ def logit_lens(
     """
     c = model.config
     names = [f"blocks.{layer}.resid_pre" for layer in range(c.n_layers)]
-    end = _run_to(model, tokens, c.n_layers, seen := record(names or "embed"))
+    end = model.run_to(tokens, c.n_layers, tap=(seen := record(names or "embed")))
     some = [positions] if isinstance(positions, int) else positions
     try:
         streams = [x[:, some] for x in [*(seen[name] for name in names), end]]
@@ -373,14 +373,3 @@ class _Moved:
 
 
 _Part = _Written | _Mapped | _Moved
-
-
-def _run_to(model, tokens, layer, tap):
-    name = f"blocks.{layer}.resid_pre" if layer < model.config.n_layers else f"blocks.{layer - 1}.resid_post"
-    if not model.config.n_layers:
-        model(tokens, tap=tap)
-        return tap["embed"] + (model.W_pos[: tokens.shape[1]] if model.config.positions == "learned" else 0)
-    from residual.taps import compose
-
-    model(tokens, tap=compose(tap, kept := record(name)))
-    return kept[name]

@@ -1,8 +1,8 @@
 """Edges: what one part of the model reads of what another part wrote.
 
 The stream before a part is the sum of what the parts before it wrote, so each pair of a writer and a later reader is an
-edge, and an edge can be changed alone: the reader gets ``x + (t' - t)`` for x, with the writer's term t as it is in this
-run and t' as it is in another. The stream stays, and so does what every other part reads.
+edge, and an edge can be changed alone: the reader gets ``x + (t' - t)`` instead of x, where t is the writer's term in
+this run and t' its term in another. The stream stays as it is, and so does what every other part reads.
 
 - writers: ``embed``, ``pos`` (learned positions), ``0.1`` (layer 0, head 1), ``mlp.0``
 - readers: ``1.1.q``, ``1.1.k``, ``1.1.v`` (what the maps of head 1 in layer 1 read), ``mlp.1``, ``logits``
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -89,15 +89,15 @@ class patch_edges:
         if recorded is None and how != "zero":
             raise ValueError(f"{how!r} needs what is written in another run: recorded=written(model, tokens)")
         self.model = model
-        chosen = [_edge(model.config, writer, reader) for writer, reader in edges]
+        chosen = _ends(model.config, edges)
         self._heads: dict[str, list[int]] = {}  # of each activation that is written, those of use here
         for begin, _ in chosen:
             heads = self._heads.setdefault(begin.name, [])
             if begin.head is not None and begin.head not in heads:
                 heads.append(begin.head)
         self._new: dict[str, Tensor] = {}
-        for name in self._heads if recorded is not None and how != "zero" else ():
-            if name not in recorded:
+        for name in self._heads if how != "zero" else ():
+            if recorded is None or name not in recorded:
                 raise ValueError(f"{name} was not recorded; written(model, tokens) records all that is needed")
             self._new[name] = recorded[name].mean(dim=0, keepdim=True) if how == "mean" else recorded[name]
         # For each activation that is read, by the activation that is written: 1 where (reader head, writer head) is an
@@ -110,8 +110,7 @@ class patch_edges:
                 begin.name, torch.zeros(1 if end.head is None else rows, width)
             )
             mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
-        self._changes: dict[str, Tensor] = {}  # from where a term is written to the last place where it is read
-        self._last = max(chosen, key=lambda edge: edge[1].step)[1].name if chosen else ""
+        self._changes: dict[str, Tensor] = {}  # of this run, as its terms are written; the next run clears it
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name in self._heads:
@@ -240,8 +239,11 @@ def _gradients(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Ca
     asked += [f"{layer}mlp.in" for layer in layers if c.d_mlp]
     with torch.enable_grad():
         embedding = embedding.detach().requires_grad_()
+        taps = [at("embed", lambda _: embedding)]
+        if c.n_layers and c.d_mlp:  # of its own, so that its gradient is not that of the whole stream
+            taps.append(at("blocks.*.mlp.in", torch.clone))
         seen = record([*asked, *(f"{layer}resid_pre" for layer in layers)] or "embed")
-        x = model.run_to(tokens, c.n_layers, tap=compose(at("embed", lambda _: embedding), seen))
+        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen))
         value = metric(_read(model, x, position))
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
@@ -250,7 +252,9 @@ def _gradients(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Ca
     for i, (layer, block) in enumerate(zip(layers, cast(list[Block], list(model.blocks)), strict=True)):
         attn, stream = block.attn, seen[f"{layer}resid_pre"].detach()
         for kind, W in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V)):
-            read = einsum(gradients[f"{layer}attn.{kind}"], W.detach(), "b pos head d_head, head d d_head -> head b pos d")
+            read = einsum(
+                gradients[f"{layer}attn.{kind}"], W.detach(), "b pos head d_head, head d d_head -> head b pos d"
+            )
             yield [f"{i}.{head}.{kind}" for head in range(len(W))], _back_through(block.ln1, stream, read)
         if c.d_mlp:
             yield [f"mlp.{i}"], gradients[f"{layer}mlp.in"][None]
@@ -268,8 +272,10 @@ def _read(model: Transformer, x: Tensor, position) -> Tensor:
     return model.run_from(model.config.n_layers, x[torch.arange(batch, device=x.device), read][:, None])[:, 0]
 
 
-def _back_through(norm: Norm, x: Float[Tensor, "b pos d_model"], gradient: Float[Tensor, "reader b pos d_model"]) -> Tensor:
-    """The gradient by a norm's input, of that by its output: ``(g - x̂ (x̂ · g) / d_model) / s``, g with the weights in."""
+def _back_through(
+    norm: Norm, x: Float[Tensor, "b pos d_model"], gradient: Float[Tensor, "reader b pos d_model"]
+) -> Tensor:
+    """The gradient by a norm's input, from that by its output: ``(g - x̂ (x̂ · g) / d_model) / s``, with g times w."""
     if norm.w is None:
         return gradient
     gradient = gradient * norm.w.detach()
@@ -296,7 +302,7 @@ def _writers(c: Config) -> dict[str, _End]:
 
 
 def _readers(c: Config) -> dict[str, _End]:
-    found = {}
+    found: dict[str, _End] = {}
     for i in range(c.n_layers):
         for kind, heads in (("q", c.n_heads), ("k", c.kv_heads), ("v", c.kv_heads)):
             found |= {f"{i}.{head}.{kind}": _End(f"blocks.{i}.attn.{kind}_in", head, 2 * i) for head in range(heads)}
@@ -306,15 +312,19 @@ def _readers(c: Config) -> dict[str, _End]:
     return found
 
 
-def _edge(c: Config, writer: str, reader: str) -> tuple[_End, _End]:
-    begins, ends = _writers(c), _readers(c)
-    if not c.n_layers:
-        raise ValueError("the model has no layers, so that its only reader is the unembedding; change the embedding")
-    if writer not in begins:
-        raise ValueError(f"nothing named {writer!r} writes to the stream; {nearest(writer, begins)}")
-    if reader not in ends:
-        shared = f" (keys and values are read by {c.kv_heads} key heads)" if c.kv_heads < c.n_heads else ""
-        raise ValueError(f"nothing named {reader!r} reads the stream{shared}; {nearest(reader, ends)}")
-    if begins[writer].step > ends[reader].step:
-        raise ValueError(f"{reader} reads the stream before {writer} writes to it; that is no edge")
-    return begins[writer], ends[reader]
+def _ends(c: Config, edges: Iterable[tuple[str, str]]) -> list[tuple[_End, _End]]:
+    begins, ends, found = _writers(c), _readers(c), []
+    for writer, reader in edges:
+        if not c.n_layers:
+            raise ValueError(
+                "the model has no layers, so that only the unembedding reads; change the embedding instead"
+            )
+        if writer not in begins:
+            raise ValueError(f"nothing named {writer!r} writes to the stream; {nearest(writer, begins)}")
+        if reader not in ends:
+            shared = f" (keys and values are read by {c.kv_heads} key heads)" if c.kv_heads < c.n_heads else ""
+            raise ValueError(f"nothing named {reader!r} reads the stream{shared}; {nearest(reader, ends)}")
+        if begins[writer].step > ends[reader].step:
+            raise ValueError(f"{reader} reads the stream before {writer} writes to it; that is no edge")
+        found.append((begins[writer], ends[reader]))
+    return found
