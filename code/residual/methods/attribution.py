@@ -250,7 +250,10 @@ def logit_lens(
         streams = [x[:, some] for x in [*(seen[name] for name in names), end]]
     except IndexError:
         raise ValueError(f"there is no position {positions} in {end.shape[1]} tokens") from None
-    logits = torch.stack([model.run_from(c.n_layers, x) for x in streams])
+    logits = model.run_from(c.n_layers, streams[-1])[None]  # by itself: the model's own, bit for bit
+    if c.n_layers:  # and the others at once, since W_U is large
+        earlier = model.run_from(c.n_layers, torch.cat(streams[:-1])).unflatten(0, (c.n_layers, -1))
+        logits = torch.cat([earlier, logits])
     return logits[:, :, 0] if isinstance(positions, int) else logits
 
 

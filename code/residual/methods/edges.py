@@ -25,9 +25,13 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from residual.checks import embed
 from residual.errors import nearest
 from residual.model import Block, Config, Norm, Transformer
 from residual.taps import at, compose, find, record
+
+Metric = Callable[[Tensor], Tensor]
+Position = int | Int[Tensor, " batch"] | None
 
 
 class _End(NamedTuple):
@@ -171,9 +175,9 @@ def edge_attribution(
     model: Transformer,
     clean: Int[Tensor, "batch pos"],
     corrupted: Int[Tensor, "batch pos"],
-    metric: Callable[[Tensor], Tensor],
+    metric: Metric,
     *,
-    position: int | Int[Tensor, " batch"] | None = -1,
+    position: Position = -1,
     steps: int = 1,
 ) -> EdgeScores:
     """Estimate for every edge how the metric of the clean run changes when the edge is patched with the corrupted run.
@@ -199,17 +203,19 @@ def edge_attribution(
         )
     if steps < 1:
         raise ValueError(f"{steps} steps are none; give 1 or more")
-    base, other = written(model, clean), written(model, corrupted)
-    changes = _changes(model, base, other).flatten(1)  # writer (batch pos d_model)
-    begin, end = _writers(c), _readers(c)
-    values, columns = changes.new_zeros(len(begin), len(end)), list(end)
-    for step in range(1, steps + 1):
-        embedding = other["embed"] + step / steps * (base["embed"] - other["embed"])
-        for names, gradient in _gradients(model, clean, embedding, metric, position):
+    other = written(model, corrupted)
+    begin, end, columns = _writers(c), _readers(c), readers(c)
+    towards = embed(clean, model.W_E) - other["embed"]
+    changes = values = torch.empty(0)
+    for step in range(steps, 0, -1):  # the first is the clean run itself
+        seen, gradients = _differentiated(model, clean, other["embed"] + step / steps * towards, metric, position)
+        if step == steps:
+            changes = _changes(model, {name: seen[name] for name in other}, other).flatten(1)
+            values = changes.new_zeros(len(begin), len(end))
+        for names, gradient in _by_reader(model, seen, gradients):
             reach = sum(w.step <= end[names[0]].step for w in begin.values())
             column = columns.index(names[0])
-            scores = changes[:reach] @ gradient.flatten(1).mT
-            values[:reach, column : column + len(names)] += scores / steps
+            values[:reach, column : column + len(names)] += changes[:reach] @ gradient.flatten(1).mT / steps
     exists = torch.tensor([[w.step <= r.step for r in end.values()] for w in begin.values()], device=values.device)
     return EdgeScores(values, exists, list(begin), columns)
 
@@ -227,41 +233,44 @@ def _changes(model: Transformer, base: Mapping[str, Tensor], other: Mapping[str,
     return torch.cat(found)
 
 
-def _gradients(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Callable[[Tensor], Tensor], position):
-    """For the readers of each activation: their names, and the gradient by what they read ``[reader batch pos d]``.
-
-    Queries, keys and values are differentiated, and the last two steps, back through each head's map and through the
-    norm, are taken by hand: what each head reads never has to exist.
-    """
+def _differentiated(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Metric, position: Position):
+    """Return the activations of a run from this embedding, and the metric's gradients by some of them, both by name."""
     c = model.config
     layers = [f"blocks.{i}." for i in range(c.n_layers)]
     asked = [f"{layer}attn.{name}" for layer in layers for name in "qkv"]
     asked += [f"{layer}mlp.in" for layer in layers if c.d_mlp]
+    others = [*(end.name for end in _writers(c).values()), *(f"{layer}resid_pre" for layer in layers)]
     with torch.enable_grad():
         embedding = embedding.detach().requires_grad_()
         taps = [at("embed", lambda _: embedding)]
         if c.n_layers and c.d_mlp:  # of its own, so that its gradient is not that of the whole stream
             taps.append(at("blocks.*.mlp.in", torch.clone))
-        seen = record([*asked, *(f"{layer}resid_pre" for layer in layers)] or "embed")
-        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen))
-        value = metric(_read(model, x, position))
+        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen := record([*asked, *others])))
+        value = metric(_logits(model, x, position))
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
         *found, end = torch.autograd.grad(value.sum(), [*(seen[name] for name in asked), x], materialize_grads=True)
-    gradients = dict(zip(asked, found, strict=True))
-    for i, (layer, block) in enumerate(zip(layers, cast(list[Block], list(model.blocks)), strict=True)):
-        attn, stream = block.attn, seen[f"{layer}resid_pre"].detach()
+    gradients = dict(zip(asked, found, strict=True)) | {"end": end}
+    return {name: x.detach() for name, x in seen.items()}, gradients
+
+
+def _by_reader(model: Transformer, seen: Mapping[str, Tensor], gradients: Mapping[str, Tensor]):
+    """For the readers of each activation: their names, and the gradient by what they read ``[reader batch pos d]``.
+
+    Those of queries, keys and values are taken back through the heads' maps and the norm by hand: what each head reads
+    never has to exist.
+    """
+    for i, block in enumerate(cast(list[Block], list(model.blocks))):
+        attn, layer = block.attn, f"blocks.{i}."
         for kind, W in (("q", attn.W_Q), ("k", attn.W_K), ("v", attn.W_V)):
-            read = einsum(
-                gradients[f"{layer}attn.{kind}"], W.detach(), "b pos head d_head, head d d_head -> head b pos d"
-            )
-            yield [f"{i}.{head}.{kind}" for head in range(len(W))], _back_through(block.ln1, stream, read)
-        if c.d_mlp:
+            g = einsum(gradients[f"{layer}attn.{kind}"], W.detach(), "b pos head d_head, head d d_head -> head b pos d")
+            yield [f"{i}.{h}.{kind}" for h in range(len(W))], _back_through(block.ln1, seen[f"{layer}resid_pre"], g)
+        if block.mlp is not None:
             yield [f"mlp.{i}"], gradients[f"{layer}mlp.in"][None]
-    yield ["logits"], end[None]
+    yield ["logits"], gradients["end"][None]
 
 
-def _read(model: Transformer, x: Tensor, position) -> Tensor:
+def _logits(model: Transformer, x: Tensor, position: Position) -> Tensor:
     """The logits that the metric reads, and no others."""
     if position is None:
         return model.run_from(model.config.n_layers, x)
