@@ -17,6 +17,7 @@ included. ``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Ra
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from residual.cache import KVCache, span
-from residual.checks import check_layer, check_mask, check_stream, embed
+from residual.checks import Reader, Tokens, as_tokens, check_layer, check_mask, check_stream, embed
 from residual.config import HEADS_READ, Config, activations
 from residual.heads import HeadWeights
 from residual.positions import Padding, angles, rotate
@@ -72,7 +73,7 @@ class Attention(HeadWeights):
         place: Tensor | None,
         cache: KVCache | None,
         padding: Padding | None = None,
-        own: Own = (None, None, None),
+        own: Own | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         q, k, v = self.qkv(x, place, tap, own)
@@ -112,7 +113,7 @@ class Attention(HeadWeights):
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).mT, self.b_O)  # batch pos d_model
 
     def qkv(
-        self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own = (None,) * 3
+        self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values ``[*batch pos head d_head]``, with the positions in them; keys are not yet smeared.
 
@@ -124,7 +125,7 @@ class Attention(HeadWeights):
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
         q, k, v = qkv.view(*x.shape[:-1], -1, c.d_head).split_with_sizes([n, m, m], dim=-2)
-        if any(mine is not None for mine in own):
+        if own is not None:
             biases = (None, None, None) if self.b_QKV is None else self._maps(self.b_QKV)
             weights = zip((q, k, v), own, self._maps(self.W_QKV), biases, strict=True)
             q, k, v = (shared if mine is None else self._map(mine, W, b) for shared, mine, W, b in weights)
@@ -192,7 +193,7 @@ class Block(nn.Module):
         x = tap("resid_pre", x)
         ln1 = tap.inside("ln1")
         read = self.ln1(x, ln1)
-        own = self._own(x, tap, ln1.changed) if tap.wants(*HEADS_READ) else (None, None, None)
+        own = self._own(x, tap, ln1.changed) if tap.names and tap.wants(*HEADS_READ) else None
         x = x + tap("attn_out", self.attn(read, tap.inside("attn"), place, cache, padding, own))
         return tap("resid_post", self.after_attention(x, tap))
 
@@ -229,6 +230,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
         c = self.config = config
+        self.vocabulary: Reader | None = None  # set where it is known, to read text with
         self.W_E = nn.Parameter(torch.empty(c.d_vocab, c.d_model))
         added = c.positions in ("learned", "shortformer")
         self.W_pos = nn.Parameter(torch.empty(c.n_ctx, c.d_model)) if added else None
@@ -253,7 +255,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Tokens,
         tap: Tap | None = None,
         cache: KVCache | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
@@ -261,19 +263,21 @@ class Transformer(nn.Module):
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
         With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards. In a batch of texts
-        of unequal length, ``mask`` is true at real tokens: see ``Padding``.
+        of unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text
+        or a list of them, which are padded on the left and masked.
 
         Raises:
-            TypeError: the tokens are not whole numbers.
-            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
+            TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.
+            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name, a mask of
+                another shape.
         """
-        seen = scope(tap, activations(self.config) if tap is not None else [])
+        seen = scope(tap, self._known)
         x, padding = self._embed(tokens, seen, cache, mask)
         return self.unembed(self._layers(x, 0, self.config.n_layers, seen, cache, padding), seen)
 
     def run_to(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Tokens,
         layer: int,
         tap: Tap | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
@@ -322,17 +326,20 @@ class Transformer(nn.Module):
         if c.positions == "shortformer" and self.W_pos is not None:
             return self.W_pos[start:stop] if positions is None else self.W_pos[positions]
         if c.positions == "rotary":
-            turn = angles(torch.arange(start, stop) if positions is None else positions, c.d_head, c.rotary_base)
+            clock = torch.arange(start, stop, dtype=torch.float64) if positions is None else positions
+            turn = angles(clock, c.d_head, c.rotary_base)
             return torch.stack([turn.cos(), turn.sin()])[..., None, :].to(self.W_E)
         return None
 
     def _embed(
-        self, tokens: Tensor, tap: Scope, cache: KVCache | None, mask: Tensor | None
+        self, given: Tokens, tap: Scope, cache: KVCache | None, mask: Tensor | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Padding | None]:
-        rows = embed(tokens, self.W_E)
+        W_E = self.W_E
+        tokens, mask = as_tokens(given, mask, self.vocabulary, W_E.device)
+        rows = embed(tokens, W_E)
         padding = self._padding(rows, cache, mask)
         x = tap("embed", rows)  # batch pos d_model
-        if self.W_pos is not None and self.config.positions == "learned":
+        if self.config.positions == "learned" and self.W_pos is not None:
             start, stop = span(rows, self.config.n_ctx, cache)
             place = self.W_pos[start:stop] if padding is None else self.W_pos[padding.positions]
             x = x + (tap("pos_embed", place.expand_as(x).clone()) if tap.wants("pos_embed") else place)
@@ -345,13 +352,15 @@ class Transformer(nn.Module):
         place = self.place(start, stop, None if padding is None else padding.positions)
         if place is not None and tap.wants("pos_embed"):  # no view of a weight, which a tap could write to
             place = tap("pos_embed", place.expand_as(x).clone())
-        for layer in range(first, last):
-            x = self.blocks[layer](x, tap.inside(f"blocks.{layer}"), place, cache, padding)
+        for layer, block in enumerate(islice(self.blocks, first, last), first):
+            x = block(x, tap.inside(f"blocks.{layer}"), place, cache, padding)
         if cache is not None:
             cache.length = stop
         return x
 
     def _padding(self, x: Tensor, cache: KVCache | None, mask: Tensor | None) -> Padding | None:
+        if mask is None and (cache is None or cache.real is None):
+            return None
         start, stop = span(x, self.config.n_ctx, cache)
         mask = check_mask(mask, x)
         if cache is not None:
@@ -370,9 +379,13 @@ class Transformer(nn.Module):
         return KVCache(c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head, like=self.W_E)
 
     @cached_property
+    def _known(self) -> list[str]:
+        return activations(self.config)
+
+    @cached_property
     def activation_names(self) -> list[str]:
         """The names of activations, in the order of computing. ``attn.q_in``, ``k_in``, ``v_in`` exist besides.
 
         Those three are left out, since a tap gets them only if it asks by name: see ``activations``.
         """
-        return [name for name in activations(self.config) if not name.endswith(BY_NAME_ALONE)]
+        return [name for name in self._known if not name.endswith(BY_NAME_ALONE)]

@@ -14,7 +14,7 @@ def angles(positions: Int[Tensor, "*batch pos"], width: int, base: float) -> Flo
     In float64 whatever the model: rounding an angle of a thousand turns to float32 shows in the logits.
     """
     speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width)
-    return positions.double()[..., None] * speed
+    return positions.double().unsqueeze(-1) * speed
 
 
 def rotate(

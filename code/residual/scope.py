@@ -3,12 +3,17 @@
 A tap without a ``resolve`` method (a plain function) is called at every activation but the inputs of single heads,
 ``attn.q_in``, ``k_in`` and ``v_in``, which are as many streams as there are heads. Those exist only for a tap that
 asks for them by name: the last part of the pattern is written out, as in ``"*.q_in"``. ``"*"`` does not match them.
+
+A tap may write to the tensor that it gets. It gets a copy, so that no weight, no recorded activation and no tensor of
+the caller changes with it. A tap with ``writes = False`` among its attributes, as all those of taps.py, promises to
+leave the tensor as it is, and gets it without a copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
 
 from torch import Tensor
 
@@ -60,12 +65,20 @@ def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
     """
     if name.endswith(BY_NAME_ALONE) and not hasattr(tap, "resolve"):
         return x
-    y = tap(name, x)
+    y = tap(name, x) if not getattr(tap, "writes", True) else on_copy(partial(tap, name), x)
     if not isinstance(y, Tensor):
         raise TypeError(f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)")
     if y.shape != x.shape:
         raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
     return y
+
+
+def on_copy(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ``function(x)``, where the function may write to its argument; if it does nothing, ``x`` itself."""
+    copy = x.clone()
+    before = None if copy.is_inference() else copy._version  # counts what is written; inference tensors count nothing
+    y = function(copy)
+    return x if y is copy and before is not None and copy._version == before else y
 
 
 def scope(tap: Tap | None, known: list[str]) -> Scope:
