@@ -20,14 +20,15 @@ from typing import Any, Literal, cast
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.errors import nearest
 from residual.model import Block, Transformer
 from residual.taps import record
 
-Tokens = int | Int[Tensor, " batch"]
+Token = int | Int[Tensor, " batch"]
 
 
 class Terms:
@@ -114,11 +115,12 @@ class Attribution:
 
 def decompose(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     *,
     layer: int | None = None,
     by: Literal["component", "head", "source"] = "head",
     neurons: Iterable[int] = (),
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Terms:
     """Return what was written to the stream before ``layer``, term by term; to its end, if no layer is given.
 
@@ -130,6 +132,7 @@ def decompose(
         by: a term for each attention layer, for each head, or for each head and source position,
             ``A_ij v_j W_O`` (Elhage et al. 2021, "Attention Heads as Information Movement").
         neurons: the layers whose MLP is split into its neurons.
+        mask: as for the model.
 
     Raises:
         ValueError: there is no such layer, no such ``by``, or no MLP to split.
@@ -149,7 +152,7 @@ def decompose(
     for i in range(end):
         names += [f"blocks.{i}.attn.{name}" for name in (("pattern", "v") if by == "source" else ("z",))]
         names += [f"blocks.{i}.{'mlp.post' if i in split else 'mlp_out'}"] * bool(c.d_mlp)
-    stream = model.run_to(tokens, end, tap=(seen := record(names)))
+    stream = model.run_to(tokens, end, tap=(seen := record(names)), mask=mask)
     parts: list[_Part] = [_Written(["embed"], seen["embed"][None])]
     if c.positions == "learned":
         parts.append(_Written(["pos"], seen["pos_embed"].expand_as(stream)[None]))
@@ -183,7 +186,7 @@ def decompose(
 
 def attribute(
     terms: Terms,
-    direction: Tokens | tuple[Tokens, Tokens] | Float[Tensor, "*batch d_model"],
+    direction: Token | tuple[Token, Token] | Float[Tensor, "*batch d_model"],
     *,
     scale: Literal["frozen", "recomputed"] = "frozen",
 ) -> Attribution:
@@ -230,7 +233,11 @@ def attribute(
 
 
 def logit_lens(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], *, positions: int | Sequence[int] | slice = slice(None)
+    model: Transformer,
+    tokens: Tokens,
+    *,
+    positions: int | Sequence[int] | slice = slice(None),
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "layer batch *pos d_vocab"]:
     """Return the logits that the stream before each layer would give, and after the last: ``n_layers + 1`` of them.
 
@@ -238,13 +245,14 @@ def logit_lens(
 
     Args:
         positions: only these; a whole number leaves the axis of positions out.
+        mask: as for the model.
 
     Raises:
         ValueError: there is no such position.
     """
     c = model.config
     names = [f"blocks.{layer}.resid_pre" for layer in range(c.n_layers)]
-    end = model.run_to(tokens, c.n_layers, tap=(seen := record(names or "embed")))
+    end = model.run_to(tokens, c.n_layers, tap=(seen := record(names or "embed")), mask=mask)
     some = [positions] if isinstance(positions, int) else positions
     try:
         streams = [x[:, some] for x in [*(seen[name] for name in names), end]]

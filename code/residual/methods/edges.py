@@ -25,7 +25,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residual.checks import embed
+from residual.checks import Tokens, as_tokens, embed
 from residual.errors import nearest
 from residual.model import Block, Config, Norm, Transformer
 from residual.taps import at, compose, find, record
@@ -52,11 +52,11 @@ def readers(config: Config) -> list[str]:
     return list(_readers(config))
 
 
-def written(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+def written(model: Transformer, tokens: Tokens, mask: Bool[Tensor, "batch pos"] | None = None) -> dict[str, Tensor]:
     """Return, by the names of activations, what each writer writes: for ``patch_edges``."""
     seen = record(list(dict.fromkeys(end.name for end in _writers(model.config).values())))
     with torch.no_grad():
-        model.run_to(tokens, model.config.n_layers, tap=seen)
+        model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)
     return dict(seen)
 
 
@@ -80,6 +80,8 @@ class patch_edges:
     Raises:
         ValueError: no such writer or reader, or the reader comes first; nothing recorded, or of another shape.
     """
+
+    writes = False
 
     def __init__(
         self,
@@ -173,12 +175,13 @@ class EdgeScores:
 
 def edge_attribution(
     model: Transformer,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tokens,
+    corrupted: Tokens,
     metric: Metric,
     *,
     position: Position = -1,
     steps: int = 1,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> EdgeScores:
     """Estimate for every edge how the metric of the clean run changes when the edge is patched with the corrupted run.
 
@@ -191,24 +194,29 @@ def edge_attribution(
     Args:
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; one number.
         position: where the metric reads: the same in all examples, or one for each; None for all positions.
+        mask: as for the model, and the same for both batches.
 
     Raises:
-        ValueError: the two batches differ in shape; there is no such position; the metric is more than one number; no
-            steps.
+        ValueError: the two batches differ in shape, or in what is real; there is no such position; the metric is more
+            than one number; no steps.
     """
     c = model.config
+    clean, mask = as_tokens(clean, mask, model.vocabulary, model.W_E.device)
+    corrupted, corrupted_mask = as_tokens(corrupted, None, model.vocabulary, model.W_E.device)
     if clean.shape != corrupted.shape:
         raise ValueError(
             f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; patching needs the same shapes"
         )
+    if corrupted_mask is not None and (mask is None or not torch.equal(mask, corrupted_mask)):
+        raise ValueError("a clean text and its corrupted text differ in length; patching needs the same positions")
     if steps < 1:
         raise ValueError(f"{steps} steps are none; give 1 or more")
-    other = written(model, corrupted)
+    other = written(model, corrupted, mask)
     begin, end, columns = _writers(c), _readers(c), readers(c)
     towards = embed(clean, model.W_E) - other["embed"]
     changes = values = torch.empty(0)
     for step in range(steps, 0, -1):  # the first is the clean run itself
-        seen, gradients = _differentiated(model, clean, other["embed"] + step / steps * towards, metric, position)
+        seen, gradients = _differentiated(model, clean, mask, other["embed"] + step / steps * towards, metric, position)
         if step == steps:
             changes = _changes(model, {name: seen[name] for name in other}, other).flatten(1)
             values = changes.new_zeros(len(begin), len(end))
@@ -233,7 +241,9 @@ def _changes(model: Transformer, base: Mapping[str, Tensor], other: Mapping[str,
     return torch.cat(found)
 
 
-def _differentiated(model: Transformer, tokens: Tensor, embedding: Tensor, metric: Metric, position: Position):
+def _differentiated(
+    model: Transformer, tokens: Tensor, mask: Tensor | None, embedding: Tensor, metric: Metric, position: Position
+):
     """Return the activations of a run from this embedding, and the metric's gradients by some of them, both by name."""
     c = model.config
     layers = [f"blocks.{i}." for i in range(c.n_layers)]
@@ -245,7 +255,7 @@ def _differentiated(model: Transformer, tokens: Tensor, embedding: Tensor, metri
         taps = [at("embed", lambda _: embedding)]
         if c.n_layers and c.d_mlp:  # of its own, so that its gradient is not that of the whole stream
             taps.append(at("blocks.*.mlp.in", torch.clone))
-        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen := record([*asked, *others])))
+        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen := record([*asked, *others])), mask=mask)
         value = metric(_logits(model, x, position))
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")

@@ -15,9 +15,10 @@ From Elhage et al. 2021, "Freezing Attention Patterns"; with norms, Ameisen et a
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.model import Transformer
 from residual.taps import record
 
@@ -32,12 +33,14 @@ class linearise:
     The gradient of such a run by its stream is the map itself, whatever the stream.
     """
 
+    writes = False
+
     @torch.no_grad()
-    def __init__(self, model: Transformer, tokens: Int[Tensor, "batch pos"]) -> None:
+    def __init__(self, model: Transformer, tokens: Tokens, mask: Bool[Tensor, "batch pos"] | None = None) -> None:
         c = model.config
         wanted = ["pattern", "scale", "mlp.pre", *([] if c.act == "swiglu" else ["mlp.post"])]
         names = [name for name in model.activation_names if name.endswith(tuple(wanted))]
-        model(tokens, tap=(seen := record(names)) if names else None)
+        model(tokens, tap=(seen := record(names)) if names else None, mask=mask)
         self.frozen = {name: x for name, x in seen.items() if ".mlp." not in name} if names else {}
         self.ratios: dict[str, Tensor] = {}
         self._pre: Tensor | None = None  # from an MLP's pre to its post, and no longer

@@ -18,7 +18,7 @@ from typing import Literal
 from torch import Tensor
 
 from residual.errors import nearest
-from residual.taps import find
+from residual.scope import find, on_copy
 
 
 class splice:
@@ -33,6 +33,8 @@ class splice:
         ValueError: an unknown ``error``; and, when the model runs, no such activation, ``write`` is computed before
             ``read``, or f returns another shape than that of ``write``.
     """
+
+    writes = False
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class splice:
             self._read = x
         if name != self.write or self._read is None:
             return x
-        y, self._read = self.f(self._read), None
+        y, self._read = on_copy(self.f, self._read), None
         if y.shape != x.shape:
             raise ValueError(f"f returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
         if isinstance(self.error, Tensor):

@@ -220,6 +220,24 @@ def test_heads_collects_heads_by_layer_and_sources_into_them(model, seed):
     same(attribute(decompose(model, tokens, by="source"), 2).heads, by_head.heads)
 
 
+def padded(seed):
+    """A batch in which the second example is two tokens shorter, padded on the left."""
+    tokens, mask = batch(seed, size=2), torch.ones(2, N_POS, dtype=torch.bool)
+    mask[1, :2] = False
+    return tokens, mask
+
+
+@theorem
+@given(models(), st.integers(0, 99))
+def test_a_padded_example_is_attributed_as_it_is_alone(model, seed):
+    tokens, mask = padded(seed)
+    together = attribute(decompose(model, tokens, mask=mask), (2, 5))
+    alone = attribute(decompose(model, tokens[1:, 2:]), (2, 5))
+    assert together.labels == alone.labels
+    same(together.values[:, 1:, 2:], alone.values)
+    same(logit_lens(model, tokens, mask=mask)[:, 1:, 2:], logit_lens(model, tokens[1:, 2:]))
+
+
 def test_gradients_flow_through_an_attribution():
     model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7, norm="layer")).double()
     tokens = batch(0)

@@ -244,6 +244,16 @@ def test_the_edges_that_exist_are_those_whose_reader_comes_later(model):
     assert sizes == sorted(sizes, reverse=True) and scores.top(3) == top[:3]
 
 
+@theorem
+@given(models(), st.integers(0, 99))
+def test_a_padded_example_s_edges_are_scored_as_alone(model, seed):
+    clean, corrupted = batch(seed, size=1), batch(seed + 100, size=1)
+    mask = torch.tensor([[False, True, True, True]])
+    together = edge_attribution(model, clean, corrupted, metric, mask=mask)
+    alone = edge_attribution(model, clean[:, 1:], corrupted[:, 1:], metric)
+    same(together.values, alone.values, 100 * alone.values.abs().max().item())
+
+
 def test_four_heads_in_two_layers_have_81_edges():
     """Layer 0 reads the embedding: 4 heads × 3 maps; layer 1 it and 4 heads: 12 × 5; the unembedding it and 8 heads."""
     config = Config(n_layers=2, d_model=8, n_heads=4, d_head=2, n_ctx=4, d_vocab=7, positions="shortformer")

@@ -34,6 +34,14 @@ def test_on_its_own_batch_it_is_the_model(model, seed):
 
 
 @theorem
+@given(models(), st.integers(0, 99))
+def test_with_a_mask_it_is_the_model_with_that_mask(model, seed):
+    tokens, mask = batch(seed), torch.ones(3, shared.N_POS, dtype=torch.bool)
+    mask[1, :2] = False
+    same(model(tokens, tap=linearise(model, tokens, mask), mask=mask)[mask], model(tokens, mask=mask)[mask])
+
+
+@theorem
 @given(models(), st.integers(0, 99), st.floats(-3, 3), st.data())
 def test_it_is_affine_in_the_stream_before_every_layer(model, seed, a, data):
     """f(a x + (1 - a) y) = a f(x) + (1 - a) f(y): what makes a map affine."""

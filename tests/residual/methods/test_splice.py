@@ -100,6 +100,21 @@ def test_a_given_error_lets_the_dictionary_be_changed(model, seed):
         same(model(tokens, tap=splice(read, write, halved, error=error)), expected)
 
 
+def test_a_function_that_writes_to_its_argument_changes_nothing_but_what_it_returns():
+    def doubled_in_place(x):
+        return x.mul_(2)
+
+    tokens, name = batch(0), "blocks.0.resid_post"
+    expected = SMALL(tokens, tap=at(name, lambda x: 2 * x))
+    same(SMALL(tokens, tap=splice(name, name, doubled_in_place)), expected)
+    same(SMALL(tokens, tap=splice(name, name, doubled_in_place, error="keep")), SMALL(tokens))
+    SMALL(
+        tokens, tap=compose(seen := record("blocks.0.resid_pre"), splice("blocks.0.resid_pre", name, doubled_in_place))
+    )
+    SMALL(tokens, tap=(kept := record("blocks.0.resid_pre")))
+    assert torch.equal(seen["blocks.0.resid_pre"], kept["blocks.0.resid_pre"])
+
+
 def test_two_dictionaries_compose():
     model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7)).double()
     tokens, f, g = batch(0), dictionary(1), dictionary(2)
