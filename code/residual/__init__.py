@@ -14,7 +14,11 @@ What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
 Where do they look on any text, and what do they move?    ``methods.roles``
 The model as a sum over paths                             ``methods.paths``
+What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``
+Change what one part reads of another; score all edges    ``methods.edges``
+Put a dictionary into the model                           ``methods.splice``
+Freeze all that is not linear                             ``methods.linearise``
 Remove LayerNorm from the formulas                        ``methods.fold``
 Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
 The corpora; the training loop                            ``training.corpus``, ``training.train``
