@@ -3,8 +3,11 @@
 Which module answers which question:
 
 ========================================================  ======================================
-How does the model compute?                               ``model`` (begin here), ``cache``
-Read or change an activation while it runs                ``taps``
+How does the model compute?                               ``model`` (begin here), ``config``, ``heads``,
+                                                          ``positions``, ``cache``
+Which activations are there?                              ``config.activations``
+Read or change an activation while it runs                ``taps``; which heads and positions: ``where``
+What a tap of your own may and must do                    ``scope``
 Write text                                                ``sampling``
 Draw a pattern, a matrix, curves, a table                 ``plot``
 Multiply ``W_Q W_Kᵀ`` without making it                   ``factored``
