@@ -197,14 +197,13 @@ class Block(nn.Module):
         x = x + tap("attn_out", self.attn(read, tap.inside("attn"), place, cache, padding, own))
         return tap("resid_post", self.after_attention(x, tap))
 
-    def after_attention(
-        self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET
-    ) -> Float[Tensor, "*batch d_model"]:
+    def after_attention(self, x: Float[Tensor, "*any d_model"], tap: Scope = QUIET) -> Float[Tensor, "*any d_model"]:
         """The stream after the MLP, if there is one."""
         if self.mlp is None or self.ln2 is None:
             return x
         x = tap("resid_mid", x)
-        read = self.ln2(tap("mlp.in", x), tap.inside("ln2"))
+        inward = tap("mlp.in", x.view_as(x)) if tap.wants("mlp.in") else x  # a view: its gradient is the MLP's alone
+        read = self.ln2(inward, tap.inside("ln2"))
         return x + tap("mlp_out", self.mlp(read, tap.inside("mlp")))
 
     def _own(self, x: Tensor, tap: Scope, changed: dict[str, Tensor]) -> Own:
