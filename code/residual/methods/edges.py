@@ -252,10 +252,8 @@ def _differentiated(
     others = [*(end.name for end in _writers(c).values()), *(f"{layer}resid_pre" for layer in layers)]
     with torch.enable_grad():
         embedding = embedding.detach().requires_grad_()
-        taps = [at("embed", lambda _: embedding)]
-        if c.n_layers and c.d_mlp:  # of its own, so that its gradient is not that of the whole stream
-            taps.append(at("blocks.*.mlp.in", torch.clone))
-        x = model.run_to(tokens, c.n_layers, tap=compose(*taps, seen := record([*asked, *others])), mask=mask)
+        start = at("embed", lambda _: embedding)
+        x = model.run_to(tokens, c.n_layers, tap=compose(start, seen := record([*asked, *others])), mask=mask)
         value = metric(_logits(model, x, position))
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
