@@ -9,10 +9,11 @@ Which activations are there?                              ``config.activations``
 Read or change an activation while it runs                ``taps``; which heads and positions: ``where``
 What a tap of your own may and must do                    ``scope``
 Write text                                                ``sampling``
-Draw a pattern, a matrix, curves, a table                 ``plot``
+Draw a pattern, a matrix, curves, a table                 ``plot``, ``table``
 Multiply ``W_Q W_Kᵀ`` without making it                   ``factored``
 Load a committed model; SmolLM2; a Hugging Face folder    ``files.checkpoints``, ``files.pretrained``
-Text to tokens and back                                   ``files.tokens``
+Text to tokens and back                                   ``vocabulary``, ``files.tokens``
+What a measurement left behind                            ``files.results``
 What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
 Where do they look on any text, and what do they move?    ``methods.roles``
