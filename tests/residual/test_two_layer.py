@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.methods.circuits import composition_scores
 from residual.experiments.hand_set import induction
+from residual.methods.circuits import composition_scores
 from residual.methods.paths import by_order, score_paths, two_layer_paths
 from residual.taps import compose, freeze, record
 

@@ -5,7 +5,7 @@ terms are paths: through no head (the direct path), through one, through two in 
 
 From Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Path Expansion of Logits" and
 "Term Importance Analysis". That paper gets the terms up to order n from n runs, with head outputs saved and fed back;
-here one pass carries all orders along. ``score_paths`` is the other half of the same expansion, for the scores instead of
+here one pass carries all orders along. ``score_paths`` is the other half of the expansion, for the scores instead of
 the logits: "Path Expansion of Attention Scores QK Circuit".
 """
 
