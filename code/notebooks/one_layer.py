@@ -456,6 +456,7 @@ claim(
     self_copying=census(on_itself)[1],
     others=census(away)[0],
     others_copying=census(away)[1],
+    others_copying_share=census(away)[1] / census(away)[0],
     others_negative=census(away)[3],
     others_copying_strict=int((flat > strict.numpy())[away].sum()),
     others_negative_strict=int((flat < -strict.numpy())[away].sum()),
