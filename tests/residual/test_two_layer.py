@@ -133,6 +133,19 @@ def test_induction_by_hand_is_k_composition_alone():
     assert terms[1, 0].abs().max() < 1e-6 and terms[1, 1].abs().max() < 1e-6
 
 
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_a_constant_write_acts_through_queries_alone(seed):
+    """The same vector at every position changes no pattern as a key; as a query it prefers some keys, for all alike."""
+    x, (c,), (W,) = matrices(seed, (6, 8))[0], *(matrices(seed + 1, (8,)), matrices(seed + 2, (8, 8)))
+    pattern = (x @ W @ x.T).softmax(dim=-1)
+    assert torch.allclose((x @ W @ (x + c).T).softmax(dim=-1), pattern, atol=1e-9)
+    ratio = ((x + c) @ W @ x.T).softmax(dim=-1) / pattern
+    ratio = ratio / ratio[:, :1]  # by how much each key gains on the first: the same for every query
+    assert torch.allclose(ratio, ratio[:1].expand(6, 6), rtol=1e-6)
+    assert not torch.allclose(ratio, torch.ones(6, 6).double(), rtol=1e-3)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 3))
 def test_the_number_of_paths(n_layers, n_heads):
