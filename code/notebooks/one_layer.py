@@ -226,11 +226,14 @@ place = common.tolist().index(either)
 (Q, K), (V, U) = circuits(row_head)
 asks, raises = Q @ K[:, place], (V[place] @ U)[common]
 asked, raised_most = asks.topk(4).indices, raises.topk(4).indices
-here = inputs == either
-pattern_of = pattern[:, row_head]  # batch query key
-after = (pattern_of * here[:, None]).sum(dim=-1)  # attention to any "either"
-seen_before = here.cumsum(dim=1) > 0
-wanted = torch.isin(inputs, common[asks.topk(20).indices]) & seen_before
+holding = held_out[(held_out[:, :-1] == either).any(dim=1)][
+    :, :-1
+]  # all windows of the validation text with the source
+model(holding, tap=(seen := record("*.pattern")))
+here = holding == either
+after = (seen["blocks.0.attn.pattern"][:, row_head] * here[:, None]).sum(dim=-1)  # attention to any "either"
+wanted = torch.isin(holding, common[asks.topk(100).indices]) & (here.cumsum(dim=1) > 0)
+others = ~wanted & ~here & (here.cumsum(dim=1) > 0)
 claim(
     row_asks_most=asks.max(),
     row_asks_median=asks.median(),
@@ -239,7 +242,9 @@ claim(
     row_median=raises.median(),
     row_or_rank=int((raises > raises[common.tolist().index(shown.index("·or"))]).sum()) + 1,
     row_attention_wanted=after[wanted].mean(),
-    row_attention_other=after[seen_before & ~wanted].mean(),
+    row_attention_error=error(after[wanted]),
+    row_places=int(wanted.sum()),
+    row_attention_other=after[others].mean(),
 )
 plot.table(
     [
