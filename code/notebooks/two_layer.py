@@ -768,7 +768,10 @@ class Pretrained:
         return compose(*taps)
 
 
-on_repeats, on_prose = Pretrained(repeated, returns), Pretrained(prose, torch.ones_like(prose[:, 1:], dtype=torch.bool))
+large_repeats, large_prose = (
+    Pretrained(repeated, returns),
+    Pretrained(prose, torch.ones_like(prose[:, 1:], dtype=torch.bool)),
+)
 others = [head for head in range(9) if head != 0]
 away = ablate("blocks.16.attn.z", "mean", heads=0, across_positions=True)
 
@@ -799,18 +802,18 @@ interventions = {
     "16.0 → the two keys, all paths": (all_paths, 17),
     "16.0 away, everywhere": (lambda some: away, 16),
 }
-outcome = {name: on_repeats.run(make(on_repeats), first) for name, (make, first) in interventions.items()}
+outcome = {name: large_repeats.run(make(large_repeats), first) for name, (make, first) in interventions.items()}
 PRICED_ON_TEXT = [name for i, name in enumerate(interventions) if i in (0, 2, 9)]
 on_text_too = {
-    name: on_prose.run(interventions[name][0](on_prose), interventions[name][1])[0] for name in PRICED_ON_TEXT
+    name: large_prose.run(interventions[name][0](large_prose), interventions[name][1])[0] for name in PRICED_ON_TEXT
 }
 (edge, edge_matches), *_ = outcome.values()
 results = list(outcome.values())
-base_loss = on_repeats.base
+base_loss = large_repeats.base
 claim(
     smollm2_repeats_loss=base_loss.mean(),
-    smollm2_match_17_4=on_repeats.matching["17.4"],
-    smollm2_match_18_6=on_repeats.matching["18.6"],
+    smollm2_match_17_4=large_repeats.matching["17.4"],
+    smollm2_match_18_6=large_repeats.matching["18.6"],
     smollm2_edge=edge.mean(),
     smollm2_edge_error=error(edge),
     smollm2_edge_match_17_4=edge_matches["17.4"],
@@ -832,7 +835,7 @@ claim(
 )
 plot.table(
     [
-        ["nothing", *(f"{on_repeats.matching[head]:.2f}" for head in ("17.4", "18.6")), "", ""],
+        ["nothing", *(f"{large_repeats.matching[head]:.2f}" for head in ("17.4", "18.6")), "", ""],
         *(
             [
                 name,
