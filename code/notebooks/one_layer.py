@@ -497,6 +497,13 @@ plot.table(
 )
 
 # %% heads
+resting = measured[0][1]
+claim(
+    rest_largest_4=resting[4].max(),
+    rest_largest_6=resting[6].max(),
+    cost_4=cost[0, 4],
+    cost_6=cost[0, 6],
+)
 plot.table(
     [
         [
@@ -508,13 +515,6 @@ plot.table(
         for h in range(12)
     ],
     ["head", "score", "own token", "weighted by values", "one back", "cost (nats)", "reads most, weighted by values"],
-)
-resting = measured[0][1]
-claim(
-    rest_largest_4=resting[4].max(),
-    rest_largest_6=resting[6].max(),
-    cost_4=cost[0, 4],
-    cost_6=cost[0, 6],
 )
 
 # %% diagonal
