@@ -264,9 +264,9 @@ tokens = sample[::3]
 given, then = tokens[:, :-1], tokens[:, 1:]
 base = model(given, tap=(seen := record("*.pattern")))
 base_loss, paid = of_logits(base, then), seen["blocks.0.attn.pattern"]
-values_of = torch.einsum("vd,hde->hve", model.W_E, attn.W_V)  # head token d_head
+values_of = torch.einsum("ti,hij->htj", model.W_E, attn.W_V)  # head token d_head
 share = frequency / frequency.sum()
-mean_value = torch.einsum("v,hve->he", share, values_of)
+mean_value = torch.einsum("t,htj->hj", share, values_of)
 
 
 def listed(head, n=3, width=4):
@@ -313,7 +313,7 @@ def without_sources(chosen):
     return of_logits(model(given, tap=at("*.attn.v", change)), then) - base_loss
 
 
-effect = torch.einsum("hve,hed->hvd", values_of - mean_value[:, None], attn.W_O).norm(dim=-1)  # head token
+effect = torch.einsum("htj,hji->hti", values_of - mean_value[:, None], attn.W_O).norm(dim=-1)  # head token
 strongest = torch.full((12, D_VOCAB), -1.0)
 for head in range(12):
     (Q, K), (V, U) = circuits(head)
