@@ -686,7 +686,7 @@ claim(
     none_anywhere=counts[5][-1],
     none_third=int((by_text[0].amax(-1) <= 0.3).sum()),
     even_most=torch.stack([text_chance, random_chance]).max(),
-    threshold_gap=min((by - 0.5).abs().min() for by in counted_for),
+    resting_gap=(by_text[0, ..., 0] - 0.5).abs().min(),
     followers_text=counts[4][1],
     followers_random=counts[4][4],
     followers_not_first=counts[4][3],
