@@ -70,25 +70,24 @@ claim(
 # In two dimensions: a reader whose direction is at right angles to what $b$ writes hears $a$, however loud $b$ is.
 
 # %% two-writers
-a, b, reader = torch.tensor([1.6, 1.0]), torch.tensor([-0.8, 1.6]), torch.tensor([2.0, 1.0]) / 5**0.5
+a, b, reader = torch.tensor([0.4, 1.2]), torch.tensor([-0.6, 1.2]), torch.tensor([2.0, 1.0]) / 5**0.5
 heard_of = [float(w @ reader) for w in (a, b, 2 * b)]
-axes = panels(1, 2, height=2.7, sharex=True, sharey=True)
-for ax, loudness in zip(axes, (1, 2), strict=True):
-    ends = [(torch.zeros(2), a, BLUE), (a, a + loudness * b, ORANGE)]
-    for start, end, colour in ends:
+for ax, loudness in zip(panels(1, 2, height=3.0, sharex=True, sharey=True), (1, 2), strict=True):
+    end = a + loudness * b
+    foot = (end @ reader) * reader
+    ax.plot(*torch.stack([-0.4 * reader, 2.4 * reader]).T, color=GREY, linewidth=1.2)
+    ax.plot(*torch.stack([end, foot]).T, color=INK, linewidth=0.9, linestyle=":")
+    for start, stop, colour in ((torch.zeros(2), a, BLUE), (a, end, ORANGE)):
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", xy=end.tolist(), xytext=start.tolist(), arrowprops=arrow)
-    stream_end = a + loudness * b
-    line = torch.stack([-0.6 * reader, 2.4 * reader])
-    ax.plot(*line.T, color=GREY, linewidth=1)
-    foot = (stream_end @ reader) * reader
-    ax.plot(*torch.stack([stream_end, foot]).T, color=INK, linewidth=0.8, linestyle=":")
-    ax.plot(*stream_end, marker="o", color=INK, markersize=4)
-    ax.plot(*foot, marker="|", color=INK, markersize=11)
-    ax.text(*(0.5 * a + torch.tensor([0.0, 0.22])), "a", color=BLUE, ha="center")
-    ax.text(*(a + 0.5 * loudness * b + torch.tensor([0.22, 0.0])), "b" if loudness == 1 else "2 b", color=ORANGE)
-    ax.text(*(2.4 * reader + torch.tensor([0.05, -0.2])), "reader", color=GREY, ha="right", va="top")
-    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-0.8, 2.6), ylim=(-0.4, 4.4))
+        ax.annotate("", xy=stop.tolist(), xytext=start.tolist(), arrowprops=arrow)
+    ax.plot(*end, marker="o", color=INK, markersize=5)
+    ax.plot(*foot, marker="o", color=INK, markersize=5, fillstyle="none")
+    ax.text(0.05, 0.75, "a", color=BLUE, ha="right")
+    ax.text(*(a + 0.5 * loudness * b + torch.tensor([0.15, 0.05])), "b" if loudness == 1 else "2 b", color=ORANGE)
+    ax.text(2.2, 0.55, "reader", color=GREY, ha="right", va="top")
+    ax.text(*(foot + torch.tensor([0.1, -0.3])), "heard", color=INK)
+    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.4, 2.5), ylim=(-0.5, 3.9))
+    ax.spines[:].set_visible(False)
 claim(heard_a=heard_of[0], heard_b=heard_of[1], heard_loud_b=heard_of[2])
 
 # %% [markdown]
@@ -655,7 +654,7 @@ def story(model: Transformer) -> dict[str, str | float]:
     }
 
 
-SEEDS = ["attn-2l"]
+SEEDS = ["attn-2l", "attn-2l-seed1"]
 stories = [story(load(name).model.double()) for name in SEEDS]
 claim(
     left_seeds_least=min(one["slope that layer 1 leaves"] for one in stories),
@@ -965,6 +964,7 @@ lines(
     {"logit lens": divergence, "with a constant added": mended},
     xlabel="layers so far",
     ylabel="KL from the output, nats",
+    log="y",
     colours=[ORANGE, BLUE],
     height=2.6,
 )
