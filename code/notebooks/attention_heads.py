@@ -538,11 +538,30 @@ toward = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]  # logit o
 direct = stream[i] @ toward
 account = torch.einsum("hj,jm,hmn,n->hj", patterns[:, i], stream, W_OV, toward)  # head source
 total = logits[i, answer] - logits[i].mean()
+
+
+def shares_of(model: Transformer) -> dict[str, Tensor]:
+    """The shares of the same logit that the heads bring from “·the” and from “·st”."""
+    seen, attn = record(["*.pattern", "*.resid_pre"]), model.blocks[0].attn
+    found = model(tokens, tap=seen)[0, i]
+    towards = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]
+    A, x = seen["blocks.0.attn.pattern"][0, :, i], seen["blocks.0.resid_pre"][0]
+    brought = torch.einsum("hj,jm,hmn,n->j", A, x, attn.W_OV().AB, towards) / (found[answer] - found.mean())
+    return {"the": brought[shown.index("·the")], "st": brought[j]}
+
+
+shares = [shares_of(one) for one in models]
 claim(
     account_error=(direct + account.sum() - total).abs(),
     account_terms=account[:, : i + 1].numel(),
     account_direct=direct / total,
     account_words=account[:, [shown.index("·the"), j]].sum() / total,
+    account_the=shares[0]["the"],
+    account_st=shares[0]["st"],
+    account_words_1=shares[1]["the"] + shares[1]["st"],
+    account_words_2=shares[2]["the"] + shares[2]["st"],
+    account_st_1=shares[1]["st"],
+    account_st_2=shares[2]["st"],
     account_probability=logits[i].softmax(dim=-1)[answer],
 )
 heatmap(
@@ -758,17 +777,18 @@ claim(
 # ### What resting is worth
 #
 # The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
-# mean, or shared out over the other sources; against as many heads that rest least, and against all heads at once.
+# mean, or shared out over the other sources; against the second position, heads that rest least, and all heads at once.
 
 
 # %% resting
-def at_first(heads: Tensor, how: str):
-    """A tap: change what the marked heads [layer head] pay to the first position, from the third on."""
+def paid_to(source: int, heads: Tensor, how: str):
+    """A tap: change what the marked heads [layer head] pay to one position, from all later ones."""
 
     def change(name: str, x: Tensor) -> Tensor:
         marked = heads[int(name.split(".")[1])]
         y = x.clone()
-        y[:, marked, 1:, 0] = 0 if how != "mean" else x[:, marked, 2:, 0].mean(dim=(0, 2))[None, :, None]
+        usual = x[:, marked, source + 2 :, source].mean(dim=(0, 2))[None, :, None]
+        y[:, marked, source + 1 :, source] = usual if how == "mean" else 0
         return y / y.sum(dim=-1, keepdim=True).clamp(min=1e-12) if how == "elsewhere" else y
 
     change.resolve = lambda known: frozenset(name for name in known if name.endswith(".pattern"))
@@ -787,15 +807,14 @@ rest_least = torch.zeros(its.n_layers * its.n_heads, dtype=torch.bool)
 rest_least[fewest] = True
 rest_least = rest_least.view_as(rest_heads)
 changes = {
-    "resting heads: dropped": (rest_heads, "dropped"),
-    "resting heads: its mean": (rest_heads, "mean"),
-    "resting heads: looks elsewhere": (rest_heads, "elsewhere"),
-    "as many that rest least: looks elsewhere": (rest_least, "elsewhere"),
-    "all heads: looks elsewhere": (torch.ones_like(rest_heads), "elsewhere"),
+    "resting heads: dropped": paid_to(0, rest_heads, "dropped"),
+    "resting heads: its mean": paid_to(0, rest_heads, "mean"),
+    "resting heads: looks elsewhere": paid_to(0, rest_heads, "elsewhere"),
+    "the same heads, second position: looks elsewhere": paid_to(1, rest_heads, "elsewhere"),
+    "as many that rest least: looks elsewhere": paid_to(0, rest_least, "elsewhere"),
+    "all heads: looks elsewhere": paid_to(0, torch.ones_like(rest_heads), "elsewhere"),
 }
-costs = {
-    name: worth(its_losses(its_text, at_first(*change)), text_loss, slice(1, None)) for name, change in changes.items()
-}
+costs = {name: worth(its_losses(its_text, tap), text_loss, slice(1, None)) for name, tap in changes.items()}
 shorter = worth(its_losses(its_text[:, 1:]), text_loss[:, 1:], slice(0, None))
 costs["(the text without its first token)"] = shorter
 names = list(costs)
@@ -806,12 +825,15 @@ claim(
     rest_mean_error=costs[names[1]][1],
     rest_elsewhere=costs[names[2]][0],
     rest_elsewhere_error=costs[names[2]][1],
-    rest_least_elsewhere=costs[names[3]][0],
-    rest_all_elsewhere=costs[names[4]][0],
-    rest_shorter=costs[names[5]][0],
+    rest_second=costs[names[3]][0],
+    rest_least_elsewhere=costs[names[4]][0],
+    rest_all_elsewhere=costs[names[5]][0],
+    rest_shorter=costs[names[6]][0],
 )
 table(
-    [[name, *cost] for name, cost in costs.items()], header=["attention to the first position", "cost", "±"], digits=2
+    [[name, *cost] for name, cost in costs.items()],
+    header=["what is paid to the first position", "cost", "±"],
+    digits=2,
 )
 
 # %% [markdown]
