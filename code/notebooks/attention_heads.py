@@ -757,7 +757,7 @@ table(
     digits=2,
 )
 
-# %% sinks
+# %% sink-map
 for ax, (title, values) in zip(
     panels(2, 1, height=3.6, sharex=True),
     {"attention to the first position": by_text[0, ..., 0], "the same, value-weighted": by_text[1, ..., 0]}.items(),

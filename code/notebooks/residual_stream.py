@@ -783,7 +783,7 @@ table(rows, header=[f"along coordinate {wire}", "first position", "loud tokens",
 # others (mean and standard error over speeches).
 
 
-# %% sinks
+# %% prices
 class unread:
     """A tap: queries, keys or values of some layers are computed from a changed stream at the marked positions."""
 
