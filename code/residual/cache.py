@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -15,19 +16,34 @@ class KVCache:
 
     def __init__(self, layers: int, batch: int, heads: int, n_ctx: int, d_head: int, *, like: Tensor) -> None:
         self.length = 0
-        self.k, self.v = (like.new_empty(layers, batch, heads, n_ctx, d_head) for _ in range(2))
+        self.real: Tensor | None = None  # [batch n_ctx], true at real tokens; None while all are
+        self._hold(*(like.new_empty(layers, batch, heads, n_ctx, d_head) for _ in range(2)))
+
+    def _hold(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v
+        self._layers = [(k[layer], v[layer]) for layer in range(len(k))]  # views, made once instead of at each token
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""
         start, n = self.length, k.shape[-2]
-        all_k, all_v = self.k.select(0, layer), self.v.select(0, layer)
+        all_k, all_v = self._layers[layer]
         all_k.narrow(2, start, n).copy_(k)
         all_v.narrow(2, start, n).copy_(v)
         return all_k.narrow(2, 0, start + n), all_v.narrow(2, 0, start + n)
 
+    def keep(self, real: Bool[Tensor, "batch pos"] | None, stop: int) -> Bool[Tensor, "batch stop"] | None:
+        """Keep which of the next tokens are real (None: all), and return it for all up to ``stop``; None: all are."""
+        if real is None and self.real is None:
+            return None
+        if self.real is None:
+            self.real = torch.ones(self.k.shape[1], self.k.shape[3], dtype=torch.bool, device=self.k.device)
+        self.real[:, self.length : stop] = True if real is None else real
+        return self.real[:, :stop]
+
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
         """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""
-        self.k, self.v = self.k[:, rows], self.v[:, rows]
+        self._hold(self.k[:, rows], self.v[:, rows])
+        self.real = None if self.real is None else self.real[rows]
 
 
 def span(x: Tensor, n_ctx: int, cache: KVCache | None) -> tuple[int, int]:

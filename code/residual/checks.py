@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, Protocol, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residual.errors import nearest
@@ -52,6 +54,51 @@ def _check_field(name: str, value, kind, least: int) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
     elif not isinstance(value, int | float) or not math.isfinite(value) or (value <= 0 if least else value < 0):
         raise ValueError(f"{name} is {value!r}; it must be a number {'above' if least else 'not below'} 0")
+
+
+class Reader(Protocol):
+    """What makes tokens of text: a model's ``vocabulary``."""
+
+    def tokens(self, texts: str | list[str]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """The tokens, padded on the left, and true where they are real."""
+        ...
+
+
+Tokens = Int[Tensor, "batch pos"] | Sequence[Sequence[int]] | np.ndarray | str | Sequence[str]
+
+
+def as_tokens(
+    given: Tokens, mask: Bool[Tensor, "batch pos"] | None, vocabulary: Reader | None, device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"] | None]:
+    """The tokens of lists, arrays or texts, and the mask, which texts of unequal length bring along.
+
+    Raises:
+        TypeError: it is text, and there is no vocabulary.
+        ValueError: rows of unequal length, a text without a token, or a mask for texts.
+    """
+    if isinstance(given, Tensor):
+        return given, mask
+    if isinstance(given, str) or (isinstance(given, list | tuple) and any(isinstance(text, str) for text in given)):
+        if vocabulary is None:
+            raise TypeError(
+                "the model has no vocabulary to read text with; give tokens, load a model that has one (residual.load, "
+                "residual.smollm2), or set model.vocabulary"
+            )
+        if mask is not None:
+            raise ValueError("texts bring a mask of their own; leave mask out, or give tokens")
+        if not isinstance(given, str) and not all(isinstance(text, str) for text in given):
+            raise ValueError("a list of texts holds something else; give texts alone, or tokens")
+        tokens, mask = vocabulary.tokens(given if isinstance(given, str) else list(given))
+        if not bool(mask.any(dim=1).all()):
+            raise ValueError("a text has no token; there must be something to read in each")
+        return tokens.to(device), mask.to(device)
+    try:
+        tokens = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            "tokens are no table [batch pos] of whole numbers; rows of unequal length need padding, and a mask"
+        ) from None
+    return (tokens if tokens.is_floating_point() or tokens.dtype == torch.bool else tokens.long()), mask
 
 
 def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
@@ -103,7 +150,31 @@ def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None
     Raises:
         ValueError: there is no such layer to start at, or ``resid`` is not ``[batch pos d_model]``.
     """
-    if not 0 <= layer <= n_layers:
-        raise ValueError(f"cannot start at layer {layer}; the model's layers are 0 to {n_layers - 1}")
+    check_layer(layer, n_layers)
     if resid.ndim != 3 or resid.shape[-1] != d_model or 0 in resid.shape:
         raise ValueError(f"resid has shape {list(resid.shape)}; it must be [batch pos d_model = {d_model}]")
+
+
+def check_layer(layer: int, n_layers: int) -> None:
+    """
+    Raises:
+        ValueError: there is no such layer to start at, or to stop before.
+    """
+    if not 0 <= layer <= n_layers:
+        raise ValueError(f"there is no layer {layer} to start or stop at; the model's layers are 0 to {n_layers - 1}")
+
+
+def check_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The mask, on the device of ``x [batch pos …]``; None where every token is real.
+
+    Raises:
+        ValueError: it is not true or false for each token.
+    """
+    if mask is None:
+        return None
+    mask = torch.as_tensor(mask, device=x.device)
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"mask is {mask.dtype} {list(mask.shape)}; it must be torch.bool {list(x.shape[:2])}, true at real tokens"
+        )
+    return None if bool(mask.all()) else mask

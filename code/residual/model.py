@@ -16,63 +16,23 @@ included. ``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Ra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from residual.cache import KVCache, span
-from residual.checks import Checked, check_stream, embed
-from residual.factored import FactoredMatrix
-from residual.taps import Scope, Tap, scope
+from residual.checks import Reader, Tokens, as_tokens, check_layer, check_mask, check_stream, embed
+from residual.config import HEADS_READ, Config, activations
+from residual.heads import HeadWeights
+from residual.positions import Padding, angles, rotate
+from residual.scope import BY_NAME_ALONE, QUIET, Scope, Tap, scope
 
-
-@dataclass(frozen=True)
-class Config(Checked):
-    """The numbers of a model.
-
-    Raises:
-        TypeError: a field that does not exist (the message lists the nearest).
-        ValueError: a number that makes no model.
-    """
-
-    n_layers: int = 2
-    d_model: int = 128  # width of the residual stream
-    n_heads: int = 4
-    d_head: int = 32  # need not be d_model / n_heads
-    n_ctx: int = 128  # the longest sequence, in tokens
-    d_vocab: int = 512
-    positions: Literal["learned", "shortformer", "rotary", "none"] = "learned"
-    # that is: added to the stream; added to what queries and keys read (Press et al. 2021); turning these; absent
-    init_std: float = 0.02  # standard deviation of the weights before training
-    d_mlp: int = 0  # 0: no MLP
-    act: Literal["relu", "gelu", "gelu_new", "swiglu"] = "gelu_new"  # GPT-2's, by tanh; "gelu" is the exact one
-    norm: Literal["none", "layer", "rms"] = "none"
-    norm_eps: float = 1e-5
-    n_kv_heads: int | None = None  # as many as n_heads, or fewer, which query heads share
-    rotary_base: float = 10000.0
-    rotary_interleaved: bool = False  # turn the pairs (2i, 2i+1); else (i, i + d_head/2), as Hugging Face does
-    smeared_keys: bool = False  # each key mixed with the one before it
-    tied: bool = False  # W_U is W_Eᵀ
-    bias: bool = False
-    causal: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_heads % self.kv_heads:
-            raise ValueError(f"Config.n_heads is {self.n_heads}; {self.kv_heads} key heads cannot share it evenly")
-        if self.positions == "rotary" and self.d_head % 2:
-            raise ValueError(f"Config.d_head is {self.d_head}; rotary positions turn pairs, so it must be even")
-
-    @property
-    def kv_heads(self) -> int:
-        """The number of heads that keys and values have."""
-        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+Own = tuple[Tensor | None, Tensor | None, Tensor | None]  # of queries, keys and values
 
 
 class Norm(nn.Module):
@@ -84,14 +44,18 @@ class Norm(nn.Module):
         self.w = nn.Parameter(torch.ones(config.d_model)) if config.norm != "none" else None
         self.b = nn.Parameter(torch.zeros(config.d_model)) if config.norm == "layer" else None
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], tap: Scope) -> Float[Tensor, "batch pos d_model"]:
+    def forward(
+        self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET, scale: Float[Tensor, "*batch 1"] | None = None
+    ) -> Float[Tensor, "*batch d_model"]:
+        """``x`` normalised: divided by its own scale, or by the one given."""
         if self.w is None:
             return x
         eps = self.config.norm_eps
-        if tap.wants("scale", "normalized"):
+        if scale is not None or tap.wants("scale", "normalized"):
             if self.b is not None:
                 x = x - x.mean(dim=-1, keepdim=True)
-            scale = tap("scale", (x.square().mean(dim=-1, keepdim=True) + eps).sqrt())  # batch pos 1
+            if scale is None:
+                scale = tap("scale", (x.square().mean(dim=-1, keepdim=True) + eps).sqrt())  # batch pos 1
             x = tap("normalized", x / scale) * self.w  # batch pos d_model
             return x if self.b is None else x + self.b
         if self.b is not None:  # the same lines in one kernel
@@ -99,46 +63,35 @@ class Norm(nn.Module):
         return F.rms_norm(x, self.w.shape, self.w, eps)
 
 
-class Attention(nn.Module):
+class Attention(HeadWeights):
     """Heads that each move information along their own pattern; what they write is added up."""
 
-    def __init__(self, config: Config, layer: int = 0) -> None:
-        super().__init__()
-        c = self.config = config
-        self.layer = layer
-        # One parameter for the three maps into the heads, output axis first, so that one matrix product
-        # computes them all; W_Q, W_K and W_V below are views of it, in the papers' shape.
-        n_maps = c.n_heads + 2 * c.kv_heads
-        self.W_QKV = nn.Parameter(torch.empty(n_maps, c.d_head, c.d_model))
-        self.W_O = nn.Parameter(torch.empty(c.n_heads, c.d_head, c.d_model))
-        self.b_QKV = nn.Parameter(torch.zeros(n_maps, c.d_head)) if c.bias else None
-        self.b_O = nn.Parameter(torch.zeros(c.d_model)) if c.bias else None
-        self.smear = nn.Parameter(torch.zeros(c.kv_heads)) if c.smeared_keys else None
-
     def forward(
-        self, x: Float[Tensor, "batch pos d_model"], tap: Scope, place: Tensor | None, cache: KVCache | None
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        tap: Scope,
+        place: Tensor | None,
+        cache: KVCache | None,
+        padding: Padding | None = None,
+        own: Own | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
-        qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
-        q, k, v = qkv.view(*x.shape[:2], -1, c.d_head).split_with_sizes([n, m, m], dim=-2)
-        if c.positions == "shortformer" and place is not None:
-            # (x + place) W = x W + place W, and the second is the same for the whole batch. Values see no positions.
-            shift = F.linear(place, self.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
-            q, k = q + shift[..., :n, :], k + shift[..., n:, :]
-        q, k, v = tap("q", q), tap("k", k), tap("v", v)  # batch pos head d_head
-        if c.positions == "rotary" and place is not None:
-            q, k = rotate(q, place, c.rotary_interleaved), rotate(k, place, c.rotary_interleaved)
-
+        q, k, v = self.qkv(x, place, tap, own)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # batch head pos d_head
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         if self.smear is not None:  # Olsson et al. 2022, "In-context Learning and Induction Heads", Argument 2
-            own = self.smear.sigmoid()[:, None, None]  # head 1 1
-            k = own * k + (1 - own) * torch.cat([k[:, :, :1], k[:, :, :-1]], dim=-2)
+            share = self.smear.sigmoid()[:, None, None]  # head 1 1
+            before = torch.cat([k[:, :, :1], k[:, :, :-1]], dim=-2)
+            if padding is not None:
+                before = k.gather(2, padding.before[:, None, :, None].expand_as(k))
+            k = share * k + (1 - share) * before
 
         n_query, n_key = q.shape[-2], k.shape[-2]  # with a cache there are more keys than queries
         future = None  # query key; -∞ where the key comes later. One query alone is the last, and has no future
-        if c.causal and n_query > 1 and (n_query < n_key or tap.wants("scores", "pattern")):
+        if padding is not None:
+            future = torch.zeros_like(padding.seen, dtype=x.dtype).masked_fill_(~padding.seen, -torch.inf)
+        elif c.causal and n_query > 1 and (n_query < n_key or tap.wants("scores", "pattern")):
             future = x.new_full((n_query, n_key), -torch.inf).triu(diagonal=1 + n_key - n_query)
         if tap.wants("scores", "pattern"):
             k, v = self._shared(k, dim=1), self._shared(v, dim=1)
@@ -159,47 +112,38 @@ class Attention(nn.Module):
         # concatenating the heads and multiplying once is the same sum, without storing its terms
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).mT, self.b_O)  # batch pos d_model
 
-    @property
-    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._maps(self.W_QKV)[0].mT
+    def qkv(
+        self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[*batch pos head d_head]``, with the positions in them; keys are not yet smeared.
 
-    @property
-    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        return self._maps(self.W_QKV)[1].mT
+        Args:
+            x: the stream, normalised.
+            place: ``Transformer.place`` of these positions.
+            own: what each head's query, key and value map reads instead of ``x``, ``[*batch pos head d_model]``.
+        """
+        c, n, m = self.config, self.config.n_heads, self.config.kv_heads
+        qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
+        q, k, v = qkv.view(*x.shape[:-1], -1, c.d_head).split_with_sizes([n, m, m], dim=-2)
+        if own is not None:
+            biases = (None, None, None) if self.b_QKV is None else self._maps(self.b_QKV)
+            weights = zip((q, k, v), own, self._maps(self.W_QKV), biases, strict=True)
+            q, k, v = (shared if mine is None else self._map(mine, W, b) for shared, mine, W, b in weights)
+        if c.positions == "shortformer" and place is not None:
+            # (x + place) W = x W + place W, and the second is the same for the whole batch. Values see no positions.
+            shift = F.linear(place, self.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
+            q, k = q + shift[..., :n, :], k + shift[..., n:, :]
+        q, k, v = tap("q", q), tap("k", k), tap("v", v)  # batch pos head d_head
+        if c.positions == "rotary" and place is not None:
+            q = tap("rot_q", rotate(q, place, c.rotary_interleaved))
+            k = tap("rot_k", rotate(k, place, c.rotary_interleaved))
+        return q, k, v
 
-    @property
-    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        return self._maps(self.W_QKV)[2].mT
-
-    @property
-    def b_Q(self) -> Float[Tensor, "head d_head"] | None:
-        return None if self.b_QKV is None else self._maps(self.b_QKV)[0]
-
-    @property
-    def b_K(self) -> Float[Tensor, "kv_head d_head"] | None:
-        return None if self.b_QKV is None else self._maps(self.b_QKV)[1]
-
-    @property
-    def b_V(self) -> Float[Tensor, "kv_head d_head"] | None:
-        return None if self.b_QKV is None else self._maps(self.b_QKV)[2]
-
-    def W_QK(self, head: int | slice = slice(None)) -> FactoredMatrix:
-        """``W_Q W_Kᵀ [d_model d_model]``, without the ``1/√d_head``: which keys a query takes from."""
-        return FactoredMatrix(self.W_Q[head], self._shared(self.W_K, dim=0)[head].mT)
-
-    def W_OV(self, head: int | slice = slice(None)) -> FactoredMatrix:
-        """``W_V W_O [d_model d_model]``: what is written when a position is attended to."""
-        return FactoredMatrix(self._shared(self.W_V, dim=0)[head], self.W_O[head])
-
-    def _maps(self, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts of a joint parameter that make queries, keys and values. Views, so they can be written to."""
-        n, m = self.config.n_heads, self.config.kv_heads
-        return joint[:n], joint[n : n + m], joint[n + m :]
-
-    def _shared(self, x: Tensor, dim: int) -> Tensor:
-        """Keys or values, one for each query head (Ainslie et al. 2023, "GQA")."""
-        sharing = self.config.n_heads // self.config.kv_heads
-        return x if sharing == 1 else x.repeat_interleave(sharing, dim=dim)
+    @staticmethod
+    def _map(x: Tensor, W: Tensor, b: Tensor | None) -> Float[Tensor, "batch pos head d_head"]:
+        """Each head's map of its own input."""
+        x = einsum(x, W, "batch pos head d_model, head d_head d_model -> batch pos head d_head")
+        return x if b is None else x + b
 
 
 class MLP(nn.Module):
@@ -216,10 +160,11 @@ class MLP(nn.Module):
         self.b_gate = nn.Parameter(torch.zeros(c.d_mlp)) if c.bias and gated else None
         self.b_out = nn.Parameter(torch.zeros(c.d_model)) if c.bias else None
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], tap: Scope) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET) -> Float[Tensor, "*batch d_model"]:
         inward = F.linear(x, self.W_in.mT, self.b_in)  # batch pos d_mlp
         if self.W_gate is not None:  # Shazeer 2020, "GLU Variants Improve Transformer", equation 6
-            post = F.silu(tap("pre", F.linear(x, self.W_gate.mT, self.b_gate))) * inward
+            gate = tap("pre", F.linear(x, self.W_gate.mT, self.b_gate))
+            post = F.silu(gate) * tap("pre_linear", inward)
         elif self.config.act == "relu":
             post = F.relu(tap("pre", inward))
         else:
@@ -238,14 +183,45 @@ class Block(nn.Module):
         self.mlp = MLP(config) if config.d_mlp else None
 
     def forward(
-        self, x: Float[Tensor, "batch pos d_model"], tap: Scope, place: Tensor | None, cache: KVCache | None
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        tap: Scope,
+        place: Tensor | None,
+        cache: KVCache | None,
+        padding: Padding | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         x = tap("resid_pre", x)
-        x = x + tap("attn_out", self.attn(self.ln1(x, tap.inside("ln1")), tap.inside("attn"), place, cache))
-        if self.mlp is not None and self.ln2 is not None:
-            x = tap("resid_mid", x)
-            x = x + tap("mlp_out", self.mlp(self.ln2(x, tap.inside("ln2")), tap.inside("mlp")))
-        return tap("resid_post", x)
+        ln1 = tap.inside("ln1")
+        read = self.ln1(x, ln1)
+        own = self._own(x, tap, ln1.changed) if tap.names and tap.wants(*HEADS_READ) else None
+        x = x + tap("attn_out", self.attn(read, tap.inside("attn"), place, cache, padding, own))
+        return tap("resid_post", self.after_attention(x, tap))
+
+    def after_attention(
+        self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET
+    ) -> Float[Tensor, "*batch d_model"]:
+        """The stream after the MLP, if there is one."""
+        if self.mlp is None or self.ln2 is None:
+            return x
+        x = tap("resid_mid", x)
+        read = self.ln2(tap("mlp.in", x), tap.inside("ln2"))
+        return x + tap("mlp_out", self.mlp(read, tap.inside("mlp")))
+
+    def _own(self, x: Tensor, tap: Scope, changed: dict[str, Tensor]) -> Own:
+        """What is read by each head's maps that a tap asks for: copies of the stream, each normalised by itself."""
+        if "normalized" in changed:
+            raise ValueError(
+                f"a tap changes {tap.prefix}ln1.normalized, which heads with an input of their own do not read; "
+                "change q_in, k_in and v_in instead"
+            )
+        scale = changed["scale"][:, :, None] if "scale" in changed else None  # batch pos 1 1
+        n, m = self.attn.config.n_heads, self.attn.config.kv_heads
+        copies = (x[:, :, None].expand(-1, -1, heads, -1) for heads in (n, m, m))  # batch pos head d_model
+        q, k, v = (
+            self.ln1(tap(name, copy), scale=scale) if tap.wants(name) else None
+            for name, copy in zip(HEADS_READ, copies, strict=True)
+        )
+        return q, k, v
 
 
 class Transformer(nn.Module):
@@ -254,6 +230,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
         c = self.config = config
+        self.vocabulary: Reader | None = None  # set where it is known, to read text with
         self.W_E = nn.Parameter(torch.empty(c.d_vocab, c.d_model))
         added = c.positions in ("learned", "shortformer")
         self.W_pos = nn.Parameter(torch.empty(c.n_ctx, c.d_model)) if added else None
@@ -267,7 +244,7 @@ class Transformer(nn.Module):
             if name.split(".")[-1].startswith("W_"):  # norms begin as 1, biases as 0
                 nn.init.normal_(weight, std=c.init_std, generator=generator)
         if c.positions == "shortformer" and self.W_pos is not None:  # as Press et al. 2021; small ones hardly learn
-            turn = angles(0, c.n_ctx, c.d_model, 10000.0)
+            turn = angles(torch.arange(c.n_ctx), c.d_model, 10000.0)
             self.W_pos.data.copy_(torch.cat([turn.sin(), turn.cos()], dim=-1)[:, : c.d_model])
 
     def __getattr__(self, name: str):
@@ -277,23 +254,43 @@ class Transformer(nn.Module):
         return super().__getattr__(name)
 
     def forward(
-        self, tokens: Int[Tensor, "batch pos"], tap: Tap | None = None, cache: KVCache | None = None
+        self,
+        tokens: Tokens,
+        tap: Tap | None = None,
+        cache: KVCache | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
-        With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards.
+        With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards. In a batch of texts
+        of unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text
+        or a list of them, which are padded on the left and masked.
 
         Raises:
-            TypeError: the tokens are not whole numbers.
-            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name.
+            TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.
+            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name, a mask of
+                another shape.
         """
-        rows = embed(tokens, self.W_E)
-        start, stop = span(tokens, self.config.n_ctx, cache)
-        seen = scope(tap, self.activation_names)
-        x = seen("embed", rows)  # batch pos d_model
-        if self.W_pos is not None and self.config.positions == "learned":
-            x = x + seen("pos_embed", self.W_pos[start:stop].expand_as(x))
-        return self._layers(0, x, seen, cache)
+        seen = scope(tap, self._known)
+        x, padding = self._embed(tokens, seen, cache, mask)
+        return self.unembed(self._layers(x, 0, self.config.n_layers, seen, cache, padding), seen)
+
+    def run_to(
+        self,
+        tokens: Tokens,
+        layer: int,
+        tap: Tap | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """``blocks.{layer}.resid_pre``, and nothing after it is computed; with ``layer = n_layers``, the stream's end.
+
+        Raises:
+            TypeError, ValueError: as ``forward``; there is no such layer, or the tap names what comes after.
+        """
+        check_layer(layer, self.config.n_layers)
+        seen = scope(tap, activations(self.config, stop=layer) if tap is not None else [])
+        x, padding = self._embed(tokens, seen, None, mask)
+        return self._layers(x, 0, layer, seen, None, padding)
 
     def run_from(
         self,
@@ -301,6 +298,7 @@ class Transformer(nn.Module):
         resid: Float[Tensor, "batch pos d_model"],
         tap: Tap | None = None,
         cache: KVCache | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits, from ``blocks.{layer}.resid_pre`` on; with ``layer = n_layers``, from the stream's end.
 
@@ -310,24 +308,64 @@ class Transformer(nn.Module):
             ValueError: there is no such layer, ``resid`` has the wrong shape, or the tap names what comes before.
         """
         check_stream(resid, layer, self.config.n_layers, self.config.d_model)
-        return self._layers(layer, resid, scope(tap, activations(self.config, layer)), cache)
+        seen = scope(tap, activations(self.config, layer) if tap is not None else [])
+        padding = self._padding(resid, cache, mask)
+        return self.unembed(self._layers(resid, layer, self.config.n_layers, seen, cache, padding), seen)
 
-    def _layers(self, first: int, x: Tensor, tap: Scope, cache: KVCache | None) -> Float[Tensor, "batch pos d_vocab"]:
+    def unembed(self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET) -> Float[Tensor, "*batch d_vocab"]:
+        """The logits of the end of the stream."""
+        return F.linear(self.ln_final(x, tap.inside("ln_final")), self.W_U.mT, self.b_U)
+
+    def place(self, start: int, stop: int, positions: Int[Tensor, "batch pos"] | None = None) -> Tensor | None:
+        """What attention gets of the positions ``start`` to ``stop``: the argument ``place`` of ``Attention.qkv``.
+
+        Shortformer positions give rows of ``W_pos``, ``[pos d_model]``; rotary ones the cosines and sines of angles,
+        ``[2 pos 1 half]``; the others, None. With ``positions``, one row of them for each example.
+        """
         c = self.config
-        start, stop = span(x, c.n_ctx, cache)
-        place = None  # what an attention layer is told of positions
         if c.positions == "shortformer" and self.W_pos is not None:
-            place = self.W_pos[start:stop]  # pos d_model
-            place = tap("pos_embed", place.expand_as(x)) if tap.wants("pos_embed") else place
-        elif c.positions == "rotary":
-            turn = angles(start, stop, c.d_head, c.rotary_base)
-            place = torch.stack([turn.cos(), turn.sin()])[:, :, None].to(x)  # (cos sin) pos 1 d_head/2
-        for layer, block in enumerate(self.blocks[first:] if first else self.blocks, first):
-            x = block(x, tap.inside(f"blocks.{layer}"), place, cache)
+            return self.W_pos[start:stop] if positions is None else self.W_pos[positions]
+        if c.positions == "rotary":
+            clock = torch.arange(start, stop, dtype=torch.float64) if positions is None else positions
+            turn = angles(clock, c.d_head, c.rotary_base)
+            return torch.stack([turn.cos(), turn.sin()])[..., None, :].to(self.W_E)
+        return None
+
+    def _embed(
+        self, given: Tokens, tap: Scope, cache: KVCache | None, mask: Tensor | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Padding | None]:
+        W_E = self.W_E
+        tokens, mask = as_tokens(given, mask, self.vocabulary, W_E.device)
+        rows = embed(tokens, W_E)
+        padding = self._padding(rows, cache, mask)
+        x = tap("embed", rows)  # batch pos d_model
+        if self.config.positions == "learned" and self.W_pos is not None:
+            start, stop = span(rows, self.config.n_ctx, cache)
+            place = self.W_pos[start:stop] if padding is None else self.W_pos[padding.positions]
+            x = x + (tap("pos_embed", place.expand_as(x).clone()) if tap.wants("pos_embed") else place)
+        return x, padding
+
+    def _layers(
+        self, x: Tensor, first: int, last: int, tap: Scope, cache: KVCache | None, padding: Padding | None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        start, stop = span(x, self.config.n_ctx, cache)
+        place = self.place(start, stop, None if padding is None else padding.positions)
+        if place is not None and tap.wants("pos_embed"):  # no view of a weight, which a tap could write to
+            place = tap("pos_embed", place.expand_as(x).clone())
+        for layer, block in enumerate(islice(self.blocks, first, last), first):
+            x = block(x, tap.inside(f"blocks.{layer}"), place, cache, padding)
         if cache is not None:
             cache.length = stop
-        x = self.ln_final(x, tap.inside("ln_final"))
-        return F.linear(x, self.W_U.mT, self.b_U)  # batch pos d_vocab
+        return x
+
+    def _padding(self, x: Tensor, cache: KVCache | None, mask: Tensor | None) -> Padding | None:
+        if mask is None and (cache is None or cache.real is None):
+            return None
+        start, stop = span(x, self.config.n_ctx, cache)
+        mask = check_mask(mask, x)
+        if cache is not None:
+            mask = cache.keep(mask, stop)
+        return None if mask is None else Padding(mask, start, self.config.causal)
 
     def cache(self, batch: int, n_ctx: int | None = None) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``n_ctx`` tokens; the model's context, if not given.
@@ -341,43 +379,13 @@ class Transformer(nn.Module):
         return KVCache(c.n_layers, batch, c.kv_heads, c.n_ctx if n_ctx is None else n_ctx, c.d_head, like=self.W_E)
 
     @cached_property
-    def activation_names(self) -> list[str]:
-        """The names that a tap can ask for, in the order in which they are computed."""
+    def _known(self) -> list[str]:
         return activations(self.config)
 
+    @cached_property
+    def activation_names(self) -> list[str]:
+        """The names of activations, in the order of computing. ``attn.q_in``, ``k_in``, ``v_in`` exist besides.
 
-def activations(config: Config, first: int | None = None) -> list[str]:
-    """The names of a model's activations, in the order in which they are computed; or those from layer ``first`` on."""
-
-    def norm(name: str) -> list[str]:
-        return [] if config.norm == "none" else [f"{name}.scale", f"{name}.normalized"]
-
-    attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result")]
-    block = ["resid_pre", *norm("ln1"), *attn, "attn_out"]
-    if config.d_mlp:
-        block += ["resid_mid", *norm("ln2"), "mlp.pre", "mlp.post", "mlp_out"]
-    names = ["embed"] if first is None else []
-    if config.positions == "shortformer" or (config.positions == "learned" and first is None):
-        names += ["pos_embed"]
-    for layer in range(first or 0, config.n_layers):
-        names += [f"blocks.{layer}.{name}" for name in (*block, "resid_post")]
-    return names + norm("ln_final")
-
-
-def angles(start: int, stop: int, width: int, base: float) -> Float[Tensor, "pos half"]:
-    """``p · base^(-2i / width)`` for the positions p and pairs i: slower and slower clocks (Vaswani et al. 2017, 3.5).
-
-    In float64 whatever the model: rounding an angle of a thousand turns to float32 shows in the logits.
-    """
-    speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
-    return torch.arange(start, stop, dtype=torch.float64)[:, None] * speed
-
-
-def rotate(
-    x: Float[Tensor, "batch pos head d_head"], place: Float[Tensor, "2 pos 1 half"], interleaved: bool
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each pair of coordinates by its position's angle (Su et al. 2021, "RoFormer", equation 34)."""
-    cos, sin = place
-    a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
-    turned = a * cos - b * sin, a * sin + b * cos
-    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+        Those three are left out, since a tap gets them only if it asks by name: see ``activations``.
+        """
+        return [name for name in self._known if not name.endswith(BY_NAME_ALONE)]

@@ -16,9 +16,8 @@ For more than one panel, or to add something, make the axes first and pass one o
 
 from __future__ import annotations
 
-import html
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -28,6 +27,10 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
+
+from residual.table import plain, signed, table
+
+__all__ = ["attention", "heatmap", "lines", "panels", "ramp", "style", "table", "to_numpy"]
 
 INK = "black"
 BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY = "#2f7fd6", "#d8652a", "#2a9a72", "#9467e0", "#a8821f", "#808792"
@@ -73,6 +76,8 @@ _STYLE: Any = {
 def style() -> None:
     """Set matplotlib's defaults to this module's. Every function here does it first."""
     matplotlib.rcParams.update(_STYLE)
+    # an SVG holds the text itself, and the reader's browser has a font for it
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
 
 
 def panels(
@@ -92,9 +97,9 @@ def panels(
 def ramp(values: Any, limit: float, colours: tuple[str, str] = (BLUE, ORANGE)) -> np.ndarray:
     """RGBA of numbers: opacity is ``|value| / limit``, hue the first colour above zero, the second below.
 
-    ``values [...] → [... 4]``. NaN is fully transparent, as zero is.
+    ``values [...] → [... 4]``. NaN and −∞ (a masked score) are fully transparent, as zero is.
     """
-    x = np.nan_to_num(np.asarray(values, dtype=float) / limit).clip(-1, 1)
+    x = np.nan_to_num(to_numpy(values).astype(float) / limit, neginf=0).clip(-1, 1)
     positive, negative = (np.array(to_rgb(colour)) for colour in colours)
     hue = np.where((x >= 0)[..., None], positive, negative)
     return np.concatenate([hue, np.abs(x)[..., None]], axis=-1)
@@ -116,29 +121,36 @@ def heatmap(
     block: int | tuple[int, int] | None = None,
     height: float | None = None,
 ) -> None:
-    """A matrix ``[row column]`` as coloured cells; zero is the page's own colour.
+    """A matrix ``[row column]`` as coloured cells; zero is the page's own colour, as is where NaN or −∞ stands.
 
     Args:
-        rows, columns: names of the rows and columns; without them, sparse indices.
-        limit: the magnitude drawn in full colour (default: the largest in the matrix).
+        rows, columns: names of the rows and columns, shown as they are; without them, sparse indices.
+        limit: the magnitude drawn in full colour (default: the largest finite one in the matrix).
         values: a format such as ``".2f"``; each cell then shows its number (and there is no colour bar).
         bar: the label of the colour bar; None for no bar.
         block: draw a hairline after every so many rows and columns (one number, or one for each).
         height: of the figure in inches, where no ``ax`` is given.
+
+    Raises:
+        ValueError: no matrix of real numbers, an empty one, names of another number, or no limit above 0.
     """
     matrix = to_numpy(matrix).astype(float)
-    if matrix.ndim != 2:
+    if matrix.ndim != 2 or not matrix.size:
         raise ValueError(f"heatmap draws a matrix; this has shape {matrix.shape}")
     n_rows, n_columns = matrix.shape
-    ax = ax if ax is not None else panels(height=height or 0.8 + (WIDTH - 1.2) * min(1.2, n_rows / n_columns))
+    rows, columns = _names(rows, n_rows, "rows"), _names(columns, n_columns, "columns")
+    finite = matrix[np.isfinite(matrix)]
     if limit is None:
-        limit = float(np.nanmax(np.abs(matrix))) or 1.0
+        limit = float(np.abs(finite).max(initial=0)) or 1.0
+    if not 0 < limit < np.inf:
+        raise ValueError(f"limit is {limit}; it must be a number above 0")
+    ax = ax if ax is not None else panels(height=height or 0.8 + (WIDTH - 1.2) * min(1.2, n_rows / n_columns))
     ax.imshow(ramp(matrix, limit, colours), interpolation="none", aspect="equal")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     for axis, names, n in ((ax.xaxis, columns, n_columns), (ax.yaxis, rows, n_rows)):
         if names is not None:
-            axis.set_ticks(range(n), list(names))
+            axis.set_ticks(range(n), names, parse_math=False)
         else:
             axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if columns is not None and max(len(name) for name in columns) > 2:
@@ -155,10 +167,10 @@ def heatmap(
     for row, column in np.ndindex(*matrix.shape) if values else ():
         number = matrix[row, column]
         if not np.isnan(number):
-            ax.text(column, row, _signed(number, values), ha="center", va="center", fontsize=9)
+            ax.text(column, row, signed(number, values), ha="center", va="center", fontsize=9)
     _label(ax, xlabel=xlabel, ylabel=ylabel, title=title)
     if bar is not None and not values:
-        _colour_bar(ax, float(np.nanmin(matrix)), limit, colours, bar)
+        _colour_bar(ax, float(finite.min(initial=0)), limit, colours, bar)
 
 
 def attention(
@@ -173,15 +185,20 @@ def attention(
     """Attention patterns ``[head query key]`` as small multiples on one scale, full colour at ``limit``.
 
     The destination is down the side and the source along the bottom: a row says where that token looks.
+
+    Raises:
+        ValueError: no such array, an empty one, tokens or titles of another number, or no limit above 0.
     """
     pattern = to_numpy(pattern).astype(float)
-    if pattern.ndim != 3:
+    if pattern.ndim != 3 or not pattern.size:
         raise ValueError(f"attention draws [head query key]; this has shape {pattern.shape}")
     n_heads = len(pattern)
+    names = _names(tokens, pattern.shape[2], "tokens")
+    _names(titles, n_heads, "heads")
     columns = min(columns, n_heads)
     rows = -(-n_heads // columns)
     side = WIDTH / columns
-    axes = np.atleast_1d(panels(rows, columns, height=rows * (side + 0.05) + (0.6 if tokens else 0.2))).reshape(
+    axes = np.atleast_1d(panels(rows, columns, height=rows * (side + 0.05) + (0.6 if names else 0.2))).reshape(
         rows, columns
     )
     for index, ax in enumerate(axes.flat):
@@ -192,14 +209,14 @@ def attention(
         heatmap(
             pattern[index],
             ax=ax,
-            rows=(tokens if at_left else [""] * len(tokens)) if tokens else None,
-            columns=(tokens if at_bottom else [""] * len(tokens)) if tokens else None,
+            rows=(names if at_left else [""] * len(names)) if names else None,
+            columns=(names if at_bottom else [""] * len(names)) if names else None,
             title=titles[index] if titles else f"head {index}",
             limit=limit,
             colours=(colour, colour),
             bar=None,
         )
-        if not tokens:
+        if not names:
             ax.set(xticks=[], yticks=[])
 
 
@@ -219,30 +236,48 @@ def lines(
     """Curves over a common ``x``, each named at its right end.
 
     Args:
-        series: name → values, as long as ``x`` (NaN where there is none).
+        series: name → values, as long as ``x`` (NaN where there is none; ∞ is left out).
         log: axes on a logarithmic scale: ``"x"``, ``"y"`` or ``"xy"``.
         colours: one for each series, in order or by name.
+
+    Raises:
+        ValueError: no series, a series of another length than ``x``, or one without a point that can be drawn.
     """
+    x = to_numpy(x).astype(float)
+    curves = {name: to_numpy(y).astype(float) for name, y in series.items()}
+    ends = [_end(x, name, y, log) for name, y in curves.items()]
+    if not ends:
+        raise ValueError("there are no series; give names and their values")
     ax = ax if ax is not None else panels(height=height)
-    x = to_numpy(x)
     _label(ax, xlabel=xlabel, ylabel=ylabel, title=title)
     if "x" in log:
         ax.set_xscale("log")
     if "y" in log:
         ax.set_yscale("log")
-    ends = []
-    for index, (name, y) in enumerate(series.items()):
+    named = []
+    for index, (name, y) in enumerate(curves.items()):
         if isinstance(colours, Mapping):
             colour = colours[name]
         else:
             colour = (colours or COLOURS)[index % len(colours or COLOURS)]
-        y = to_numpy(y).astype(float)
-        ax.plot(x, y, color=colour, marker=marker)
-        last = np.flatnonzero(np.isfinite(y))[-1]
-        ends.append((name, colour, float(x[last]), float(y[last])))
+        ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=colour, marker=marker)
+        named.append((plain(name), colour, *ends[index]))
     ax.margins(x=0.02)
-    if len(ends) > 1 or ends[0][0]:
-        _name_at_the_ends(ax, ends)
+    if len(named) > 1 or named[0][0]:
+        _name_at_the_ends(ax, named)
+
+
+def _end(x: np.ndarray, name: str, y: np.ndarray, log: str) -> tuple[float, float]:
+    """The last point of a curve that can be drawn."""
+    if x.ndim != 1 or y.shape != x.shape:
+        raise ValueError(f"x has shape {x.shape} and the series {name!r} {y.shape}; both are rows of one length")
+    drawn = np.isfinite(x) & np.isfinite(y)
+    drawn &= (x > 0) if "x" in log else True
+    drawn &= (y > 0) if "y" in log else True
+    if not drawn.any():
+        raise ValueError(f"the series {name!r} has no point that can be drawn; NaN, ∞ or below a logarithm's reach")
+    last = np.flatnonzero(drawn)[-1]
+    return float(x[last]), float(y[last])
 
 
 def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> None:
@@ -262,6 +297,7 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
             textcoords="axes fraction",
             va="center",
             annotation_clip=False,
+            parse_math=False,
             arrowprops={
                 "arrowstyle": "-",
                 "color": colour,
@@ -299,86 +335,42 @@ def _colour_bar(ax: Axes, least: float, limit: float, colours: tuple[str, str], 
     bar.set_xticks([])
     bar.yaxis.tick_right()
     bar.set_yticks([low, 0, limit] if low else [0, limit])
-    bar.set_yticklabels([f"{tick:.2g}".replace("-", "−") for tick in bar.get_yticks()])
+    bar.set_yticklabels([signed(tick, ".2g") for tick in bar.get_yticks()])
     bar.tick_params(length=0)
     if label:
-        bar.set_ylabel(label)
+        _label(bar, ylabel=label)
         bar.yaxis.set_label_position("right")
 
 
-class Table:
-    """Rows under a header, as HTML in a notebook and as aligned text in a terminal."""
-
-    def __init__(self, rows: Iterable[Sequence[Any]], header: Sequence[str], digits: int) -> None:
-        self.header = [str(name) for name in header]
-        self.rows = [list(row) for row in rows]
-        for row in self.rows:
-            if len(row) != len(self.header):
-                raise ValueError(f"a row has {len(row)} cells and the header {len(self.header)}: {row}")
-        self._digits = digits
-        self._right = [
-            any(_is_number(row[column]) for row in self.rows)
-            and all(_is_number(row[column]) or row[column] is None for row in self.rows)
-            for column in range(len(self.header))
-        ]
-
-    def _text(self, cell: Any) -> str:
-        if cell is None:
-            return ""
-        if not _is_number(cell):
-            return str(cell)
-        if isinstance(cell, numbers.Integral):
-            return f"{int(cell):,}".replace("-", "−")
-        return _signed(float(cell), f",.{self._digits}g")
-
-    def _repr_html_(self) -> str:
-        def row(cells: Iterable[str], tag: str) -> str:
-            aligned = (
-                f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(cell)}</{tag}>'
-                for cell, right in zip(cells, self._right, strict=True)
-            )
-            return f"<tr>{''.join(aligned)}</tr>"
-
-        body = "\n".join(row(map(self._text, cells), "td") for cells in self.rows)
-        return f"<table>\n<thead>{row(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-    def __repr__(self) -> str:
-        lines = [self.header, *([self._text(cell) for cell in row] for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, self._right, strict=True)
-            ).rstrip()
-            for line in lines
-        )
-
-
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int = 3) -> Table:
-    """A table to end a cell with. Numbers stand right-aligned, floats with ``digits`` significant digits.
-
-    Raises:
-        ValueError: a row is longer or shorter than the header.
-    """
-    return Table(rows, header, digits)
+def _names(names: Sequence[Any] | None, n: int, what: str) -> list[str] | None:
+    if names is None:
+        return None
+    if len(names) != n:
+        raise ValueError(f"there are {len(names)} names for {n} {what}")
+    return [plain(name) for name in names]
 
 
 def _label(ax: Axes, **texts: str) -> None:
-    """Set those texts that are given, and leave what the axes have for the others."""
-    ax.set(**{part: text for part, text in texts.items() if text})
+    """Set those texts that are given, as they are, and leave what the axes have for the others."""
+    for part, text in texts.items():
+        if text:
+            shown = "\n".join(map(plain, str(text).split("\n")))
+            getattr(ax, f"set_{part}")(shown, parse_math=False)
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """An array of a tensor (detached, on the CPU), a list or an array."""
+    """An array of a tensor (detached, on the CPU, of a float that numpy knows), a list or an array.
+
+    Raises:
+        ValueError: the numbers are complex.
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-    return np.asarray(values)
-
-
-def _is_number(cell: Any) -> bool:
-    return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
-
-
-def _signed(number: float, form: str) -> str:
-    """A number as text, with a true minus sign, and none before a zero."""
-    return format(number + 0.0, form).replace("-", "−")
+        if values.is_floating_point() and values.itemsize < 4:  # bfloat16 is unknown to numpy
+            values = values.float()
+    if isinstance(values, list | tuple):
+        values = [to_numpy(value) if hasattr(value, "detach") else value for value in values]
+    found = np.asarray(values)
+    if np.iscomplexobj(found):
+        raise ValueError("the numbers are complex; give their real part, imaginary part or magnitude")
+    return found

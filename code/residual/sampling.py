@@ -2,21 +2,31 @@
 
 Every sampler reads the prompt once and then one token at a time, with the keys and values of all earlier tokens
 kept (see cache.py). The result is that of running the whole sequence again for each token.
+
+A tap changes what is written: ``generate(model, tokens, 20, tap=steer("blocks.1.resid_post", direction))``. It acts on
+each position when that is computed. ``positions`` count from the start of the text, padding included, and values that
+were recorded are put in where they were (``taps.growing``); so the result is the same with and without kept keys and
+values. A function of your own that acts on a position by what it is, or by where it is in the tensor that it gets,
+is the exception: with keys and values kept it gets the new positions only.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residual.cache import KVCache
+from residual.checks import Tokens, as_tokens, check_mask
 from residual.model import Transformer
+from residual.taps import Tap, growing
 
 
 def generate(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     n: int,
     *,
     temperature: float = 0.0,
@@ -25,8 +35,10 @@ def generate(
     seed: int = 0,
     chunk: int | None = None,
     cached: bool = True,
+    tap: Tap | None = None,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, "batch pos_and_n"]:
-    """``tokens``, and ``n`` more after them.
+    """``tokens``, and ``n`` more after them. Texts give tokens, too; of unequal length, they are padded on the left.
 
     Args:
         temperature: 0 takes the most likely token; 1 draws from the model's distribution; between, sharper.
@@ -36,51 +48,60 @@ def generate(
         seed: of the draws.
         chunk: read the prompt in pieces of this many tokens, which needs less memory. The result is the same.
         cached: keep keys and values. Without, everything is computed again for each token: slower, the same result.
+        tap: sees and changes activations at each step: see above.
+        mask: true at real tokens, where prompts of unequal length are padded on the left.
 
     Raises:
         ValueError: the sequence does not fit the context, or a setting makes no sense.
     """
-    _check(model, tokens, n, temperature=temperature, top_k=top_k, top_p=top_p, chunk=chunk)
+    tokens, mask = as_tokens(tokens, mask, model.vocabulary, model.W_E.device)
+    mask = _check(model, tokens, mask, n, temperature=temperature, top_k=top_k, top_p=top_p, chunk=chunk)
     batch, start = tokens.shape
     generator = torch.Generator(tokens.device).manual_seed(seed)
-    with torch.inference_mode():
+    with _no_gradients(tap):
         text = torch.cat([tokens, tokens.new_empty(batch, n)], dim=1)
         cache = model.cache(batch, start + n) if cached else None
         for stop in range(start, start + n):
-            logits = _last_logits(model, text[:, :stop], cache, chunk)  # batch d_vocab
+            logits = _last_logits(model, text[:, :stop], mask, cache, chunk, tap)  # batch d_vocab
             text[:, stop] = _draw(logits, temperature, top_k, top_p, generator)
     return text.clone()  # an ordinary tensor again, which may be trained on
 
 
 def beam(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     n: int,
     width: int,
     *,
     chunk: int | None = None,
     cached: bool = True,
+    tap: Tap | None = None,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> tuple[Int[Tensor, "batch width pos_and_n"], Float[Tensor, "batch width"]]:
     """The ``width`` likeliest continuations found, best first, and the log-probability of the tokens added.
 
     After each token the ``width`` likeliest of all one-token extensions are kept. With ``width`` of at least
     ``d_vocab ** (n - 1)`` nothing is ever dropped, and the search is exact.
 
+    Args:
+        chunk, cached, tap, mask: as in ``generate``.
+
     Raises:
         ValueError: the sequence does not fit the context, or there are fewer continuations than ``width``.
     """
-    _check(model, tokens, n, width=width, chunk=chunk)
-    d_vocab = model.config.d_vocab
+    tokens, mask = as_tokens(tokens, mask, model.vocabulary, model.W_E.device)
+    mask = _check(model, tokens, mask, n, width=width, chunk=chunk)
+    d_vocab, n = model.config.d_vocab, int(n)
     if width > d_vocab**n:
         raise ValueError(
             f"there are {d_vocab**n} continuations of {n} tokens; a beam of width {width} cannot be filled"
         )
     batch, start = tokens.shape
-    with torch.inference_mode():
+    with _no_gradients(tap):
         text, score = tokens[:, None], model.W_E.new_zeros(batch, 1)  # batch beam pos; batch beam
         cache = model.cache(batch, start + n) if cached else None
         for _ in range(n):
-            logits = _last_logits(model, text.flatten(0, 1), cache, chunk)
+            logits = _last_logits(model, text.flatten(0, 1), mask, cache, chunk, tap, copies=text.shape[1])
             total = score[:, :, None] + logits.log_softmax(dim=-1).unflatten(0, score.shape)  # batch beam d_vocab
             score, best = total.flatten(1).topk(min(width, total[0].numel()), dim=-1)  # batch new_beam
             rows = torch.arange(batch, device=best.device)[:, None] * text.shape[1] + best // d_vocab  # extended
@@ -90,13 +111,29 @@ def beam(
     return text.clone(), score.clone()
 
 
-def _last_logits(model: Transformer, text: Tensor, cache: KVCache | None, chunk: int | None) -> Tensor:
-    """The logits after ``text [batch pos]``, of which the cache holds a beginning: ``[batch d_vocab]``."""
-    if cache is None:
-        return model(text)[:, -1]
-    step = chunk or text.shape[1]
-    while cache.length < text.shape[1]:
-        logits = model(text[:, cache.length : cache.length + step], cache=cache)
+def _no_gradients(tap: Tap | None):
+    """What a tap records may be used with gradients later, which tensors of the inference mode may not."""
+    return torch.inference_mode() if tap is None else torch.no_grad()
+
+
+def _last_logits(
+    model: Transformer,
+    text: Tensor,
+    mask: Tensor | None,
+    cache: KVCache | None,
+    chunk: int | None,
+    tap: Tap | None,
+    copies: int = 1,
+) -> Float[Tensor, "batch d_vocab"]:
+    """The logits after ``text [batch pos]``, of which the cache holds a beginning. Each prompt stands there ``copies``
+    times in a row."""
+    if mask is not None:
+        mask = F.pad(mask, (0, text.shape[1] - mask.shape[1]), value=True).repeat_interleave(copies, dim=0)
+    first, step = (0, text.shape[1]) if cache is None else (cache.length, chunk or text.shape[1])
+    for start in range(first, text.shape[1], step):
+        some = slice(start, start + step)
+        here = None if tap is None else growing(tap, start, copies)
+        logits = model(text[:, some], tap=here, cache=cache, mask=None if mask is None else mask[:, some])
     return logits[:, -1]
 
 
@@ -124,17 +161,19 @@ def _draw(
 def _check(
     model: Transformer,
     tokens: Tensor,
+    mask: Tensor | None,
     n: int,
     temperature: float = 1.0,
     top_p: float | None = None,
     **counts: int | None,
-) -> None:
+) -> Tensor | None:
+    """The mask, on the model's device; None where every token is real."""
     if tokens.ndim != 2:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; a sampler takes [batch pos]")
-    if not isinstance(n, int) or n < 0:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise ValueError(f"n is {n!r}; it must be a whole number of tokens to add")
     for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature is {temperature!r}; it must be 0 (the most likely token) or above")
@@ -152,3 +191,7 @@ def _check(
         raise ValueError(
             f"{tokens.shape[1]} tokens and {n} more are longer than the model's context, n_ctx = {model.config.n_ctx}"
         )
+    mask = check_mask(mask, tokens)
+    if mask is not None and not bool(mask[:, -1].all()):
+        raise ValueError("a prompt ends in padding; pad on the left, so that each ends in its last token")
+    return mask

@@ -10,26 +10,57 @@ At every named activation the model calls ``x = tap(name, x)``. Any function of 
 The taps below also say which names they want, so that the model materialises those and nothing else. There is
 nothing to register and nothing to remove: a tap lives as long as the call it is given to. Gradients flow
 through. A name may be a pattern, ``"blocks.*.attn.pattern"``; one that matches nothing is an error that lists
-the nearest.
+the nearest. A function may write to what it gets, ``x[:, 0] = 0``, and return it: it is a copy.
+
+``heads`` are numbers, of every layer that the names match, or ``"1.3"``, head 3 of layer 1. ``positions`` are numbers
+or a slice, the same in every example; ``per_example`` of one for each; or a bool tensor ``[batch pos]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from residual.errors import nearest
+from residual.scope import Tap, apply, find, matches, on_copy, wanted
+from residual.where import Heads, Positions, check_fit, is_square, parse_heads, per_example, put, repeated, with_heads
 
-Tap = Callable[[str, Tensor], Tensor]
-Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]  # the same in every example, or marked in each
+__all__ = [
+    "Heads",
+    "Positions",
+    "Tap",
+    "ablate",
+    "at",
+    "compose",
+    "find",
+    "freeze",
+    "growing",
+    "parse_heads",
+    "patch",
+    "per_example",
+    "record",
+    "steer",
+]
 
 
-class at:
+class Named:
+    """A tap that says which activations it wants, and leaves the tensors that it gets as they are."""
+
+    writes = False
+    names: list[str]
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        """Those of the names ``known`` to the model that the tap wants."""
+        return find(self.names, known)
+
+
+class at(Named):
     """Apply ``function`` to each activation that matches ``names``: ``at("*.attn.z", lambda z: 0 * z)``."""
 
     def __init__(self, names: str | Iterable[str], function: Callable[[Tensor], Tensor]) -> None:
@@ -37,13 +68,10 @@ class at:
         self.function = function
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        return self.function(x) if _matches(name, self.names) else x
-
-    def resolve(self, known: list[str]) -> frozenset[str]:
-        return find(self.names, known)
+        return on_copy(self.function, x) if matches(name, self.names) else x
 
 
-class record(Mapping[str, Tensor]):
+class record(Named, Mapping[str, Tensor]):
     """Keep every activation that matches ``names``; read them afterwards, as from a dict.
 
     >>> seen = record("blocks.*.attn.pattern")
@@ -58,12 +86,9 @@ class record(Mapping[str, Tensor]):
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if _matches(name, self.names):
+        if matches(name, self.names):
             self._seen[name] = x
         return x
-
-    def resolve(self, known: list[str]) -> frozenset[str]:
-        return find(self.names, known)
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -80,37 +105,54 @@ class record(Mapping[str, Tensor]):
         return len(self._seen)
 
 
-class freeze:
-    """Put recorded activations back in: whatever the input, these keep the value they had.
+class Placed(Named):
+    """A tap that changes activations at some heads and positions, or everywhere."""
 
-    With every ``attn.pattern`` frozen, an attention-only model is a linear function of its embeddings
-    (Elhage et al. 2021, "Freezing Attention Patterns").
-    """
-
-    def __init__(self, recorded: Mapping[str, Tensor]) -> None:
-        self.recorded = dict(recorded)
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        return self.recorded.get(name, x)
+    heads: Heads | None = None
+    positions: Positions | None = None
+    start: int | None = None  # in a text that grows: how many positions came before; and how many continuations
+    copies: int = 1  # of each example there are
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        return find(self.recorded, known)
+        return with_heads(find(self.names, known), self.heads)
+
+    def growing(self, start: int, copies: int) -> Placed:
+        """This tap in a text that grows: see ``growing``."""
+        tap = copy.copy(self)
+        tap.start, tap.copies = start, copies
+        tap.positions = repeated(self.positions, copies)
+        return tap
+
+    def _put(self, name: str, x: Tensor, value: Tensor) -> Tensor:
+        return put(name, x, value, self.heads, self.positions, self.start)
+
+    def _aligned(self, name: str, value: Tensor, x: Tensor) -> Tensor:
+        """``value [batch pos …]`` at the positions of ``x``, in a text that grows; x where there is none."""
+        if self.start is None:
+            return value
+        if is_square(name):
+            raise ValueError(f"{name} has a query and a key axis, and grows in both; nothing recorded can be put in")
+        value = value[:, self.start : self.start + x.shape[1]].to(x)
+        value = value.repeat_interleave(self.copies, dim=0) if len(value) > 1 else value
+        check_fit(name, x[:, : value.shape[1]], value)
+        return torch.cat([value.expand(len(x), *value.shape[1:]), x[:, value.shape[1] :]], dim=1)
 
 
-class patch:
+class patch(Placed):
     """Put values of another run in, at some heads and positions, or everywhere.
 
     >>> model(clean, tap=(seen := record("*.attn.z")))
-    >>> model(corrupted, tap=patch(seen, "blocks.1.attn.z", heads=3, positions=-1))
+    >>> model(corrupted, tap=patch(seen, heads=["0.2", "1.3"], positions=-1))
 
     Args:
         recorded: values by name, of as many examples as are run, or of one for all of them.
         names: which of them; all, if not given.
         heads: which heads; of keys and values in a model with fewer of them, which key heads.
-        positions: which positions, or ``[batch pos]`` true where to patch. In a pattern these are queries.
+        positions: which positions. In a pattern these are queries.
 
     Raises (when the model runs):
-        ValueError: a name that was not recorded or that the model does not have, no such head or position.
+        ValueError: a name that was not recorded or that the model does not have, no such head or position, a value
+            of another shape or number of examples.
     """
 
     def __init__(
@@ -118,24 +160,32 @@ class patch:
         recorded: Mapping[str, Tensor],
         names: str | Iterable[str] = "*",
         *,
-        heads: int | Sequence[int] | None = None,
+        heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
-        self.recorded, self.names, self.heads, self.positions = dict(recorded), _listed(names), heads, positions
-        for pattern in self.names:
+        self.recorded = dict(recorded)
+        for pattern in _listed(names):
             if not any(fnmatchcase(name, pattern) for name in self.recorded):
                 raise ValueError(f"{pattern!r} was not recorded; {nearest(pattern, self.recorded)}")
+        self.names = [name for name in self.recorded if any(fnmatchcase(name, each) for each in _listed(names))]
+        self.heads, self.positions = heads, positions
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if name not in self.recorded or not _matches(name, self.names):
-            return x
-        return _put(name, x, self.recorded[name], self.heads, self.positions)
-
-    def resolve(self, known: list[str]) -> frozenset[str]:
-        return find([name for name in self.recorded if _matches(name, self.names)], known)
+        return self._put(name, x, self._aligned(name, self.recorded[name], x)) if name in self.names else x
 
 
-class ablate:
+class freeze(patch):
+    """Put recorded activations back in: whatever the input, these keep the value they had.
+
+    With every ``attn.pattern`` frozen, an attention-only model is a linear function of its embeddings
+    (Elhage et al. 2021, "Freezing Attention Patterns").
+    """
+
+    def __init__(self, recorded: Mapping[str, Tensor]) -> None:
+        super().__init__(recorded, list(recorded))
+
+
+class ablate(Placed):
     """Take away what an activation says about the example at hand.
 
     Args:
@@ -160,7 +210,7 @@ class ablate:
         how: Literal["zero", "mean", "resample"] = "zero",
         reference: Mapping[str, Tensor] | None = None,
         *,
-        heads: int | Sequence[int] | None = None,
+        heads: Heads | None = None,
         positions: Positions | None = None,
         across_positions: bool = False,
         seed: int = 0,
@@ -171,24 +221,24 @@ class ablate:
         self.heads, self.positions, self.across_positions, self.seed = heads, positions, across_positions, seed
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if not _matches(name, self.names):
+        if not matches(name, self.names):
             return x
         if self.how == "zero":
-            return _put(name, x, torch.zeros_like(x), self.heads, self.positions)
+            return self._put(name, x, torch.zeros_like(x))
         if self.reference is not None and name not in self.reference:
             raise ValueError(f"the reference has no {name}; {nearest(name, self.reference)}")
+        if self.reference is None and self.start is not None:
+            raise ValueError("in a text that grows, means and resamples need a reference; give one")
         source = x if self.reference is None else self.reference[name]
         if self.how == "resample":
-            value = source[self._others(len(x), len(source))]
+            value = source[self._others(len(x) // self.copies, len(source))]
         else:
-            if self.across_positions and _is_square(name):
+            if self.across_positions and is_square(name):
                 raise ValueError(f"{name} has a query and a key axis; a mean across positions would mix them")
             value = source.mean(dim=(0, 1) if self.across_positions else 0, keepdim=True)
-            value = value.expand(1, *x.shape[1:]) if self.across_positions else value
-        return _put(name, x, value, self.heads, self.positions)
-
-    def resolve(self, known: list[str]) -> frozenset[str]:
-        return find(self.names, known)
+            if self.across_positions:
+                return self._put(name, x, value.expand(1, x.shape[1], *value.shape[2:]))
+        return self._put(name, x, value if self.reference is None else self._aligned(name, value, x))
 
     def _others(self, batch: int, pool: int) -> Tensor:
         """For each example, the row to take instead: from the run itself never its own (one random cycle)."""
@@ -201,168 +251,79 @@ class ablate:
         return torch.empty_like(order).index_put_((order,), order.roll(1))
 
 
-class steer:
+class steer(Placed):
     """Add ``strength · direction`` to the activation, at every position or at some (Turner et al. 2023, "ActAdd").
 
     Args:
-        direction: of the length of the activation's last axis, or any shape that broadcasts to the activation.
+        direction: of the length of the activation's last axis; or with all of its axes, of which those of length 1
+            stand for every example, position or head.
+        heads, positions: only there, as in ``patch``.
+
+    Raises (when the model runs):
+        ValueError: as ``patch``; the direction has another shape.
     """
 
     def __init__(
         self,
         names: str | Iterable[str],
-        direction: Float[Tensor, "*broadcast width"],
+        direction: Float[Tensor, "*axes width"],
         strength: float = 1.0,
         *,
-        heads: int | Sequence[int] | None = None,
+        heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
         self.names, self.direction, self.strength = _listed(names), direction, strength
         self.heads, self.positions = heads, positions
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if not _matches(name, self.names):
+        if not matches(name, self.names):
             return x
-        _check_broadcast(name, x, self.direction)
-        return _put(name, x, x + self.strength * self.direction.to(x), self.heads, self.positions)
-
-    def resolve(self, known: list[str]) -> frozenset[str]:
-        return find(self.names, known)
+        direction = self.direction.to(x)
+        if self.start is not None and direction.ndim == x.ndim and direction.shape[1] > 1:
+            direction = self._aligned(name, direction.expand(-1, -1, *x.shape[2:]), torch.zeros_like(x))
+        axes = zip(direction.shape, x.shape, strict=False) if direction.ndim == x.ndim else ((0, 1),)
+        if direction.shape != x.shape[-1:] and not all(a in (1, b) for a, b in axes):
+            raise ValueError(
+                f"a direction of shape {list(direction.shape)} does not fit {name}, which has shape {list(x.shape)}: "
+                f"give [{x.shape[-1]}], or all the axes"
+            )
+        return self._put(name, x, x + self.strength * direction)
 
 
 class compose:
     """Several taps as one; at each activation they are applied from left to right."""
+
+    writes = False
 
     def __init__(self, *taps: Tap) -> None:
         self.taps = taps
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         for tap in self.taps:
-            x = tap(name, x)
+            x = apply(tap, name, x)
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         return frozenset().union(*(wanted(tap, known) for tap in self.taps))
 
-
-# Where in an activation
-
-
-def _put(name: str, x: Tensor, value: Tensor, heads: int | Sequence[int] | None, positions: Positions | None) -> Tensor:
-    """``x`` with ``value`` at these heads and positions; with neither given, all of it."""
-    _check_broadcast(name, x, value)
-    if heads is None and positions is None:
-        return value.to(x).expand_as(x)
-    there = torch.ones((), dtype=torch.bool, device=x.device)
-    if heads is not None:
-        if name.rsplit(".", 1)[-1] not in ("q", "k", "v", "z", "result", "scores", "pattern"):
-            raise ValueError(
-                f"{name} has no axis of heads; leave heads out, or name q, k, v, z, result, scores, pattern"
-            )
-        there = there & _marked(name, x, 1 if _is_square(name) else 2, heads, "head")
-    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        if positions.shape != (len(x), x.shape[2 if _is_square(name) else 1]):
-            raise ValueError(f"positions mark {list(positions.shape)} [batch pos]; {name} has shape {list(x.shape)}")
-        marks = positions.to(x.device)[:, None] if _is_square(name) else positions.to(x.device)
-        there = there & marks.reshape(*marks.shape, *[1] * (x.ndim - marks.ndim))
-    elif positions is not None:
-        there = there & _marked(name, x, 2 if _is_square(name) else 1, positions, "position")
-    return torch.where(there, value.to(x), x)
+    def growing(self, start: int, copies: int) -> compose:
+        """These taps in a text that grows: see ``growing``."""
+        return compose(*(growing(tap, start, copies) for tap in self.taps))
 
 
-def _marked(name: str, x: Tensor, axis: int, index: int | Sequence[int] | Tensor, word: str) -> Tensor:
-    """True at ``index`` along ``axis``, of a shape that broadcasts to ``x``."""
-    wanted = torch.as_tensor(index).reshape(-1)
-    length = x.shape[axis]
-    if wanted.numel() and (wanted.is_floating_point() or wanted.dtype == torch.bool):
-        raise ValueError(f"a {word} is a whole number; {index} is none")
-    if wanted.numel() and not bool(((wanted >= -length) & (wanted < length)).all()):
-        raise ValueError(f"{name} has {length} {word}s; there is no {word} {index}")
-    mark = torch.zeros(length, dtype=torch.bool)
-    mark[wanted.long()] = True
-    return mark.to(x.device).reshape([length if i == axis else 1 for i in range(x.ndim)])
+def growing(tap: Tap, start: int, copies: int = 1) -> Tap:
+    """The tap for a text that grows, of which this run computes the positions from ``start`` on.
 
+    ``positions`` count from the start of the text, and those that are not there yet wait for their turn. Values that
+    were recorded are put in at the positions that they have, and nothing at later ones. A tap without a method
+    ``growing``, as any function, gets the positions that are computed and does not learn which they are.
 
-def _is_square(name: str) -> bool:
-    """Whether the activation is ``[batch head query key]``."""
-    return name.endswith((".scores", ".pattern"))
-
-
-def _check_broadcast(name: str, x: Tensor, value: Tensor) -> None:
-    try:
-        fits = torch.broadcast_shapes(value.shape, x.shape) == x.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"a value of shape {list(value.shape)} does not fit {name}, which has shape {list(x.shape)}")
-
-
-# The model's side
-
-
-class Scope:
-    """What a part of the model sees of a tap: the names below its own prefix, and which are asked for."""
-
-    __slots__ = ("names", "prefix", "tap")
-
-    def __init__(self, tap: Tap | None, names: frozenset[str], prefix: str = "") -> None:
-        self.tap, self.names, self.prefix = tap, names, prefix
-
-    def inside(self, part: str) -> Scope:
-        """The scope of a part: ``scope.inside("blocks.0")("z", x)`` is ``tap("blocks.0.z", x)``."""
-        return Scope(self.tap, self.names, f"{self.prefix}{part}.") if self.names else self
-
-    def wants(self, *names: str) -> bool:
-        """Whether any of these activations is asked for, and so has to exist."""
-        return bool(self.names) and any(self.prefix + name in self.names for name in names)
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        if self.tap is None:
-            return x
-        name = self.prefix + name
-        if name not in self.names:
-            return x
-        y = self.tap(name, x)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)")
-        if y.shape != x.shape:
-            raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
-        return y
-
-
-def scope(tap: Tap | None, known: list[str]) -> Scope:
-    """The scope of the whole model, whose activations are ``known``.
-
-    Raises:
-        ValueError: the tap asks for a name that the model does not have.
+    Args:
+        copies: how many continuations of each example are run, as in a beam search.
     """
-    return Scope(tap, wanted(tap, known) if tap is not None else frozenset())
-
-
-def wanted(tap: Tap, known: list[str]) -> frozenset[str]:
-    """The names at which a tap wants to be called. A plain function does not say, and so gets them all."""
-    resolve = getattr(tap, "resolve", None)
-    return frozenset(known) if resolve is None else resolve(known)
-
-
-def find(patterns: Iterable[str], known: list[str]) -> frozenset[str]:
-    """The names that match the patterns (``*`` stands for any characters).
-
-    Raises:
-        ValueError: a pattern matches nothing; the message lists the nearest names.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        matching = [name for name in known if fnmatchcase(name, pattern)]
-        if not matching:
-            raise ValueError(f"the model has no activation {pattern!r}; {nearest(pattern, known)}")
-        found.update(matching)
-    return frozenset(found)
+    method = getattr(tap, "growing", None)
+    return tap if method is None else method(start, copies)
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBPATH = "/repo/"
@@ -64,20 +65,32 @@ class _UnderSubpath(SimpleHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    allow_reuse_port = True  # each worker of pytest-xdist serves the one built site, at the one address it is built for
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltSite]:
-    folder = tmp_path_factory.mktemp("built") / "site"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_UnderSubpath, directory=str(folder)))
-    url = f"http://127.0.0.1:{server.server_port}{SUBPATH}"
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "SITE_URL": url, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if built.returncode:
-        pytest.fail(f"the site does not build:\n{built.stdout}{built.stderr}", pytrace=False)
+    """The built site. The first worker that asks builds it; the others wait for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # the workers' common folder
+    folder, port = shared / "built-site", shared / "built-site.port"
+    with FileLock(shared / "built-site.lock"):
+        number = int(port.read_text()) if port.exists() else 0
+        server = _Server(("127.0.0.1", number), partial(_UnderSubpath, directory=str(folder)))
+        url = f"http://127.0.0.1:{server.server_port}{SUBPATH}"
+        if not number:
+            built = subprocess.run(
+                [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+                cwd=ROOT,
+                env={**os.environ, "SITE_URL": url, "NO_MKDOCS_2_WARNING": "1"},
+                capture_output=True,
+                text=True,
+            )
+            if built.returncode:
+                pytest.fail(f"the site does not build:\n{built.stdout}{built.stderr}", pytrace=False)
+            port.write_text(str(server.server_port))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield BuiltSite(folder, url)

@@ -39,24 +39,27 @@ def turned(x, position, base, interleaved):
     return out
 
 
-def attention(x, c, W, place=None):
+def attention(x, c, W, place=None, read=None):
     """One layer of attention on ``x [pos d_model]``, with the layer's weights ``W`` by name.
+
+    ``read`` has what each head's map reads instead, by the map's letter ``[pos head d_model]``.
 
     Returns what the layer writes ``[pos d_model]``, and where it looked ``[head query key]``.
     """
     n_pos, d_model = x.shape
     n_kv = c.n_heads if c.n_kv_heads is None else c.n_kv_heads
     bias = {name: np.zeros((c.n_heads, c.d_head)) if W[name] is None else W[name] for name in ("b_Q", "b_K", "b_V")}
-    to_compare = x if place is None else x + place
 
-    def made(name, source, head, pos):
+    def made(name, head, pos):
+        source = x[pos] if read is None else read[name][pos, head]
+        source = source if place is None or name == "V" else source + place[pos]
         return [
-            sum(source[pos, m] * W["W_" + name][head, m, d] for m in range(d_model)) + bias["b_" + name][head, d]
+            sum(source[m] * W["W_" + name][head, m, d] for m in range(d_model)) + bias["b_" + name][head, d]
             for d in range(c.d_head)
         ]
 
     def key(head, pos):
-        k = np.array(made("K", to_compare, head, pos))
+        k = np.array(made("K", head, pos))
         return turned(k, pos, c.rotary_base, c.rotary_interleaved) if c.positions == "rotary" else k
 
     out = np.zeros((n_pos, d_model)) + (0.0 if W["b_O"] is None else W["b_O"])
@@ -67,9 +70,9 @@ def attention(x, c, W, place=None):
         if c.smeared_keys:
             own = 1 / (1 + math.exp(-W["smear"][kv]))
             keys = [own * keys[j] + (1 - own) * keys[j - 1] if j else keys[0] for j in range(n_pos)]
-        values = [made("V", x, kv, pos) for pos in range(n_pos)]
+        values = [made("V", kv, pos) for pos in range(n_pos)]
         for query in range(n_pos):
-            q = np.array(made("Q", to_compare, head, query))
+            q = np.array(made("Q", head, query))
             if c.positions == "rotary":
                 q = turned(q, query, c.rotary_base, c.rotary_interleaved)
             seen = range(query + 1) if c.causal else range(n_pos)
@@ -200,6 +203,12 @@ def tokens_for(model, batch=2):
     return torch.randint(c.d_vocab, (batch, c.n_ctx), generator=generator)
 
 
+def by_name(model):
+    """All the names that there are, those included that a tap has to ask for."""
+    heads = [f"blocks.{i}.attn.{name}" for i in range(model.config.n_layers) for name in ("q_in", "k_in", "v_in")]
+    return [*model.activation_names, *heads]
+
+
 def everything(name, x):
     """A plain function: it does not say what it wants, so it is shown everything."""
     return x
@@ -231,7 +240,7 @@ def test_tapped_equals_fast_path(model):
     """Every subset of the activations may be asked for; the logits are those of the fused kernels."""
     tokens = tokens_for(model)
     logits = model(tokens)
-    for names in [[name] for name in model.activation_names] + [model.activation_names]:
+    for names in [[name] for name in by_name(model)] + [by_name(model)]:
         torch.testing.assert_close(model(tokens, tap=record(names)), logits, atol=1e-11, rtol=1e-9)
 
 
@@ -241,8 +250,8 @@ def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
     """Where looking alone makes another kernel compute it, the same bits as looking; else those of no tap at all."""
     tokens = tokens_for(model)
     untapped = model(tokens)
-    for name in model.activation_names:
-        materialised = name.endswith(("scores", "pattern", "result", "scale", "normalized"))
+    for name in by_name(model):
+        materialised = name.endswith(("scores", "pattern", "result", "scale", "normalized", "_in"))
         materialised |= name == "pos_embed" and model.config.positions == "shortformer"  # else one for the whole batch
         expected = model(tokens, tap=record(name)) if materialised else untapped
         assert torch.equal(model(tokens, tap=at(name, lambda x: x)), expected)
@@ -261,15 +270,234 @@ def test_the_listed_names_are_the_names_seen(model):
     c = model.config
     batch, pos = 2, c.n_ctx
     shapes = {
-        **dict.fromkeys("qz", (batch, pos, c.n_heads, c.d_head)),
-        **dict.fromkeys("kv", (batch, pos, c.n_kv_heads or c.n_heads, c.d_head)),
-        **dict.fromkeys(["pre", "post"], (batch, pos, c.d_mlp)),
+        **dict.fromkeys(["q", "z", "rot_q"], (batch, pos, c.n_heads, c.d_head)),
+        **dict.fromkeys(["k", "v", "rot_k"], (batch, pos, c.n_kv_heads or c.n_heads, c.d_head)),
+        **dict.fromkeys(["pre", "pre_linear", "post"], (batch, pos, c.d_mlp)),
         "scale": (batch, pos, 1),
         **dict.fromkeys(["scores", "pattern"], (batch, c.n_heads, pos, pos)),
         "result": (batch, pos, c.n_heads, c.d_model),
     }
     for name, x in seen.items():
         assert tuple(x.shape) == shapes.get(name.split(".")[-1], (batch, pos, c.d_model)), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(all_kinds(n_layers=1), st.booleans(), st.data())
+def test_each_head_reads_what_is_put_in_for_it(model, frozen, data):
+    """Every head's map with an input of its own, and a norm of its own or one given, against plain loops."""
+    c, tokens = model.config, tokens_for(model, batch=1)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    heads = dict(Q=c.n_heads, K=c.n_kv_heads or c.n_heads, V=c.n_kv_heads or c.n_heads)
+    new = {m: torch.randn(1, 6, n, c.d_model, generator=generator, dtype=torch.float64) for m, n in heads.items()}
+    put = {f"blocks.0.attn.{m.lower()}_in": x for m, x in new.items()}
+    scale = torch.rand(1, 6, 1, generator=generator, dtype=torch.float64) + 0.5
+    if frozen and c.norm != "none":
+        put["blocks.0.ln1.scale"] = scale
+    seen = record(["blocks.0.attn_out", "blocks.0.resid_pre"])
+    model(tokens, tap=compose(freeze(put), seen))
+
+    weights, place = weights_of(model), None
+    if c.positions == "shortformer":
+        place = weights["W_pos"]
+    ln1 = weights["layers"][0]["ln1"]
+
+    def norm(x, pos):
+        if "blocks.0.ln1.scale" not in put:
+            return normed(x, c.norm, c.norm_eps, ln1["w"], ln1["b"])
+        centred = x - x.mean() if c.norm == "layer" else x
+        return centred / scale[0, pos].item() * ln1["w"] + (0 if ln1["b"] is None else ln1["b"])
+
+    own = {
+        m: np.array([[norm(x[0, pos, head].numpy(), pos) for head in range(x.shape[2])] for pos in range(6)])
+        for m, x in new.items()
+    }
+    x = seen["blocks.0.resid_pre"][0].detach().numpy()
+    expected, _ = attention(x, c, weights["layers"][0]["attn"], place, own)
+    np.testing.assert_allclose(seen["blocks.0.attn_out"][0].detach().numpy(), expected, atol=1e-9, rtol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(n_layers=1), st.sampled_from(["q_in", "k_in", "v_in"]))
+def test_an_input_of_heads_is_the_stream(model, name):
+    seen = record([f"*.{name}", "*.resid_pre"])
+    model(tokens_for(model), tap=seen)
+    heads = seen[f"blocks.0.attn.{name}"]
+    assert torch.equal(heads, seen["blocks.0.resid_pre"][:, :, None].expand_as(heads))
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(n_layers=1, positions="rotary"))
+def test_rotated_queries_and_keys_equal_plain_loops(model):
+    c, seen = model.config, record("blocks.0.attn.*")
+    model(tokens_for(model), tap=seen)
+    for name in ("q", "k"):
+        before, after = seen[f"blocks.0.attn.{name}"].detach(), seen[f"blocks.0.attn.rot_{name}"].detach()
+        for pos in range(6):
+            for head in range(before.shape[2]):
+                expected = turned(before[1, pos, head].numpy(), pos, c.rotary_base, c.rotary_interleaved)
+                np.testing.assert_allclose(after[1, pos, head].numpy(), expected, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(all_kinds(n_layers=1, d_mlp=5))
+def test_what_the_mlp_alone_reads(model):
+    """Its input replaced, the MLP writes what plain loops say, and the stream keeps the rest."""
+    new = torch.randn(2, 6, model.config.d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seen = record(["*.mlp.p*", "*resid*", "*mlp_out"])
+    model(tokens_for(model), tap=compose(freeze({"blocks.0.mlp.in": new}), seen))
+    c, layer = model.config, weights_of(model)["layers"][0]
+    if c.act == "swiglu":
+        gate, linear, post = (seen[f"blocks.0.mlp.{name}"] for name in ("pre", "pre_linear", "post"))
+        torch.testing.assert_close(gate * gate.sigmoid() * linear, post)
+    row = normed(new[1, 2].numpy(), c.norm, c.norm_eps, layer["ln2"]["w"], layer["ln2"]["b"])
+    expected = neurons(row, c, layer["mlp"])
+    np.testing.assert_allclose(seen["blocks.0.mlp_out"][1, 2].detach().numpy(), expected, atol=1e-10)
+    stream = seen["blocks.0.resid_mid"] + seen["blocks.0.mlp_out"]
+    assert torch.equal(seen["blocks.0.resid_post"], stream)
+
+
+def test_inputs_of_heads_are_there_only_by_name():
+    """They are as large as the stream times the heads: no wildcard and no plain function reaches them."""
+    model, tokens, order = small(), torch.tensor([[1, 2, 3]]), []
+    seen, heads = record(), record("*.k_in")
+    model(tokens, tap=compose(lambda name, x: order.append(name) or x, seen, heads, at("*attn*", torch.clone)))
+    assert list(heads) == ["blocks.0.attn.k_in", "blocks.1.attn.k_in"]
+    assert order == list(seen) == model.activation_names
+
+
+def test_a_normalised_stream_cannot_be_changed_for_heads_that_do_not_read_it():
+    model = Transformer(Config(1, 6, 2, 3, 6, 7, norm="rms"))
+    with pytest.raises(
+        ValueError, match=r"blocks.0.ln1.normalized, which heads with an input of their own do not read"
+    ):
+        model(torch.tensor([[1, 2]]), tap=compose(at("*normalized", torch.neg), record("*.q_in")))
+
+
+@settings(max_examples=30, deadline=None)
+@given(all_kinds(), st.data())
+def test_gradients_reach_every_activation(model, data):
+    """The derivative along a random direction, against a difference quotient."""
+    tokens, name = tokens_for(model), data.draw(st.sampled_from(by_name(model)))
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 6, 7, generator=generator, dtype=torch.float64)
+    seen = record(name)
+    logits = model(tokens, tap=seen)
+    if not seen:  # no token, no layer that needs it
+        return
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), seen[name], allow_unused=True)
+    step = torch.randn(seen[name].shape, generator=generator, dtype=torch.float64)
+
+    def moved(size):
+        return (model(tokens, tap=at(name, lambda x: x + size * step)) * weights).sum()
+
+    found = ((moved(1e-6) - moved(-1e-6)) / 2e-6).detach()
+    expected = torch.zeros(()).double() if gradient is None else (gradient * step).nan_to_num().sum()
+    if model.config.act != "relu":  # which has corners
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+# ---- Texts of unequal length
+
+
+@settings(max_examples=60, deadline=None)
+@given(all_kinds(), st.data())
+def test_a_padded_batch_is_its_texts(model, data):
+    """Wherever the padding is: each text gets the logits that it gets alone, and nothing is NaN."""
+    marks = st.lists(st.booleans(), min_size=6, max_size=6)
+    kind = data.draw(st.sampled_from(["left", "right", "anywhere"]))
+    rows = data.draw(st.lists(marks.filter(any), min_size=1, max_size=3))
+    if kind != "anywhere":
+        rows = [sorted(row, reverse=kind == "right") for row in rows]
+    mask, tokens = torch.tensor(rows), tokens_for(model, batch=len(rows))
+    logits = model(tokens, mask=mask)
+    assert logits.isfinite().all()
+    for row, real in zip(range(len(rows)), mask, strict=True):
+        torch.testing.assert_close(logits[row, real], model(tokens[row : row + 1, real])[0], atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(model(tokens, tap=everything, mask=mask)[mask], logits[mask], atol=1e-10, rtol=1e-9)
+    layer = data.draw(st.integers(0, model.config.n_layers))
+    stream = model.run_to(tokens, layer, mask=mask)
+    torch.testing.assert_close(model.run_from(layer, stream, mask=mask), logits)
+    if model.config.causal:
+        cache, cut = model.cache(len(rows)), data.draw(st.integers(1, 5))
+        with torch.no_grad():
+            parts = [model(tokens[:, some], cache=cache, mask=mask[:, some]) for some in (slice(cut), slice(cut, 6))]
+        torch.testing.assert_close(torch.cat(parts, dim=1)[mask], logits[mask], atol=1e-10, rtol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(all_kinds(n_layers=2))
+def test_no_real_token_attends_to_padding(model):
+    mask, seen = torch.tensor([[False, False, True, True, True, True], [True] * 6]), record("*.pattern")
+    model(tokens_for(model), tap=seen, mask=mask)
+    for pattern in seen.values():
+        assert (pattern[0, :, 2:, :2] == 0).all()
+        torch.testing.assert_close(pattern.sum(dim=-1), torch.ones_like(pattern[..., 0]))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(1, 2) > 0, torch.ones(1, 3), torch.ones(1, 3).long()])
+def test_a_bad_mask_is_a_sentence(mask):
+    with pytest.raises(ValueError, match=r"it must be torch.bool \[1, 3\], true at real tokens"):
+        small()(torch.tensor([[1, 2, 3]]), mask=mask)
+
+
+class Letters:
+    """A vocabulary of the letters a to g."""
+
+    def tokens(self, texts):
+        texts = [texts] if isinstance(texts, str) else texts
+        width = max(len(text) for text in texts)
+        rows = [[0] * (width - len(text)) + [ord(letter) - ord("a") for letter in text] for text in texts]
+        return torch.tensor(rows), torch.tensor([[False] * (width - len(t)) + [True] * len(t) for t in texts])
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [[1, 2, 3]],
+        ((1, 2, 3),),
+        [torch.tensor([1, 2, 3]).tolist()],
+        np.array([[1, 2, 3]], dtype=np.uint16),
+        "bcd",
+        ["bcd"],
+    ],
+)
+def test_lists_arrays_and_texts_are_tokens(tokens):
+    model = small()
+    model.vocabulary = Letters()
+    expected = torch.tensor([[1, 2, 3]])
+    assert torch.equal(model(tokens), model(expected))
+    assert torch.equal(model.run_to(tokens, 1), model.run_to(expected, 1))
+
+
+def test_texts_of_unequal_length_bring_their_mask():
+    model = small().double()
+    model.vocabulary = Letters()
+    logits = model(["b", "gfe"])
+    torch.testing.assert_close(logits[0, 2:], model("b")[0])
+    torch.testing.assert_close(logits[1:], model("gfe"))
+
+
+@pytest.mark.parametrize(
+    "tokens, mask, error, says",
+    [
+        ("bcd", None, TypeError, "the model has no vocabulary to read text with; give tokens"),
+        ([["b"]], None, ValueError, "tokens are no table"),
+        ([[1, 2], [3]], None, ValueError, "rows of unequal length need padding, and a mask"),
+        ([[1.5]], None, TypeError, "tokens are torch.float"),
+        ([[True]], None, TypeError, "tokens are torch.bool"),
+        ([1, 2], None, ValueError, r"tokens have shape \[2\]"),
+        (["b", ""], None, ValueError, "a text has no token"),
+        ("", None, ValueError, "a text has no token"),
+        (["b", 3], None, ValueError, "a list of texts holds something else"),
+        (["b"], torch.ones(1, 1) > 0, ValueError, "texts bring a mask of their own"),
+    ],
+)
+def test_what_is_no_token_is_a_sentence(tokens, mask, error, says):
+    model = small()
+    if "vocabulary" not in says:
+        model.vocabulary = Letters()
+    with pytest.raises(error, match=says):
+        model(tokens, mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +653,23 @@ def test_restarting_at_a_layer_and_position_changes_nothing(model, data):
         cache.length = position = data.draw(st.integers(0, 5))
         again = model.run_from(layer, stream[:, position:], cache=cache)
         torch.testing.assert_close(again, logits[:, position:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(all_kinds(), st.data())
+def test_running_to_a_layer_and_from_it_is_running(model, data):
+    """To the last bit; and what comes after the layer is not computed."""
+    layer = data.draw(st.integers(0, model.config.n_layers))
+    tokens, order = tokens_for(model), []
+    stream = model.run_to(tokens, layer, tap=lambda name, x: order.append(name) or x)
+    assert all(int(name.split(".")[1]) < layer for name in order if name.startswith("blocks"))
+    assert not any(name.startswith("ln_final") for name in order)
+    stream = model.run_to(tokens, layer)
+    assert torch.equal(model.run_from(layer, stream), model(tokens))
+    if layer < model.config.n_layers:
+        seen = record(f"blocks.{layer}.resid_pre")
+        model(tokens, tap=seen)
+        assert torch.equal(seen[f"blocks.{layer}.resid_pre"], stream)
 
 
 def test_known_sizes():
@@ -601,7 +846,7 @@ def test_bad_config(fields, error, says):
 
 def test_bad_restart():
     model, stream = small(), torch.zeros(2, 3, 6)
-    with pytest.raises(ValueError, match="cannot start at layer 3; the model's layers are 0 to 1"):
+    with pytest.raises(ValueError, match="there is no layer 3 to start or stop at; the model's layers are 0 to 1"):
         model.run_from(3, stream)
     with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
         model.run_from(0, stream[..., 0])

@@ -1,14 +1,23 @@
 """The promises that the figures' style makes: contrast in both modes, zero as the page, names that do not touch."""
 
+import html
+import io
+import warnings
+from xml.etree import ElementTree
+
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 from residual import plot
+from residual.table import plain
 
 LIGHT, DARK = "#ffffff", "#1e2129"
 
@@ -32,6 +41,7 @@ def test_zero_is_the_page() -> None:
     assert rgba[:, 3].tolist() == [1, 0.5, 0, 0, 0.25, 1]
     assert rgba[0, :3] == pytest.approx(to_rgb(plot.ORANGE))
     assert rgba[-1, :3] == pytest.approx(to_rgb(plot.BLUE))
+    assert plot.ramp([-np.inf, np.inf], limit=2.0)[:, 3].tolist() == [0, 1], "a masked score is not there"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted), st.floats(0.01, 0.2))
@@ -68,3 +78,165 @@ def test_figures_leave_the_cell_alone() -> None:
     assert plot.heatmap(np.eye(3), rows=list("abc"), columns=list("abc"), block=1) is None
     assert plot.attention(np.ones((3, 2, 2)), columns=2) is None
     assert plot.lines(range(3), {"a": [1, 2, np.nan], "b": [1, 1, 1]}, log="y") is None
+
+
+# ---- Any token is a label
+
+NASTY = ["$", "$$", "$x$", r"$\frac$", r"\$", "_", "_hidden", "^{", "\\", "%", "#", "&<>\"'", "", " ", "\xa0", "é"]
+INVISIBLE = ["\n", "\t", "\r\n", "\0", "\x1b[3m", "\x7f", "\x85", "\u200b", "\u202e", "\u2028", "\uffff", "\ud800"]
+EMOJI = ["日本", "\ufeff", "😀", "👩‍👩‍👧", "🇫🇷", "e\u0301", "\u0301"]
+LABEL = st.one_of(st.sampled_from(NASTY + INVISIBLE + EMOJI), st.text(st.characters(), max_size=5))
+
+
+@pytest.fixture(autouse=True)
+def _no_figures_left():
+    yield
+    plt.close("all")
+
+
+def texts_of_figure() -> list[str]:
+    """Every text in the SVG of the current figure, which a browser could read."""
+    out = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot.style()
+        plt.savefig(out, format="svg")
+    plt.close("all")
+    tree = ElementTree.fromstring(out.getvalue())
+    return ["".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a\nb", r"a\nb"),
+        ("\x00\x1b", r"\x00\x1b"),
+        ("\ud800", r"\ud800"),
+        ("\u202e\ufeff", r"\u202e\ufeff"),
+        ("$\\_é日😀 \xa0", "$\\_é日😀 \xa0"),
+        (7, "7"),
+    ],
+)
+def test_characters_that_cannot_be_seen_are_written_out(text, shown) -> None:
+    assert plain(text) == shown
+
+
+def test_nasty_labels_all_at_once() -> None:
+    labels = NASTY + INVISIBLE + EMOJI
+    plot.heatmap(np.eye(len(labels)), rows=labels)
+    assert set(filter(None, map(plain, labels))) <= set(texts_of_figure())
+    plot.lines([1, 2], {name: [i, 0] for i, name in enumerate(labels)}, height=6)
+    assert set(filter(None, map(plain, labels))) <= set(texts_of_figure())
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(LABEL, min_size=2, max_size=4))
+def test_any_label_of_a_matrix_is_drawn_as_it_is(labels: list[str]) -> None:
+    n = len(labels)
+    plot.heatmap(np.eye(n), rows=labels, columns=labels, xlabel=labels[0], title=labels[1], bar=labels[0])
+    shown = texts_of_figure()
+    for label in filter(None, map(plain, labels)):
+        assert shown.count(label) >= 2 * list(map(plain, labels)).count(label)
+    plot.attention(np.full((1, n, n), 1 / n), tokens=labels, titles=[labels[0]])
+    shown = texts_of_figure()
+    assert all(shown.count(plain(label)) >= 2 for label in labels if label)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(LABEL, min_size=2, max_size=4, unique=True))
+def test_any_name_of_a_curve_is_drawn_as_it_is(names: list[str]) -> None:
+    plot.lines([1, 2, 3], {name: [i, 1, 2 * i] for i, name in enumerate(names)}, xlabel=names[0])
+    shown = texts_of_figure()
+    assert all(plain(name) in shown for name in names if name)
+
+
+@given(st.lists(LABEL, min_size=1, max_size=4))
+def test_any_text_stands_in_a_table(cells: list[str]) -> None:
+    shown = plot.table([cells], header=cells)
+    found = ElementTree.fromstring(shown._repr_html_())
+    assert [cell.text or "" for cell in found.iter("td")] == list(map(plain, cells))
+    assert [cell.text or "" for cell in found.iter("th")] == list(map(plain, cells))
+    assert len(repr(shown).split("\n")) == 2, "a row is a line"
+    assert html.escape(plain(cells[0])) in shown._repr_html_()
+
+
+def test_a_title_may_have_two_lines() -> None:
+    plot.heatmap(np.eye(2), title="above\nbelow", values=".1f")
+    assert {"above", "below", "1.0", "0.0"} <= set(texts_of_figure())
+
+
+# ---- Any number
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]
+)
+def test_tensors_of_any_type(dtype) -> None:
+    values = torch.tensor([[0, 1], [1, 1]], dtype=dtype)
+    if dtype.is_floating_point:
+        values.requires_grad_()
+    assert plot.to_numpy(values).astype(float).tolist() == [[0, 1], [1, 1]]
+    plot.heatmap(values, values="g", rows=["a", "b"], columns=["c", "d"])
+    assert sorted(texts_of_figure()) == ["0", "1", "1", "1", "a", "b", "c", "d"]
+    plot.attention(values[None])
+    plot.lines(values[0], {"a": values[0], "b": list(values[1])})
+    assert {"a", "b"} <= set(texts_of_figure())
+    assert f">{'True' if dtype is torch.bool else 1}<" in plot.table([[values[1, 1]]], ["n"])._repr_html_()
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), min_size=1, max_size=3))
+def test_a_matrix_of_any_numbers(rows: list[list[float]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot.heatmap(rows)
+    texts_of_figure()
+    plot.heatmap(rows, values=".1e", limit=1)
+    shown = texts_of_figure()
+    assert shown.count("−∞") == sum(number == -np.inf for row in rows for number in row)
+    assert "nan" not in shown
+
+
+def test_masked_scores_are_blank() -> None:
+    """The causal mask is −∞; the scale is that of the others."""
+    scores = torch.tensor([[[-3.0, -torch.inf], [1.0, 2.0]]])
+    plot.heatmap(scores[0])
+    (image,) = plt.gcf().axes[0].images
+    assert np.asarray(image.get_array())[..., 3].tolist() == pytest.approx(np.array([[1, 0], [1 / 3, 2 / 3]]))
+    assert texts_of_figure()[-3:] == ["−3", "0", "3"]
+    plot.attention(scores)
+    (image,) = plt.gcf().axes[0].images
+    assert np.asarray(image.get_array())[0, 1, 3] == 0
+
+
+def test_curves_with_gaps() -> None:
+    plot.lines([0, 1, 2, np.nan], {"a": [np.nan, 1, -np.inf, 3], "b": [1, np.inf, 2, 2]}, log="y")
+    assert {"a", "b"} <= set(texts_of_figure())
+    plot.lines([0, 1, 2], {"a": [5, 3, 0], "b": [1, 1, 1]}, log="xy")  # zeros have no logarithm
+    assert {"a", "b"} <= set(texts_of_figure())
+
+
+@pytest.mark.parametrize(
+    "draw, says",
+    [
+        (lambda: plot.heatmap(np.zeros((0, 3))), r"draws a matrix; this has shape \(0, 3\)"),
+        (lambda: plot.heatmap([[1j]]), "the numbers are complex"),
+        (lambda: plot.heatmap(np.eye(2), rows=["a"]), "there are 1 names for 2 rows"),
+        (lambda: plot.heatmap(np.eye(2), columns="abc"), "there are 3 names for 2 columns"),
+        (lambda: plot.heatmap(np.eye(2), limit=0), "limit is 0; it must be a number above 0"),
+        (lambda: plot.attention(np.zeros((0, 2, 2))), r"attention draws .* this has shape \(0, 2, 2\)"),
+        (lambda: plot.attention(np.eye(2)), r"attention draws \[head query key\]; this has shape \(2, 2\)"),
+        (lambda: plot.attention(np.ones((1, 2, 2)), tokens=[]), "there are 0 names for 2 tokens"),
+        (lambda: plot.attention(np.ones((2, 2, 2)), titles=["a"]), "there are 1 names for 2 heads"),
+        (lambda: plot.lines([1, 2], {}), "there are no series"),
+        (lambda: plot.lines([], {"a": []}), "the series 'a' has no point that can be drawn"),
+        (lambda: plot.lines([1, 2], {"a": [np.nan, np.inf]}), "the series 'a' has no point"),
+        (lambda: plot.lines([1, 2], {"a": [0, -1]}, log="y"), "the series 'a' has no point"),
+        (lambda: plot.lines([1, 2], {"a": [1, 2, 3]}), r"x has shape \(2,\) and the series 'a' \(3,\)"),
+        (lambda: plot.lines([1, 2], {"a": np.eye(2)}), r"x has shape \(2,\) and the series 'a' \(2, 2\)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_sentence(draw, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        draw()
+    assert not plt.get_fignums(), "and leaves no empty figure"

@@ -127,8 +127,9 @@ def test_rotating_the_stream_changes_nothing(n_layers: int, d_mlp: int, seed: in
     before, after = record("*"), record("*")
     logits = model(tokens, tap=before)
     assert_close(in_another_basis(model, Q)(tokens, tap=after), logits)
+    in_stream = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "result", "mlp.in", "mlp_out")
     for name in before:
-        turned = name.endswith(("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "result", "mlp_out"))
+        turned = name.endswith(in_stream)
         assert_close(after[name], before[name] @ Q if turned else before[name])
 
 

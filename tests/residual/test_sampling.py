@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from residual import Config, Transformer
+from residual import Config, Transformer, ablate, at, compose, freeze, patch, record, steer
 from residual.sampling import beam, generate
+from residual.taps import per_example
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -129,6 +131,149 @@ def test_a_wide_beam_is_exhaustive_search(model, keep):
     }
 
 
+@st.composite
+def padded(draw):
+    """Prompts of unequal length, padded on the left."""
+    lengths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=3))
+    mask = torch.tensor([[position >= 4 - length for position in range(4)] for length in lengths])
+    return prompts(len(lengths), 4, draw(seeds)), mask
+
+
+@settings(max_examples=40, deadline=None)
+@given(causal_models(), padded(), st.sampled_from([None, 1, 3]))
+def test_prompts_of_unequal_length_are_written_on_as_each_alone(model, text, chunk):
+    tokens, mask = text
+    found = generate(model, tokens, 6, chunk=chunk, mask=mask)
+    assert torch.equal(generate(model, tokens, 6, mask=mask, cached=False), found)
+    kept, score = beam(model, tokens, 3, 2, chunk=chunk, mask=mask)
+    for row, real in enumerate(mask):
+        alone = tokens[row : row + 1, real]
+        assert torch.equal(generate(model, alone, 6)[0], found[row, 4 - alone.shape[1] :])
+        best, best_score = beam(model, alone, 3, 2)
+        torch.testing.assert_close(score[row], best_score[0])
+        if (best_score[0, 0] - best_score[0, 1]).abs() > 1e-9:
+            assert torch.equal(best[0], kept[row, :, 4 - alone.shape[1] :])
+
+
+def written_slowly(model, tokens, n, act):
+    """Greedy text from ``act(text)``, the tap for the whole text so far, and the smallest lead of a token taken."""
+    lead = math.inf
+    for _ in range(n):
+        best = model(tokens, tap=act(tokens))[:, -1].topk(2, dim=-1)
+        lead = min(lead, (best.values[:, 0] - best.values[:, 1]).min().item())
+        tokens = torch.cat([tokens, best.indices[:, :1]], dim=1)
+    return tokens, lead
+
+
+@st.composite
+def steering(draw):
+    """A tap, and the same for the whole text of any length, written by hand."""
+    model = draw(causal_models().filter(lambda model: model.config.n_layers))
+    layer = draw(st.integers(0, model.config.n_layers - 1))
+    name = f"blocks.{layer}.{draw(st.sampled_from(['resid_pre', 'attn_out', 'attn.z', 'resid_post']))}"
+    seen, other = record([name, "embed"]), prompts(2, 4, draw(seeds))
+    model(other, tap=seen)
+    value, positions = (
+        seen[name].detach(),
+        draw(st.sampled_from([None, 0, [1, 3, 6], slice(2, 7), per_example([5, 0])])),
+    )
+    direction = 2 * torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(layer)).double()
+    kind = draw(st.sampled_from(["steer", "ablate", "mean", "patch", "freeze", "at", "both"]))
+    by_head = name.endswith(".z") and kind in ("steer", "ablate", "mean", "patch")
+    heads = draw(st.sampled_from([None, f"{layer}.0"])) if by_head else None
+    tap = {
+        "steer": steer(name, direction, positions=positions, heads=heads),
+        "ablate": ablate(name, positions=positions, heads=heads),
+        "mean": ablate(name, "mean", {name: value}, heads=heads, across_positions=True),
+        "patch": patch({name: value}, positions=positions, heads=heads),
+        "freeze": freeze({name: value}),
+        "at": at(name, lambda x: x + direction),
+        "both": compose(steer(name, direction), at("embed", lambda x: 1.5 * x)),
+    }[kind]
+
+    def act(text):
+        def edit(name_here, x):
+            if kind == "both" and name_here == "embed":
+                return 1.5 * x
+            if name_here != name:
+                return x
+            x, length = x.clone(), text.shape[1]
+            for row, position in itertools.product(range(len(x)), range(length)):
+                there = positions is None or kind in ("mean", "freeze", "at", "both")
+                if isinstance(positions, per_example):
+                    there = there or position == positions.positions[row]
+                elif not there:
+                    listed = range(*positions.indices(length)) if isinstance(positions, slice) else positions
+                    there = position in (listed if isinstance(listed, list | range) else [listed])
+                for head in range(x.shape[2]) if heads is None and x.ndim == 4 else [0] if x.ndim == 4 else [...]:
+                    if there and kind in ("steer", "at", "both"):
+                        x[row, position, head] += direction
+                    elif there and kind == "ablate":
+                        x[row, position, head] = 0
+                    elif there and kind == "mean":
+                        x[row, position, head] = value.mean(dim=(0, 1))[head]
+                    elif there and position < 4:
+                        x[row, position, head] = value[row, position, head]
+            return x
+
+        return edit
+
+    return model, tap, act
+
+
+@settings(max_examples=80, deadline=None)
+@given(steering(), st.sampled_from([None, 1, 2]))
+def test_steering_while_writing_equals_the_slow_loop(steered, chunk):
+    model, tap, act = steered
+    tokens = prompts(2, 3)
+    expected, lead = written_slowly(model, tokens, 6, act)
+    assume(lead > 1e-9)
+    assert torch.equal(generate(model, tokens, 6, tap=tap, chunk=chunk), expected)
+    assert torch.equal(generate(model, tokens, 6, tap=tap, cached=False), expected)
+    assert torch.equal(beam(model, tokens, 6, 1, tap=tap)[0][:, 0], expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steering(), st.sampled_from([None, 1, 2]))
+def test_a_steered_beam_is_the_same_with_and_without_a_cache(steered, chunk):
+    """Each beam has the positions and the recorded values of its own example."""
+    model, tap, _ = steered
+    tokens = prompts(2, 3)
+    text, score = beam(model, tokens, 4, 3, tap=tap, chunk=chunk)
+    expected, expected_score = beam(model, tokens, 4, 3, tap=tap, cached=False)
+    torch.testing.assert_close(score, expected_score)
+    if (expected_score.diff(dim=1).abs() > 1e-9).all():
+        assert torch.equal(text, expected)
+
+
+def test_what_is_recorded_while_writing_can_be_used_with_gradients():
+    model, seen = Transformer(Config(1, 6, 2, 3, 12, 5)), record("blocks.0.attn.z")
+    generate(model, prompts(1, 3), 2, tap=seen)
+    assert seen["blocks.0.attn.z"].shape[1] == 1, "the last pass computed one position"
+    direction = torch.nn.Parameter(torch.ones(3))
+    (seen["blocks.0.attn.z"] * direction).sum().backward()
+
+
+class Digits:
+    """A vocabulary of the digits 0 to 4."""
+
+    def tokens(self, texts):
+        texts = [texts] if isinstance(texts, str) else texts
+        width = max(len(text) for text in texts)
+        marks = torch.tensor([[False] * (width - len(text)) + [True] * len(text) for text in texts])
+        return torch.tensor([[0] * (width - len(text)) + [int(digit) for digit in text] for text in texts]), marks
+
+
+def test_a_text_is_written_on():
+    model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=0.8)), torch.tensor([[2, 4, 1]])
+    model.vocabulary = Digits()
+    expected = generate(model, tokens, 5)
+    assert torch.equal(generate(model, "241", np.int64(5)), expected)
+    assert torch.equal(generate(model, [[2, 4, 1]], 5), expected)
+    assert torch.equal(generate(model, ["1", "241"], 5)[1:], expected)
+    assert torch.equal(beam(model, "241", np.int64(5), np.int64(1))[0][:, 0], expected)
+
+
 def frequencies(model, draws=20_000, **sampler):
     """How often each token follows token 2, with the model's own probabilities."""
     tokens = torch.full((draws, 1), 2)
@@ -230,6 +375,16 @@ def test_nothing_to_add():
         (lambda m: generate(m, torch.tensor([[7]]), 1), "token 7 is out of range"),
         (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be a text"),
         (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be a text"),
+        (lambda m: generate(m, prompts(1, 3), True), "n is True; it must be a whole number"),
+        (lambda m: generate(m, prompts(1, 3), 1, mask=torch.tensor([[True, True, False]])), "pad on the left"),
+        (lambda m: generate(m, prompts(1, 3), 1, mask=torch.ones(1, 4) > 0), r"it must be torch.bool \[1, 3\]"),
+        (lambda m: generate(m, prompts(1, 3), 1, tap=ablate("*.z", positions=-1)), "position -1 counts from the end"),
+        (lambda m: generate(m, prompts(1, 3), 1, tap=ablate("*.z", positions=slice(-2, None))), "counts from the end"),
+        (lambda m: generate(m, prompts(2, 3), 1, tap=ablate("*.z", "mean")), "means and resamples need a reference"),
+        (
+            lambda m: generate(m, prompts(1, 3), 1, tap=freeze({"blocks.0.attn.pattern": torch.ones(1, 2, 3, 3)})),
+            "grows",
+        ),
         (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be a text"),
         (lambda m: beam(m, prompts(1, 3), 1, 6), "there are 5 continuations of 1 tokens; a beam of width 6"),
         (lambda m: beam(m, prompts(1, 3), 1, 0), "width is 0"),

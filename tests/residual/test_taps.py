@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.taps import ablate, at, compose, freeze, patch, record, steer
+from residual.taps import ablate, at, compose, freeze, parse_heads, patch, per_example, record, steer
 
 
 def model_for(seed=0, **fields):
@@ -134,6 +135,141 @@ def test_positions_may_differ_between_examples():
         assert torch.equal(y[marks], put[marks]) and torch.equal(y[~marks], x[~marks])
 
 
+heads_in_layers = st.dictionaries(st.integers(0, 1), st.lists(st.integers(0, 1), min_size=1, unique=True), min_size=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, heads_in_layers, st.sampled_from(["ablate", "patch", "steer"]), st.sampled_from(["q", "z", "pattern"]))
+def test_heads_of_several_layers_by_name(seed, named, kind, name):
+    """As one tap a layer, each with its numbers; layers without a named head are left alone."""
+    model, tokens, seen = model_for(seed), batch(2, seed), record(f"*.{name}")
+    model(batch(2, seed + 1), tap=seen)
+    direction = torch.ones(5 if name == "pattern" else 3).double()
+    make = {
+        "ablate": lambda names, heads: ablate(names, heads=heads, positions=-1),
+        "patch": lambda names, heads: patch(seen, names, heads=heads),
+        "steer": lambda names, heads: steer(names, direction, 0.3, heads=heads),
+    }[kind]
+    by_name = make(f"blocks.*.attn.{name}", [f"{layer}.{head}" for layer, heads in named.items() for head in heads])
+    by_layer = [make(f"blocks.{layer}.attn.{name}", heads) for layer, heads in named.items()]
+    assert torch.equal(model(tokens, tap=by_name), model(tokens, tap=compose(*by_layer)))
+
+
+def test_names_of_heads_are_read():
+    assert parse_heads(["18.6", 3, np.int64(-1)]) == [(18, 6), (None, 3), (None, -1)]
+    assert parse_heads("0.11") == [(0, 11)] and parse_heads(range(2)) == [(None, 0), (None, 1)]
+
+
+def test_a_number_beside_a_name_is_that_head_of_every_layer():
+    model, tokens = model_for(), batch(2)
+    both = model(tokens, tap=compose(ablate("*.z", heads=0), ablate("*.z", heads="1.1")))
+    assert torch.equal(model(tokens, tap=ablate("*.z", heads=[0, "1.1"])), both)
+
+
+def test_layers_without_a_named_head_stay_fused():
+    """Nothing is asked of them, so that they keep the kernel that never has a pattern."""
+    assert ablate("*.pattern", heads="1.0").resolve(model_for().activation_names) == {"blocks.1.attn.pattern"}
+
+
+@pytest.mark.parametrize(
+    "positions, listed",
+    [
+        (slice(1, 3), [1, 2]),
+        (slice(-2, None), [3, 4]),
+        (range(0, 5, 2), [0, 2, 4]),
+        ((0, -1), [0, 4]),
+        (np.int64(3), [3]),
+        ([np.int32(0), 4], [0, 4]),
+        (torch.tensor(2), [2]),
+        (np.array([[False, True, False, False, True]] * 2), [1, 4]),
+        (per_example([1, 1]), [1]),
+        (per_example(torch.tensor([-1, 4])), [4]),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("name", ["blocks.1.resid_pre", "blocks.1.attn.z", "blocks.1.attn.pattern"])
+def test_positions_in_every_spelling(name, positions, listed):
+    model, tokens, after, before = model_for(), batch(2), record(name), record(name)
+    model(tokens, tap=before)
+    model(tokens, tap=compose(ablate(name, positions=positions), after))
+    expected = before[name].clone()
+    (expected.movedim(2, 1) if name.endswith("pattern") else expected)[:, listed] = 0
+    assert torch.equal(after[name], expected)
+
+
+def test_one_position_for_each_example():
+    model, tokens, after, before = model_for(), batch(2), record("embed"), record("embed")
+    model(tokens, tap=compose(before, ablate("embed", positions=per_example([4, 1])), after))
+    expected = before["embed"].clone()
+    expected[0, 4] = expected[1, 1] = 0
+    assert torch.equal(after["embed"], expected)
+
+
+def test_a_recording_of_one_example_is_for_all():
+    model, seen = model_for(), record("blocks.0.attn.pattern")
+    model(batch(1), tap=seen)
+    for tap in (freeze(seen), patch(seen)):
+        after = record("blocks.0.attn.pattern")
+        model(batch(3), tap=compose(tap, after))
+        assert torch.equal(after["blocks.0.attn.pattern"], seen["blocks.0.attn.pattern"].expand(3, -1, -1, -1))
+
+
+kinds = dict(
+    positions=st.sampled_from(["learned", "shortformer", "rotary", "none"]),
+    norm=st.sampled_from(["none", "layer", "rms"]),
+    act=st.sampled_from(["gelu", "swiglu"]),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.fixed_dictionaries(kinds), st.integers(1, 2), st.booleans(), st.data())
+def test_writing_into_an_activation_changes_that_alone(fields, n, everything, data):
+    """The same logits as with an edited copy; weights, earlier records and the caller's tensors stay as they were."""
+    model, tokens = model_for(d_mlp=5, d_head=2, **fields), batch(n)
+    heads = [f"blocks.{layer}.attn.{name}" for layer in range(2) for name in ("q_in", "k_in", "v_in")]
+    name = data.draw(st.sampled_from([*model.activation_names, *heads]))
+
+    def write(x):
+        if everything:
+            return x.fill_(0.25)
+        x[:, 0] = 0.5
+        return x
+
+    def edit(x):
+        return write(x.clone())
+
+    taken = record(["*", "*.q_in", "*.k_in", "*.v_in"])
+    model(batch(n, seed=1), tap=taken)
+    mine = {other: x.detach().clone() for other, x in taken.items()}  # the caller's, put in before
+    kept = {other: x.clone() for other, x in mine.items()}
+    plain = {"tap": lambda f: lambda at_name, x: f(x) if at_name == name else x, "at": lambda f: at(name, f)}
+    kind = data.draw(st.sampled_from(["at"] if name in heads else list(plain)))
+    weights = {key: weight.clone() for key, weight in model.state_dict().items()}
+    with torch.set_grad_enabled(data.draw(st.booleans())):
+        for before in (record(name), freeze({name: mine[name]}), patch(mine, name, positions=[0, 2])):
+            first, later = record(name), record(name)
+            expected = model(tokens, tap=compose(before, first, plain[kind](edit)))
+            untouched = first[name].clone()
+            found = model(tokens, tap=compose(before, later, plain[kind](write)))
+            assert torch.equal(found, expected) and torch.equal(later[name], untouched)
+    assert all(torch.equal(weight, weights[key]) for key, weight in model.state_dict().items())
+    assert all(torch.equal(mine[other], kept[other]) for other in mine)
+
+
+def test_what_is_recorded_is_no_view_of_a_weight():
+    for positions in ("learned", "shortformer"):
+        model, seen = model_for(positions=positions), record()
+        model(batch(1), tap=seen)
+        weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        assert not weights & {x.untyped_storage().data_ptr() for x in seen.values()}
+
+
+def test_a_stream_given_to_start_from_is_not_written_to():
+    model, stream = model_for(), torch.ones(2, 5, 6).double()
+    model.run_from(0, stream, tap=lambda name, x: x.zero_())
+    assert (stream == 1).all()
+
+
 def test_in_a_pattern_positions_are_queries():
     model, tokens = model_for(), batch(1)
     after = record("blocks.0.attn.pattern")
@@ -175,10 +311,30 @@ def test_gradients_reach_what_is_put_in(make):
         (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is none"),
         (
             lambda seen: ablate("*.z", positions=[True, False]),
-            "a position is a whole number; \\[True, False\\] is none",
+            "a position is a whole number; True is none",
         ),
+        (lambda seen: ablate("*.z", heads="1.2"), "blocks.1.attn.z has 2 heads; there is no head 2"),
+        (lambda seen: ablate("*.z", heads="2.0"), "there is no head 2.0 in .*: none is of layer 2"),
+        (lambda seen: ablate("blocks.0.attn.z", heads=["0.1", "1.1"]), "there is no head 1.1 in blocks.0.attn.z: none"),
+        (lambda seen: ablate("*.z", heads="L1H2"), "the head 'L1H2' has no such name; head 3 of layer 1 is '1.3'"),
+        (lambda seen: ablate("*.z", heads=True), "a head is a whole number; True is none"),
+        (lambda seen: ablate("*.z", positions=torch.tensor([1])), "positions.tolist\\(\\) for the first, per_example"),
+        (lambda seen: ablate("*.z", positions=np.array([1])), "positions of every example, or one of each\\? Write"),
+        (lambda seen: ablate("*.z", positions=torch.ones(5) > 0), "positions mark \\[5\\] \\[batch pos\\]"),
+        (lambda seen: ablate("*.z", positions=[[0, 1]]), "a position is a whole number; \\[0, 1\\] is none"),
+        (lambda seen: ablate("*.z", positions=1.0), "a position is a whole number; 1.0 is none"),
+        (lambda seen: ablate("*.z", positions=slice(5, 9)), "there is no position in slice\\(5, 9, None\\) of 5"),
+        (lambda seen: ablate("*.z", positions=per_example([1, 2])), "are those of 2 examples; blocks.0.attn.z has 1"),
+        (lambda seen: ablate("*.z", positions=per_example([5])), "there is no position 5"),
+        (lambda seen: freeze({"embed": torch.zeros(2, 5, 6)}), "a value of 2 examples does not fit the 1 of embed"),
+        (lambda seen: patch({"embed": torch.zeros(5, 6)}), "shape \\[5, 6\\] does not fit embed"),
+        (
+            lambda seen: steer("embed", torch.zeros(5, 6)),
+            "shape \\[5, 6\\] does not fit .*: give \\[6\\], or all the axes",
+        ),
+        (lambda seen: steer("embed", torch.zeros(2, 5, 6)), "shape \\[2, 5, 6\\] does not fit embed"),
         (lambda seen: ablate("*.z", heads=2), "blocks.0.attn.z has 2 heads; there is no head 2"),
-        (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position \\[0, 5\\]"),
+        (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position 5"),
         (lambda seen: ablate("embed", heads=0), "embed has no axis of heads"),
         (lambda seen: ablate("embed", positions=torch.ones(2, 5) > 0), "positions mark \\[2, 5\\] \\[batch pos\\]"),
         (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; there is blocks.0.attn.z"),

@@ -194,7 +194,11 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
                 self.stack.close()
 
     checks = settings(
-        max_examples=8, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        max_examples=settings().max_examples // 25,
+        stateful_step_count=10,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
     )
     run_state_machine_as_test(Author, settings=checks)
 

@@ -63,4 +63,4 @@ def check_header(blob: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...
     return found
 
 
-_WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1}
+_WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}

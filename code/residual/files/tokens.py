@@ -5,12 +5,18 @@ Trained once on the training speeches (``python -m residual.training.corpus`` ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+
+from residual.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 D_VOCAB = 512
 TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
@@ -26,6 +32,8 @@ def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
     Raises:
         ValueError: there is none of that size.
     """
+    from tokenizers import Tokenizer
+
     if d_vocab not in TOKENIZERS:
         raise ValueError(f"there is no tokenizer of {d_vocab} tokens; there are {' and '.join(map(str, TOKENIZERS))}")
     return Tokenizer.from_str(TOKENIZERS[d_vocab].read_text("utf8"))
@@ -33,6 +41,8 @@ def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
 
 def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
     """Byte-level BPE: START, the 256 bytes, then merges up to ``d_vocab``. Same texts, same merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -46,33 +56,17 @@ def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
     return made
 
 
-def words(tokens: Int[Tensor, " tokens"] | list[int], d_vocab: int = D_VOCAB) -> list[str]:
-    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``."""
-    of_character = {shown: byte for byte, shown in _byte_characters().items()}
-    vocabulary = tokenizer(d_vocab)
-    found = []
-    for token in map(int, tokens):
-        shown = vocabulary.id_to_token(token) if token >= 0 else None
-        if shown is None:
-            raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {d_vocab - 1}")
-        if shown == START:
-            found.append(START)
-            continue
-        raw = bytes(of_character[character] for character in shown)
-        try:
-            found.append(raw.decode("utf8"))
-        except UnicodeDecodeError:
-            found.append("".join(f"<{byte:02x}>" for byte in raw))
-    return found
-
-
 @cache
-def _byte_characters() -> dict[int, str]:
-    """How byte-level BPE writes each byte: as itself where that prints, else as the next from U+0100 on."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+def vocabulary(d_vocab: int = D_VOCAB) -> Vocabulary:
+    """The committed tokenizer as a model's vocabulary. It is opened at its first use."""
+    return Vocabulary(lambda: tokenizer(d_vocab))
+
+
+def words(tokens: Int[Tensor, " pos"] | Iterable[int], d_vocab: int = D_VOCAB) -> list[str]:
+    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``.
+
+    Raises:
+        TypeError: not a row of whole numbers.
+        ValueError: a token that the vocabulary does not have, or there is no tokenizer of that size.
+    """
+    return vocabulary(d_vocab).words(tokens)

@@ -15,18 +15,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual.factored import FactoredMatrix
+from residual.methods.sites import indices
 from residual.model import Attention, Block, Transformer
 
 
 def full_OV(model: Transformer, layer: int, head: int | slice = slice(None)) -> FactoredMatrix:
-    """``W_E W_OV W_U [d_vocab d_vocab]``: which tokens' logits a token raises where it is attended to."""
-    attn = _attention(model)[layer]
+    """``W_E W_OV W_U [d_vocab d_vocab]``: which tokens' logits a token raises where it is attended to.
+
+    Raises:
+        ValueError: there is no such layer or head.
+    """
+    attn, head = _head_of(model, layer, head)
     return model.W_E @ attn.W_OV(head) @ model.W_U
 
 
 def full_QK(model: Transformer, layer: int, head: int | slice = slice(None)) -> FactoredMatrix:
-    """``W_E W_QK W_Eᵀ [d_vocab d_vocab]``: how much a token asks for another, without the ``1/√d_head``."""
-    attn = _attention(model)[layer]
+    """``W_E W_QK W_Eᵀ [d_vocab d_vocab]``: how much a token asks for another, without the ``1/√d_head``.
+
+    Raises:
+        ValueError: there is no such layer or head.
+    """
+    attn, head = _head_of(model, layer, head)
     return model.W_E @ attn.W_QK(head) @ model.W_E.mT
 
 
@@ -63,7 +72,12 @@ def composition_scores(model: Transformer, *, samples: int = 64, seed: int = 0) 
     Args:
         samples: pairs of Gaussian matrices, with the model's shapes and rank, that the baseline is the mean of.
         seed: of these.
+
+    Raises:
+        ValueError: fewer than two samples, which have no standard deviation.
     """
+    if samples < 2:
+        raise ValueError(f"samples is {samples}; a baseline with its spread needs at least 2")
     c = model.config
     attention = _attention(model)
     ov, qk = [attn.W_OV() for attn in attention], [attn.W_QK() for attn in attention]
@@ -172,7 +186,12 @@ def top_entries(
 def principal_cosines(
     A: Float[Tensor, "*batch d_model rank_a"], B: Float[Tensor, "*batch d_model rank_b"]
 ) -> Float[Tensor, "*batch rank"]:
-    """Cosines of the principal angles between the spaces that the columns of A and of B span, largest first."""
+    """Cosines of the principal angles between the spaces that the columns of A and of B span, largest first.
+
+    Raises:
+        ValueError: A and B have columns of different length.
+    """
+    _check_columns(A, B)
     return torch.linalg.svdvals(_basis(A).mT @ _basis(B)).clamp(max=1)
 
 
@@ -183,11 +202,20 @@ def overlap(
 
     Of two random spaces it is ``max(rank_a, rank_b) / d_model`` on average: compare with that. For what heads write,
     pass ``W_O.mT``; for what they read, ``W_Q``, ``W_K``, ``W_V`` as they are.
+
+    Raises:
+        ValueError: A and B have columns of different length.
     """
+    _check_columns(A, B)
     one, other = _basis(A), _basis(B)
     # the columns that _basis leaves empty count for nothing: neither here nor in the rank
     smaller = torch.minimum(*(basis.square().sum(dim=(-2, -1)) for basis in (one, other)))
     return (one.mT @ other).square().sum(dim=(-2, -1)) / smaller
+
+
+def _check_columns(A: Tensor, B: Tensor) -> None:
+    if min(A.ndim, B.ndim) < 2 or A.shape[-2] != B.shape[-2]:
+        raise ValueError(f"the columns of {list(A.shape)} and {list(B.shape)} do not lie in one space")
 
 
 def _basis(A: Float[Tensor, "*batch d_model rank"]) -> Float[Tensor, "*batch d_model rank"]:
@@ -195,6 +223,19 @@ def _basis(A: Float[Tensor, "*batch d_model rank"]) -> Float[Tensor, "*batch d_m
     U, S, _ = torch.linalg.svd(A, full_matrices=False)
     tolerance = S[..., :1] * max(A.shape[-2:]) * torch.finfo(A.dtype).eps
     return U * S.gt(tolerance)[..., None, :]
+
+
+def _head_of(model: Transformer, layer: int, head: int | slice) -> tuple[Attention, int | slice]:
+    """The attention of a layer, and the head, both known to exist."""
+    places = indices(layer, model.config.n_layers, "layer")
+    if isinstance(layer, slice) or len(places) != 1:
+        raise ValueError(f"a circuit is that of one layer; {layer!r} is none")
+    if not isinstance(head, slice):
+        heads = indices(head, model.config.n_heads, "head")
+        if len(heads) != 1:
+            raise ValueError(f"head is a number or a slice; {head!r} is neither")
+        head = heads[0]
+    return _attention(model)[places[0]], head
 
 
 def _attention(model: Transformer) -> list[Attention]:

@@ -6,21 +6,33 @@ From Olsson et al. 2022, "In-context Learning and Induction Heads".
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.methods.circuits import composition_scores
 from residual.methods.loss import losses
+from residual.methods.sites import whole_texts
 from residual.model import Transformer
 
 
 def repeats(
-    batch: int, length: int, periods: tuple[int, int], *, d_vocab: int = 512, seed: int = 0
+    batch: int,
+    length: int,
+    periods: tuple[int, int],
+    *,
+    d_vocab: int = 512,
+    start: int | None = None,
+    seed: int = 0,
 ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
     """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
 
     A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
     right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
+
+    Args:
+        length: of a row in tokens, the start token included.
+        start: a token put before each row; it stands nowhere else in it.
 
     Raises:
         ValueError: the shortest period is below 1, or above the longest.
@@ -30,8 +42,12 @@ def repeats(
         raise ValueError(f"periods from {shortest} to {longest}: the shortest is at least 1 and at most the longest")
     generator = torch.Generator().manual_seed(seed)
     period = torch.randint(shortest, longest + 1, (batch, 1), generator=generator)
-    drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
-    return drawn.gather(1, torch.arange(length) % period), period
+    if start is None:
+        drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
+        return drawn.gather(1, torch.arange(length) % period), period
+    drawn = torch.randint(d_vocab - 1, (batch, longest), generator=generator)
+    drawn += drawn >= start  # every token but that
+    return torch.cat([torch.full((batch, 1), start), drawn.gather(1, torch.arange(length - 1) % period)], 1), period
 
 
 # Where heads look
@@ -64,6 +80,8 @@ def prefix_matching_score(
     Raises:
         ValueError: the sequence is too short, or the vocabulary too small, for such periods.
     """
+    if examples < 1:
+        raise ValueError(f"a score is a mean over examples; {examples} are none")
     c = model.config
     length = c.n_ctx if length is None else length
     n_pos = length - (start is not None)
@@ -74,7 +92,10 @@ def prefix_matching_score(
         raise ValueError(f"a stretch of {max(shortest, longest)} distinct tokens cannot be drawn from {c.d_vocab}")
     generator = torch.Generator().manual_seed(seed)
     period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
-    stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens
+    drawn = torch.rand(examples, c.d_vocab, generator=generator)
+    if start is not None:
+        drawn[:, start] = 1  # last of all: the start token stands at the start alone
+    stretch = drawn.argsort(dim=1)[:, :longest]  # distinct tokens
     tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
     query = torch.arange(n_pos).expand(examples, -1)
     repeats = torch.arange(1, n_pos // shortest + 1)
@@ -88,8 +109,13 @@ def prefix_matching_score(
 
 
 @torch.no_grad()
-def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
-    """The mean attention to the position just before, from the second position on."""
+def previous_token_score(model: Transformer, tokens: Tokens) -> Float[Tensor, "layer head"]:
+    """The mean attention to the position just before, from the second position on.
+
+    Raises:
+        TypeError, ValueError: as the model; texts of unequal length, or of one token.
+    """
+    tokens = whole_texts(model, tokens)
     key = (torch.arange(tokens.shape[1]) - 1).expand(tokens.shape)
     return attention_to(model, tokens, key, key >= 0)
 
@@ -97,18 +123,28 @@ def previous_token_score(model: Transformer, tokens: Int[Tensor, "batch pos"]) -
 @torch.no_grad()
 def attention_to(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     key: Int[Tensor, "batch pos"] | Int[Tensor, "batch pos n"],
-    counted: Tensor | None = None,
+    counted: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "layer head"]:
     """The mean attention that position i pays to position ``key[i]``, or to several of them together.
 
     Over the examples and those i that are ``counted``; to a key below zero no attention is paid.
+
+    Raises:
+        ValueError: ``key`` is not for each token, or after the last; ``counted`` is of another shape, or marks none.
     """
+    tokens = whole_texts(model, tokens)
+    counted = torch.ones(tokens.shape, dtype=torch.bool) if counted is None else counted
+    if key.shape[:2] != tokens.shape or key.ndim > 3 or key.is_floating_point():
+        raise ValueError(f"key is {key.dtype} {list(key.shape)}; tokens of shape {list(tokens.shape)} need [batch pos]")
+    if key.numel() and int(key.max()) >= tokens.shape[1]:
+        raise ValueError(f"there is no key {int(key.max())} in {tokens.shape[1]} tokens")
+    if counted.shape != tokens.shape or counted.dtype != torch.bool or not counted.any():
+        raise ValueError(f"counted must mark at least one of the tokens of shape {list(tokens.shape)}, true or false")
     device = model.W_E.device
-    counted = torch.ones(key.shape[:2], dtype=torch.bool) if counted is None else counted
     seen = _Attended(key.reshape(*key.shape[:2], -1).to(device), counted.to(device))
-    model(tokens.to(device), tap=seen)
+    model.run_to(tokens.to(device), model.config.n_layers, tap=seen)
     return torch.stack(seen.means) if seen.means else model.W_E.new_zeros(0, model.config.n_heads)
 
 
@@ -132,7 +168,13 @@ class _Attended:
 
 @torch.no_grad()
 def in_context(
-    model: Transformer, text: Int[Tensor, "batch pos"], periods: tuple[int, int], *, examples: int = 64, seed: int = 0
+    model: Transformer,
+    text: Tokens,
+    periods: tuple[int, int],
+    *,
+    examples: int = 64,
+    start: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
 
@@ -141,16 +183,21 @@ def in_context(
       when what was read so far helps (the paper: the 500th token's loss less the 50th's)
     - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
     - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
+
+    Args:
+        text: begins with the start token in every row, where there is one.
+        start: the token put before each row of random tokens, for models that expect one.
     """
-    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
+    text = whole_texts(model, text)
+    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, start=start, seed=seed)
     of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
-    again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
+    again = (torch.arange(1, text.shape[1]) >= period + int(start is not None)).to(text.device)  # batch pos
     n_pos = of_text.shape[1]
     found = {
         "first period": of_random[~again].mean(),
         "repeated": of_random[again].mean(),
         "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
-        "prefix-matching": prefix_matching_score(model, periods=periods, seed=seed).max(),
+        "prefix-matching": prefix_matching_score(model, periods=periods, start=start, seed=seed).max(),
         "previous-token": previous_token_score(model, text[:, :-1]).max(),
     }
     if model.config.n_layers > 1:

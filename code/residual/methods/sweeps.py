@@ -1,111 +1,150 @@
 """Change one thing at a time, everywhere: each head or layer, at each position, and the metric that follows.
 
-What a change at layer l and position p leaves alone is not computed again: neither the layers up to l, nor, in a
-causal model, the positions before p or after the one where the metric reads. And the two last layers need no second
-run of the model at all, whatever norms and MLPs they have:
+::
 
-- after the last attention layer, positions no longer see each other: a change at p is seen at p alone;
-- before it, the query that is read sees one key and one value change, which is a rank-one update of its softmax::
+    patch_heads(model, clean, corrupted, metric)                               # layer head pos: z of each head
+    patch_heads(model, clean, corrupted, metric, name="k", together=True)      # layer key_head: keys everywhere
+    patch_heads(model, clean, corrupted, metric, heads=["18.6", "17.4"])       # head pos
+    ablate_resid(model, tokens, metric, "mean", name="mlp_out", positions=[3, 4], together=True)  # layer
 
-      z' = (Σ_{j≠p} e_j v_j + e'_p v'_p) / (Σ_{j≠p} e_j + e'_p)
+All of it equals the plain loop over ``model(tokens, tap=patch(…))``, to rounding; ``reruns`` says what is not
+computed again. A query or a pattern at one position changes ``z`` of that head there and nothing else, so these sweeps
+are sweeps of another ``z``. Keys and values are seen from all later positions: their layer runs again, too.
 
-All of it equals the plain loop over ``model(tokens, tap=patch(…))``, to rounding. Ablation values, the direction
-(clean into corrupted or the reverse) and the metric change what a sweep shows: report them with it.
+Ablation values, the direction (clean into corrupted or the reverse) and the metric change what a sweep shows: report
+them with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residual.cache import KVCache
+from residual.checks import Tokens
 from residual.errors import nearest
-from residual.model import Block, Transformer, angles, rotate
-from residual.taps import ablate, record, scope
+from residual.methods.reruns import BaseRun, Metric, Position
+from residual.methods.sites import OF_HEADS, OF_STREAM, Index, Sites, whole_texts
+from residual.model import Transformer
+from residual.scope import scope
+from residual.taps import ablate, compose, patch, record
+from residual.where import Heads, Positions
 
-Metric = Callable[[Tensor], Tensor]
-Position = int | Int[Tensor, " batch"] | None
 How = Literal["zero", "mean", "resample"]
-
-QUIET = scope(None, [])  # no taps
-BLOCK = 2**25  # numbers in the largest tensor that is there at once; 128 MB as float32
 
 
 def patch_heads(
     model: Transformer,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tokens,
+    corrupted: Tokens,
     metric: Metric,
     *,
+    name: str = "z",
+    heads: Heads | None = None,
+    layers: Index = None,
+    positions: Positions | None = None,
+    together: bool = False,
     position: Position = -1,
-) -> Float[Tensor, "layer head pos *metric"]:
-    """Run on ``corrupted``; put ``z`` of one head at one position in as it is on ``clean``; what is the metric?
+) -> Float[Tensor, "layer head pos *metric"] | Float[Tensor, "head pos *metric"]:
+    """Run on ``corrupted``; put one head's activation at one position in as it is on ``clean``; what is the metric?
 
     Args:
+        clean, corrupted: tokens, or texts that have equally many.
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; a tensor.
+        name: ``q``, ``k``, ``v`` (before any rotation), ``pattern`` or ``z``. Heads are key heads for keys and values;
+            positions are queries for a pattern.
+        heads: names such as ``"18.6"``: only these, in this order. The result then has one axis for them, ``head``.
+        layers: only these, instead of all.
+        positions: change only these, instead of all.
+        together: change all ``positions`` at once, which then may be others in each example (``[batch pos]``, true
+            where to change; or ``where.per_example``). The result has no axis for them.
         position: where the metric reads: the same in all examples, or one for each; None for all positions, which
             takes longer.
 
     Raises:
-        ValueError: the two batches differ in shape; there is no such position.
+        ValueError: the two batches differ in shape; there is no such activation, head, layer or position.
     """
-    source = _recorded(model, clean, corrupted, "attn.z")
-    return _heads(_Base(model, corrupted, metric, position), source)
+    clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
+    sites = Sites(model, corrupted, _known(name, OF_HEADS), heads, layers, positions, together)
+    source = _recorded(model, clean, corrupted, f"attn.{name}")
+    base = BaseRun(model, corrupted, metric, position, f"attn.{name}", "attn.z")
+    return _heads(base, sites, name, source)
 
 
 def ablate_heads(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     metric: Metric,
     how: How = "zero",
     *,
-    reference: Int[Tensor, "other pos"] | None = None,
+    name: str = "z",
+    reference: Tokens | None = None,
+    heads: Heads | None = None,
+    layers: Index = None,
+    positions: Positions | None = None,
+    together: bool = False,
     position: Position = -1,
     seed: int = 0,
-) -> Float[Tensor, "layer head pos *metric"]:
-    """Take ``z`` of one head at one position away (``taps.ablate`` says how); what is the metric?
+) -> Float[Tensor, "layer head pos *metric"] | Float[Tensor, "head pos *metric"]:
+    """Take one head's activation at one position away (``taps.ablate`` says how); what is the metric?
 
     Args:
         reference: the examples that means and resamples come from; ``tokens`` themselves, if not given.
-        metric, position: see ``patch_heads``.
+        metric, name, heads, layers, positions, together, position: see ``patch_heads``.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: as ``patch_heads``.
     """
-    base = _Base(model, tokens, metric, position)
-    return _heads(base, _ablated(base, "attn.z", how, reference, seed))
+    tokens = whole_texts(model, tokens)
+    sites = Sites(model, tokens, _known(name, OF_HEADS), heads, layers, positions, together)
+    base = BaseRun(model, tokens, metric, position, f"attn.{name}", "attn.z")
+    return _heads(base, sites, name, _ablated(base, f"attn.{name}", how, reference, seed))
 
 
 def patch_resid(
     model: Transformer,
-    clean: Int[Tensor, "batch pos"],
-    corrupted: Int[Tensor, "batch pos"],
+    clean: Tokens,
+    corrupted: Tokens,
     metric: Metric,
     *,
     name: str = "resid_pre",
+    layers: Index = None,
+    positions: Positions | None = None,
+    together: bool = False,
     position: Position = -1,
 ) -> Float[Tensor, "layer pos *metric"]:
     """Run on ``corrupted``; put the stream, or what is added to it, at one layer and position in as on ``clean``.
 
     Args:
         name: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` or ``resid_post``, of each layer.
-        metric, position: see ``patch_heads``.
+        metric, layers, positions, together, position: see ``patch_heads``.
+
+    Raises:
+        ValueError: as ``patch_heads``.
     """
-    source = _recorded(model, clean, corrupted, _known(model, name))
-    return _layers(_Base(model, corrupted, metric, position), name, source)
+    clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
+    sites = Sites(model, corrupted, _known(name, _of_stream(model)), None, layers, positions, together)
+    source = _recorded(model, clean, corrupted, name)
+    return _layers(BaseRun(model, corrupted, metric, position, name), sites, name, source)
 
 
 def ablate_resid(
     model: Transformer,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Tokens,
     metric: Metric,
     how: How = "zero",
     *,
     name: str = "attn_out",
-    reference: Int[Tensor, "other pos"] | None = None,
+    reference: Tokens | None = None,
+    layers: Index = None,
+    positions: Positions | None = None,
+    together: bool = False,
     position: Position = -1,
     seed: int = 0,
 ) -> Float[Tensor, "layer pos *metric"]:
@@ -113,43 +152,29 @@ def ablate_resid(
 
     Args:
         name: see ``patch_resid``.
-        reference: see ``ablate_heads``.
-        metric, position: see ``patch_heads``.
+        reference, seed: see ``ablate_heads``.
+        metric, layers, positions, together, position: see ``patch_heads``.
+
+    Raises:
+        ValueError: as ``patch_heads``.
     """
-    base = _Base(model, tokens, metric, position)
-    return _layers(base, name, _ablated(base, _known(model, name), how, reference, seed))
+    tokens = whole_texts(model, tokens)
+    sites = Sites(model, tokens, _known(name, _of_stream(model)), None, layers, positions, together)
+    base = BaseRun(model, tokens, metric, position, name)
+    return _layers(base, sites, name, _ablated(base, name, how, reference, seed))
 
 
 # What is changed
 
 
-@torch.no_grad()
-def _heads(base: _Base, new: list[Tensor]) -> Tensor:
-    """``new[layer]`` is ``z`` as it is to be, ``[batch pos head d_head]``."""
-    found = []
-    for layer, block in enumerate(base.blocks):
-        change = (new[layer] - base.seen[f"blocks.{layer}.attn.z"]).to(base.middle[layer])
-        change = einsum(change, block.attn.W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
-        found.append(base.metrics(layer + 1, _mlp(block, base.middle[layer] + change)))
-    return torch.stack(found) if found else torch.zeros(0, base.model.config.n_heads, base.n_pos)
+def _known(name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise ValueError(f"no {name!r} in this model's layers; {nearest(name, names)}")
+    return name
 
 
-@torch.no_grad()
-def _layers(base: _Base, name: str, new: list[Tensor]) -> Tensor:
-    """``new[layer]`` is the named activation as it is to be, ``[batch pos d_model]``."""
-    found = []
-    for layer, block in enumerate(base.blocks):
-        stage, changed = layer + 1, new[layer].to(base.stream[0])
-        if name == "resid_pre":
-            stage = layer
-        elif name == "attn_out":
-            changed = _mlp(block, base.middle[layer] + (changed - base.seen[f"blocks.{layer}.attn_out"]))
-        elif name == "resid_mid":
-            changed = _mlp(block, changed)
-        elif name == "mlp_out":
-            changed = base.stream[layer + 1] + (changed - base.seen[f"blocks.{layer}.mlp_out"])
-        found.append(base.metrics(stage, changed[None])[0])
-    return torch.stack(found) if found else torch.zeros(0, base.n_pos)
+def _of_stream(model: Transformer) -> list[str]:
+    return [name for name in OF_STREAM if model.config.d_mlp or name not in ("resid_mid", "mlp_out")]
 
 
 @torch.no_grad()
@@ -160,224 +185,132 @@ def _recorded(model: Transformer, clean: Tensor, corrupted: Tensor, name: str) -
         )
     if not model.config.n_layers:
         return []
-    seen = record(f"blocks.*.{name}")
-    model(clean, tap=seen)
+    model.run_to(clean, model.config.n_layers, tap=(seen := record(f"blocks.*.{name}")))
     return list(seen.values())
 
 
 @torch.no_grad()
-def _ablated(base: _Base, name: str, how: How, reference: Tensor | None, seed: int) -> list[Tensor]:
+def _ablated(base: BaseRun, name: str, how: How, reference: Tokens | None, seed: int) -> list[Tensor]:
     other = None
     if reference is not None and base.blocks:
-        base.model(reference, tap=(other := record(f"blocks.*.{name}")))
+        other = record(f"blocks.*.{name}")
+        base.model.run_to(whole_texts(base.model, reference), len(base.blocks), tap=other)
     take_away = ablate("*", how, other, seed=seed)
     names = [f"blocks.{layer}.{name}" for layer in range(len(base.blocks))]
     return [take_away(name, base.seen[name]) for name in names]
 
 
-def _known(model: Transformer, name: str) -> str:
-    names = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-    names = names if model.config.d_mlp else [one for one in names if one not in ("resid_mid", "mlp_out")]
-    if name not in names:
-        raise ValueError(f"no {name!r} in this model's layers; {nearest(name, names)}")
-    return name
+@torch.no_grad()
+def _heads(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
+    """``new[layer]`` is the named activation as it is to be."""
+    found = {}
+    for layer, heads in sites.heads.items():
+        if name in ("k", "v"):
+            found[layer] = _key_heads(base, sites, layer, name, new[layer], heads)
+            continue
+        W_O: Tensor = base.blocks[layer].attn.W_O
+        old, z = base.seen[f"blocks.{layer}.attn.z"], _z(base, layer, name, new[layer])
+        if len(heads) < len(W_O):
+            old, z, W_O = old[:, :, heads], z[:, :, heads], W_O[heads]
+        found[layer] = _follow(base, sites, layer + 1, old, z, partial(_stream_after, base, layer, old, W_O))
+    return sites.arranged(base, found)
 
 
-# What follows
+def _z(base: BaseRun, layer: int, name: str, new: Tensor) -> Float[Tensor, "batch pos head d_head"]:
+    """``z`` of all heads where the named activation is ``new`` at all positions."""
+    if name == "z":
+        return new
+    attn, block = f"blocks.{layer}.attn", base.blocks[layer]
+    tap = compose(patch({f"{attn}.{name}": new}), seen := record(f"{attn}.z"))
+    inside = scope(tap, base.model.activation_names).inside(attn)
+    block.attn(block.ln1(base.stream[layer]), inside, base.model.place(0, base.n_pos), None)
+    return seen[f"{attn}.z"]
 
 
-class _Base:
-    """The run that is changed, and what the metric becomes when its stream is another at one position.
-
-    ``changed`` is ``[node batch pos d_model]`` below: for each node (a head, say) and each position the stream as it is
-    there if it is changed there, and nowhere else.
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: Transformer, tokens: Tensor, metric: Metric, position: Position) -> None:
-        c, n_layers = model.config, model.config.n_layers
-        self.model, self.metric = model, metric
-        self.blocks = [cast(Block, block) for block in model.blocks]
-        names = ["attn.z", "attn_out", "resid_pre", "resid_post", *(["mlp_out", "resid_mid"] if c.d_mlp else [])]
-        self.seen = record([f"blocks.*.{name}" for name in names] if n_layers else "embed")
-        self.cache = model.cache(len(tokens), tokens.shape[1]) if c.causal else None
-        self.logits = model(tokens, tap=self.seen, cache=self.cache)  # batch pos d_vocab
-        self.n_pos = tokens.shape[1]
-        ends = [f"blocks.{n_layers - 1}.resid_post"] if n_layers else []
-        self.stream = [self.seen[name] for name in [*(f"blocks.{i}.resid_pre" for i in range(n_layers)), *ends]]
-        self.middle = [self.seen[f"blocks.{i}.{'resid_mid' if c.d_mlp else 'resid_post'}"] for i in range(n_layers)]
-        self.example = torch.arange(len(tokens), device=tokens.device)
-        self.read = self._positions(position)  # of each example; None: all
-        self.unchanged = self._measure(self._where_read(self.logits)[None])[0]
-
-    def metrics(self, stage: int, changed: Tensor) -> Float[Tensor, "node pos *metric"]:
-        """``changed`` is the stream that enters layer ``stage``, or leaves the last."""
-        c, nodes = self.model.config, len(changed)
-        found = self.unchanged.expand(nodes, self.n_pos, *self.unchanged.shape).clone()
-        stop = self.n_pos  # positions from here on change nothing that is read
-        if self.read is not None and c.causal:
-            stop = int(self.read.max()) + 1
-        if stage == c.n_layers:
-            mine = self._unembed(changed) if self.read is None else self._unembed(changed[:, self.example, self.read])
-            for p in range(self.n_pos) if self.read is None else self.read.unique().tolist():
-                logits = self._where_read(self.logits).expand(nodes, *self._where_read(self.logits).shape).clone()
-                if self.read is None:
-                    logits[:, :, p] = mine[:, :, p]
-                else:
-                    logits = torch.where((self.read == p)[:, None], mine, logits)
-                found[:, p] = self._measure(logits)
-        elif stage == c.n_layers - 1 and self.read is not None and not c.smeared_keys:
-            size = max(1, BLOCK // (nodes * len(self.example) * max(c.d_vocab, c.n_heads * c.d_head)))
-            last = _LastLayer(self)
-            for first in range(0, stop, size):
-                some = slice(first, min(first + size, stop))
-                logits = self._unembed(last.stream(changed[:, :, some], some))  # node batch pos d_vocab
-                values = self._measure(logits.transpose(1, 2).flatten(0, 1))
-                found[:, some] = values.unflatten(0, (nodes, -1))
-        else:
-            width = (c.n_layers + 8) * max(c.d_model, c.n_heads * c.d_head, c.d_mlp)
-            size = max(1, BLOCK // (len(self.example) * self.n_pos * width))
-            for p in range(stop):
-                for first in range(0, nodes, size):
-                    some = slice(first, first + size)
-                    found[some, p] = self._measure(self._again(stage, changed[some, :, p], p, stop))
-        return found
-
-    def _again(self, stage: int, changed: Float[Tensor, "node batch d_model"], p: int, stop: int) -> Tensor:
-        """The logits that are read, from the layers that are run again, on positions ``p`` to ``stop`` alone."""
-        nodes, batch, _ = changed.shape
-        first = p if self.cache is not None else 0
-        x = self.stream[stage][:, first:stop].repeat(nodes, 1, 1)  # (node batch) pos d_model
-        x[:, p - first] = changed.flatten(0, 1)
-        before = None if self.cache is None else _Before(self.cache, p, nodes)
-        for block in self.blocks[stage:]:
-            x = block(x, QUIET, self.place(first, stop), before)
-        x = x.unflatten(0, (nodes, batch))
-        if self.read is None:
-            before_p = self.logits[:, :first].expand(nodes, -1, -1, -1)
-            return torch.cat([before_p, self._unembed(x)], dim=2)
-        new = x[:, self.example, (self.read - first).clamp(min=0)]
-        old = self.stream[-1][self.example, self.read].expand(nodes, -1, -1)  # read before the change
-        return self._unembed(torch.where((self.read >= first)[:, None], new, old))
-
-    def place(self, start: int, stop: int) -> Tensor | None:
-        """What an attention layer is told of positions: see ``Transformer``."""
-        c = self.model.config
-        if c.positions == "shortformer" and self.model.W_pos is not None:
-            return self.model.W_pos[start:stop]  # pos d_model
-        if c.positions == "rotary":
-            turn = angles(start, stop, c.d_head, c.rotary_base)
-            return torch.stack([turn.cos(), turn.sin()])[:, :, None].to(self.logits)  # (cos sin) pos 1 d_head/2
-        return None
-
-    def _unembed(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
-        return F.linear(self.model.ln_final(x, QUIET), self.model.W_U.mT, self.model.b_U)
-
-    def _where_read(self, x: Float[Tensor, "batch pos width"]) -> Tensor:
-        return x if self.read is None else x[self.example, self.read]
-
-    def _measure(self, logits: Float[Tensor, "run batch *pos d_vocab"]) -> Float[Tensor, "run *metric"]:  # noqa: F821, UP037
-        """The metric of each run; all at once where torch can do that."""
-        try:
-            return torch.vmap(self.metric)(logits)
-        except RuntimeError:
-            return torch.stack([torch.as_tensor(self.metric(run)) for run in logits])
-
-    def _positions(self, position: Position) -> Tensor | None:
-        if position is None:
-            return None
-        read = torch.as_tensor(position, device=self.example.device).expand(len(self.example))
-        if not bool(((-self.n_pos <= read) & (read < self.n_pos)).all()):
-            raise ValueError(f"there is no position {position} in {self.n_pos} tokens")
-        return read % self.n_pos
+def _stream_after(
+    base: BaseRun,
+    layer: int,
+    old: Float[Tensor, "batch pos head d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+    z: Float[Tensor, "batch pos head d_head"],
+) -> Float[Tensor, "head batch pos d_model"]:
+    """The stream after a layer, for each of some heads by itself, whose ``z`` is no longer ``old``."""
+    change = einsum(z - old, W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
+    return base.blocks[layer].after_attention(base.middle[layer] + change)
 
 
-class _Before:
-    """A cache to read from: the base run's keys and values before position ``p``, for each of several nodes."""
-
-    def __init__(self, cache: KVCache, p: int, nodes: int) -> None:
-        self.k, self.v = (kept[:, :, :, :p].repeat(1, nodes, 1, 1, 1) for kept in (cache.k, cache.v))
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.k[layer], k], dim=2), torch.cat([self.v[layer], v], dim=2)
-
-
-class _LastLayer:
-    """What the read position gets from the last layer when one of the positions before it is changed."""
-
-    def __init__(self, base: _Base) -> None:
-        c, x = base.model.config, base.stream[-2]
-        assert base.read is not None
-        self.base, self.block, self.read, self.example = base, base.blocks[-1], base.read, base.example
-        q, k, v = self._heads(x, slice(0, base.n_pos))  # batch pos head d_head
-        self.q, self.k, self.v = q[self.example, self.read], k, v
-        key = torch.arange(base.n_pos, device=x.device)
-        self.hidden = (key > self.read[:, None]) & c.causal  # batch key: in the future of the query
-        scores = self._scores(self.q, k)  # batch head key
-        # All sums leave one key out. For every key but the heaviest, taking its term away from the sum over all loses
-        # nothing: the heaviest, which is 1, stays in it. For that one the sum is made anew.
-        top = scores.max(dim=-1, keepdim=True)
-        self.heaviest = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top.indices, True)
-        e = (scores - top.values).exp()
-        ev = einsum(e, v, "batch head key, batch key head d_head -> batch head key d_head")
-        rest = scores.masked_fill(self.heaviest, -torch.inf)
-        second = rest.amax(dim=-1, keepdim=True)
-        f = (rest - second.nan_to_num(neginf=0)).exp()  # all 0 where there is but one key
-        fv = einsum(f, v, "batch head key, batch key head d_head -> batch head d_head")[:, :, None]
-        self.total = torch.where(self.heaviest, f.sum(-1, keepdim=True), e.sum(-1, keepdim=True) - e)
-        self.moved = torch.where(self.heaviest[..., None], fv, ev.sum(dim=2, keepdim=True) - ev)
-        self.unit = torch.where(self.heaviest, second, top.values)  # total and moved are in units of its exp
-
-    def stream(self, changed: Float[Tensor, "node batch pos d_model"], some: slice) -> Tensor:
-        """The end of the stream at the read position, for a change at each position of ``some``."""
-        base, read, attn = self.base, self.read, self.block.attn
-        q, k, v = self._heads(changed, some)
-        score = einsum(self.q, k, "batch head d_head, node batch pos head d_head -> node batch head pos")
-        score = score * attn.config.d_head**-0.5
-        score = score.masked_fill(self.hidden[:, None, some], -torch.inf)
-        unit = self.unit[:, :, some].maximum(score)
-        old, new = (self.unit[:, :, some] - unit).exp(), (score - unit).exp()  # node batch head pos
-        total = old * self.total[:, :, some] + new
-        z = old[..., None] * self.moved[:, :, some] + new[..., None] * v.transpose(2, 3)
-        z = (z / total[..., None]).transpose(2, 3)  # node batch pos head d_head
-        x = base.stream[-2][self.example, read][:, None].expand_as(changed).clone()
-        own = ((read >= some.start) & (read < some.stop)).nonzero().flatten()  # examples whose query changes too
-        if len(own):
-            at = read[own] - some.start
-            x[:, own, at] = changed[:, own, at]
-            keys, values = (kept[own].repeat(len(changed), 1, 1, 1) for kept in (self.k, self.v))
-            row = torch.arange(len(keys), device=keys.device)
-            where = read[own].repeat(len(changed))
-            keys[row, where], values[row, where] = (made[:, own, at].flatten(0, 1) for made in (k, v))
-            hidden = self.hidden[own].repeat(len(changed), 1)
-            pattern = self._scores(q[:, own, at].flatten(0, 1), keys, hidden).softmax(dim=-1)
-            z_own = einsum(pattern, values, "row head key, row key head d_head -> row head d_head")
-            z[:, own, at] = z_own.unflatten(0, (len(changed), -1))
-        return _mlp(self.block, x + F.linear(z.flatten(-2), attn.W_O.flatten(0, 1).mT, attn.b_O))
-
-    def _heads(self, x: Float[Tensor, "*any pos d_model"], some: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``[… pos head d_head]`` of the positions ``some``: see ``Attention``."""
-        attn, c = self.block.attn, self.block.attn.config
-        n, m = c.n_heads, c.kv_heads
-        qkv = F.linear(
-            self.block.ln1(x, QUIET), attn.W_QKV.flatten(0, 1), None if attn.b_QKV is None else attn.b_QKV.flatten()
-        )
-        q, k, v = qkv.unflatten(-1, (-1, c.d_head)).split([n, m, m], dim=-2)
-        place = self.base.place(some.start, some.stop)
-        if place is not None and c.positions == "shortformer":
-            shift = F.linear(place, attn.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
-            q, k = q + shift[..., :n, :], k + shift[..., n:, :]
-        elif place is not None:
-            q, k = rotate(q, place, c.rotary_interleaved), rotate(k, place, c.rotary_interleaved)
-        return q, attn._shared(k, dim=-2), attn._shared(v, dim=-2)
-
-    def _scores(self, q: Tensor, k: Tensor, hidden: Tensor | None = None) -> Float[Tensor, "batch head key"]:
-        scores = einsum(q, k, "batch head d_head, batch key head d_head -> batch head key") * q.shape[-1] ** -0.5
-        return scores.masked_fill((self.hidden if hidden is None else hidden)[:, None], -torch.inf)
+def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, heads: list[int]) -> Tensor:
+    """The metric when keys or values ``[batch pos kv_head d_head]`` are ``new``, one key head at a time."""
+    name = f"blocks.{layer}.attn.{name}"
+    moved = _moved(base.seen[name][:, :, heads], new[:, :, heads])
+    if sites.together:
+        changes = [sites.marks]
+    else:
+        each = torch.eye(base.n_pos, dtype=torch.bool, device=moved.device)[:, None]  # pos 1 pos
+        changes = [each[p].expand_as(sites.marks) for p in sites.positions]
+    found = base.unchanged.expand(len(changes), len(heads), *base.unchanged.shape).clone()
+    size = base.at_once()
+    for i, marks in enumerate(changes):
+        first = base.first(marks & moved)
+        if first >= base.stop:
+            continue
+        part = slice(first, base.stop)
+        for some in range(0, len(heads), size):
+            mine = heads[some : some + size]
+            x = base.stream[layer][:, part].expand(len(mine), -1, -1, -1)
+            tap = _Put(name, new[:, part], mine, marks[:, part])
+            found[i, some : some + size] = base.measure(base.run(layer, x, first, tap))
+    return found[0] if sites.together else found.transpose(0, 1)  # head *pos *metric
 
 
-def _mlp(block: Block, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-    """The stream after a layer's MLP, if it has one."""
-    if block.mlp is None or block.ln2 is None:
-        return x
-    return x + block.mlp(block.ln2(x, QUIET), QUIET)
+class _Put:
+    """A tap on a run of several nodes: each gets ``value [batch pos head d_head]`` at its own head, where marked."""
+
+    def __init__(self, name: str, value: Tensor, heads: list[int], marks: Bool[Tensor, "batch pos"]) -> None:
+        self.name, self.value, self.heads, self.marks = name, value, heads, marks
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        nodes = len(self.heads)
+        there = torch.zeros(nodes, *self.value.shape[:3], 1, dtype=torch.bool, device=x.device)
+        there[range(nodes), :, :, self.heads] = self.marks[..., None]
+        return torch.where(there, self.value, x.unflatten(0, (nodes, -1))).flatten(0, 1)
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset([self.name])
+
+
+@torch.no_grad()
+def _layers(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
+    """``new[layer]`` is the named activation as it is to be, ``[batch pos d_model]``."""
+    found = {}
+    for layer in sites.heads:
+        old, becomes = base.seen[f"blocks.{layer}.{name}"], partial(_stream_with, base, layer, name)
+        found[layer] = _follow(base, sites, layer + (name != "resid_pre"), old, new[layer], becomes)
+    return sites.arranged(base, found)
+
+
+def _stream_with(
+    base: BaseRun, layer: int, name: str, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "node batch pos d_model"]:
+    """The stream after a layer whose named activation is ``x``; for ``resid_pre``, before it. There is one node."""
+    if name == "attn_out":
+        x = base.middle[layer] + (x - base.seen[f"blocks.{layer}.attn_out"])
+    elif name == "mlp_out":
+        x = base.stream[layer + 1] + (x - base.seen[f"blocks.{layer}.mlp_out"])
+    return (base.blocks[layer].after_attention(x) if name in ("attn_out", "resid_mid") else x)[None]
+
+
+def _follow(
+    base: BaseRun, sites: Sites, stage: int, old: Tensor, new: Tensor, becomes: Callable[[Tensor], Tensor]
+) -> Float[Tensor, " node *pos *metric"]:
+    """The metric when ``old [batch pos …]`` is ``new``, and the stream at ``stage`` ``becomes(new)``."""
+    moved = _moved(old, new)
+    if not sites.together:
+        return base.changed_at_each(stage, becomes(new), sites.positions, moved)
+    marks = sites.marks.reshape(*sites.marks.shape, *[1] * (old.ndim - 2))
+    return base.changed_together(stage, becomes(torch.where(marks, new, old)), base.first(sites.marks & moved))
+
+
+def _moved(old: Tensor, new: Tensor) -> Bool[Tensor, " pos"]:
+    """The positions at which anything changes; before two prompts differ, nothing does."""
+    return (old != new).transpose(0, 1).flatten(1).any(dim=1)

@@ -6,17 +6,19 @@ import hashlib
 import json
 import math
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import safetensors.torch
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
+from residual.cli import main
 from residual.files.blobs import CheckpointError
-from residual.files.checkpoints import Card, Run, load, save
+from residual.files.checkpoints import KINDS, Card, Kind, Run, load, save
 
 CONFIG = Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=5, d_vocab=7)
 TOKENS = torch.tensor([[1, 2, 6]])
@@ -146,6 +148,14 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(losses=[2.5, math.nan]), "losses has nan, which is no number"),
         (dict(metrics={"validation by step": {"3": None}}), "validation by step has None, which is no number"),
         (dict(extra=1), "unknown fields extra"),
+        (dict(dtype="I64"), "dtype is 'I64'; weights are F16, F32, F64"),
+        (dict(kind=3), "kind is 3"),
+        (dict(kind="transformers"), "no kind 'transformers' is known; there is transformer"),
+        (
+            dict(kind="sae", module="residual.methods.saes"),
+            "no kind 'sae' .* module residual.methods.saes: import that first",
+        ),
+        (dict(kind="result"), "is the card of a result: results.load_result reads it"),
     ],
 )
 def test_a_card_that_fits_no_model_is_refused(tmp_path, fields, says):
@@ -153,6 +163,121 @@ def test_a_card_that_fits_no_model_is_refused(tmp_path, fields, says):
     rewrite(path, **fields)
     with pytest.raises(CheckpointError, match=says):
         load(path)
+
+
+# ---- Kinds
+
+
+@dataclass
+class ToyConfig:
+    n_features: int
+    d_hidden: int = 2
+    act: str = "relu"
+
+
+class Toy(torch.nn.Module):
+    """Features through a bottleneck and back with the same weights, as in toy models of superposition."""
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__()
+        if config.act != "relu":
+            raise ValueError(f"no activation {config.act!r}; there is relu")
+        self.config = config
+        self.W = torch.nn.Parameter(torch.randn(config.n_features, config.d_hidden))
+        self.tied = self.W  # a second name of the same weight
+        self.b = torch.nn.Parameter(torch.zeros(config.n_features))
+        self.register_buffer("seen", torch.ones(config.n_features))
+        self.register_buffer("scratch", torch.ones(3), persistent=False)
+
+    def forward(self, x):
+        return torch.relu(x @ self.W @ self.tied.T + self.b) * self.seen
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "toy", Kind(ToyConfig, Toy))
+    model = Toy(ToyConfig(n_features=5))
+    with torch.no_grad():
+        model.seen.copy_(torch.arange(5.0))
+    card = Card("small-toy", {}, data="sparse features", steps=7, command="residual train small-toy")
+    return model, save(Run(model, card), tmp_path / "small-toy")
+
+
+def test_a_model_of_another_kind_comes_back(toy):
+    model, path = toy
+    back = load(path)
+    x = torch.rand(4, 5)
+    assert type(back.model) is Toy and back.model.config == model.config
+    assert torch.equal(back.model(x), model(x)), "the buffer is part of it"
+    assert back.card.kind == "toy" and back.card.module == __name__
+    assert back.card.shapes == {"W": [5, 2], "b": [5], "seen": [5]}, "a tied weight once, no scratch"
+    back.model.W.data.zero_()
+    assert not back.model.tied.any(), "still tied"
+
+
+def test_a_model_of_another_kind_is_listed_and_shown(toy):
+    _, path = toy
+    listed = CliRunner().invoke(main, ["list", "--out", str(path.parent)])
+    assert "small-toy 7 steps" in " ".join(listed.output.split())
+    shown = CliRunner().invoke(main, ["show", "small-toy", "--out", str(path.parent)])
+    assert "ToyConfig(n_features=5, d_hidden=2, act='relu')" in shown.output and "15 as F32" in shown.output
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "SHA-256 differs" in CliRunner().invoke(main, ["show", "small-toy", "--out", str(path.parent)]).output
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        (dict(config={"n_features": 6}), r"the card has for W the shape \[5, 2\]; its config has \[6, 2\]"),
+        (dict(config={"n_feature": 5}), "n_feature"),
+        (dict(config={"n_features": 10**15}), "the card has for W the shape"),
+        (dict(config={"n_features": "5"}), "no model has this config"),
+        (dict(config={"n_features": 5, "act": "gelu"}), "no activation 'gelu'; there is relu"),
+        (dict(kind="transformer"), "Config has no field 'n_features'"),
+    ],
+)
+def test_a_card_of_another_kind_that_fits_no_model_is_refused(toy, fields, says):
+    _, path = toy
+    rewrite(path, **fields)
+    with pytest.raises(CheckpointError, match=says):
+        load(path)
+
+
+def test_a_kind_that_nothing_defines(toy, monkeypatch, tmp_path):
+    model, path = toy
+    monkeypatch.delitem(KINDS, "toy")
+    with pytest.raises(CheckpointError, match=rf"no kind 'toy' is known; .* the module {__name__}: import that first"):
+        load(path)
+    with pytest.raises(ValueError, match=r"Toy is of no kind that is known; add its kind to checkpoints\.KINDS"):
+        save(Run(model, Card("x", {})), tmp_path / "x")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_whole_numbers_are_no_weights(toy, tmp_path):
+    model, _ = toy
+    model.seen = model.seen.long()
+    with pytest.raises(ValueError, match=r"seen is torch.int64; .* nothing was saved"):
+        save(Run(model, Card("x", {})), tmp_path / "x")
+
+
+def test_a_card_without_a_kind_is_a_transformers(tmp_path):
+    model, path = saved(tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    del card["kind"], card["module"]
+    path.with_suffix(".json").write_text(json.dumps(card))
+    assert torch.equal(load(path).model(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("name", ["gpt", "one-layer-seed3"])
+def test_a_committed_model_brings_its_vocabulary(name):
+    run = load(name)
+    tokens, mask = run.model.vocabulary.tokens("The Senate")
+    assert mask.all() and run.model.vocabulary.text(tokens[0]) == "The Senate"
+    assert len(run.model.vocabulary) == run.model.config.d_vocab
+
+
+def test_a_model_of_other_data_brings_none(tmp_path):
+    assert getattr(load(saved(tmp_path)[1]).model, "vocabulary", None) is None
 
 
 def test_a_card_that_could_not_be_read_is_not_written(tmp_path):

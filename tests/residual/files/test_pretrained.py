@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import sys
 import types
@@ -12,12 +13,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from residual.files import formats
+from residual.files import formats, hugging_face
 from residual.files import pretrained as weights
 from residual.sampling import generate
 
@@ -271,6 +273,180 @@ def test_shards_and_other_floats(tmp_path, dtype):
     np.testing.assert_allclose(logits_of(cut), expected, atol=1e-9)
 
 
+# ---- Names that tools put before, and tied tensors stored once
+
+
+def renamed(prefix="", head="", inner=""):
+    """Names as a tool writes them, from the model's own without "model." or "transformer."."""
+
+    def rename(name):
+        if name == "lm_head.weight":
+            return head + name
+        return prefix + re.sub(r"(self_attn|attn|mlp)\.", rf"\1.{inner}", name)
+
+    return rename
+
+
+def model_of(family, tied):
+    """Config, tensors under the model's own names, and what the logits are."""
+    if family == "llama":
+        config = LLAMA | dict(tie_word_embeddings=tied)
+        tensors = llama_tensors(config)
+        expected = llama(TOKENS, config, tensors)
+        return config, {name.removeprefix("model."): x for name, x in tensors.items()}, expected
+    config, tensors = GPT2 | dict(tie_word_embeddings=tied), gpt2_tensors()
+    expected = gpt2(TOKENS, config, tensors)
+    return config, tensors if tied else tensors | {"lm_head.weight": 2 * tensors["wte.weight"]}, expected * (2 - tied)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "family, rename",
+    [
+        *((family, renamed(prefix)) for family in ("llama", "gpt2") for prefix in ("", "model.", "transformer.")),
+        ("llama", renamed("_orig_mod.model.", "_orig_mod.")),
+        ("llama", renamed("module.model.", "module.")),
+        ("llama", renamed("module._orig_mod.model.", "module._orig_mod.")),
+        ("llama", renamed("_orig_mod.module.model.", "_orig_mod.module.")),
+        ("llama", renamed("model._orig_mod.", inner="_orig_mod.")),
+        ("llama", renamed("_fsdp_wrapped_module.model.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")),
+        ("gpt2", renamed("_orig_mod.transformer.", "_orig_mod.")),
+        ("gpt2", renamed("module.transformer.", "module.")),
+        ("gpt2", renamed("module.", "module.", "_orig_mod.")),
+    ],
+)
+def test_what_tools_put_before_the_names(tmp_path, family, rename, tied):
+    config, tensors, expected = model_of(family, tied)
+    model = weights.load(
+        write(tmp_path / "m", config, {rename(name): x for name, x in tensors.items()}), dtype=torch.float64
+    )
+    np.testing.assert_allclose(logits_of(model), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("kept", ["embedding", "head"])
+@pytest.mark.parametrize("stated", [True, False], ids=["metadata", "no metadata"])
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module."])
+def test_tied_tensors_stored_once(tmp_path, family, kept, stated, wrapper):
+    """As safetensors.torch.save_model writes them: one of the two, and the other's name in the metadata."""
+    config, tensors, expected = model_of(family, tied=True)
+    prefix = wrapper + ("model." if family == "llama" else "transformer.")
+    tensors = {prefix + name: x for name, x in tensors.items()}
+    embedding = next(name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight")))
+    metadata = {"format": "pt", f"{wrapper}lm_head.weight": embedding}
+    if kept == "head":
+        tensors[f"{wrapper}lm_head.weight"] = tensors.pop(embedding)
+        metadata = {"format": "pt", embedding: f"{wrapper}lm_head.weight"}
+    folder = write(tmp_path / "m", config, {})
+    save_file(tensors, folder / "model.safetensors", metadata if stated else None)
+    np.testing.assert_allclose(logits_of(weights.load(folder, dtype=torch.float64)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", [LLAMA, LLAMA | dict(tie_word_embeddings=True)], ids=["untied", "tied"])
+def test_as_safetensors_itself_stores_a_tied_model(tmp_path, config):
+    """Also where the config does not say that they are tied: the file does."""
+
+    class Tied(torch.nn.Module):
+        def __init__(self, tensors):
+            super().__init__()
+            for name, x in tensors.items():
+                module = self
+                *path, last = name.split(".")
+                for part in path:
+                    if not hasattr(module, part):
+                        module.add_module(part, torch.nn.Module())
+                    module = getattr(module, part)
+                module.register_parameter(last, torch.nn.Parameter(torch.tensor(x)))
+            self.lm_head = torch.nn.Module()
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    tied = LLAMA | dict(tie_word_embeddings=True)
+    tensors = llama_tensors(tied)
+    folder = write(tmp_path / "m", config, {})
+    safetensors.torch.save_model(Tied(tensors), folder / "model.safetensors")
+    np.testing.assert_allclose(
+        logits_of(weights.load(folder, dtype=torch.float64)), llama(TOKENS, tied, tensors), atol=1e-9
+    )
+
+
+def test_both_names_stored_though_tied(tmp_path):
+    config, tensors, expected = model_of("gpt2", tied=True)
+    both = tensors | {"lm_head.weight": tensors["wte.weight"]}
+    np.testing.assert_allclose(
+        logits_of(weights.load(write(tmp_path / "m", config, both), dtype=torch.float64)), expected, atol=1e-9
+    )
+    both["lm_head.weight"] = tensors["wte.weight"] + 0.1
+    with pytest.raises(ValueError, match=r"wte.weight and lm_head.weight differ; .* tie_word_embeddings false"):
+        weights.load(write(tmp_path / "m", config, both))
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        (lambda t: {f"teacher.{name}": x for name, x in t.items()}, "holds 2 models, '' and 'teacher.'; keep one"),
+        (
+            lambda t: {f"{{x}}{{}}.{name}": t.pop(name) for name in list(t)},
+            "lacks the tensor {x}0.layers.0.input_layernorm",
+        ),
+        (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is there already"),
+        (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model has no place for: lora_A.weight"),
+    ],
+)
+def test_names_that_leave_a_doubt(tmp_path, more, says):
+    config, tensors, _ = model_of("llama", tied=True)
+    with pytest.raises(ValueError, match=says):
+        weights.load(write(tmp_path / "m", config, more(tensors) | tensors))
+
+
+# ---- Weights that are no numbers
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"]
+)
+def test_weights_that_are_not_finite(tmp_path, number, name):
+    tensors = llama_tensors()
+    tensors[name].flat[3] = number
+    with pytest.raises(ValueError, match=f"has {name} with entries that are not finite"):
+        weights.load(write(tmp_path / "m", LLAMA, tensors))
+
+
+def test_weights_too_large_for_halves(tmp_path):
+    tensors = llama_tensors()
+    tensors["model.norm.weight"][0] = 1e5
+    folder = write(tmp_path / "m", LLAMA, tensors)
+    with pytest.raises(ValueError, match=r"has model.norm.weight with entries too large for torch.float16"):
+        weights.load(folder, dtype=torch.float16)
+    assert weights.load(folder).ln_final.w[0] == 1e5
+
+
+def test_a_gguf_that_is_not_finite(tmp_path):
+    write_gguf(tmp_path / "m.gguf")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(whole[:-4] + struct.pack("<f", math.nan))
+    with pytest.raises(ValueError, match=r"m.gguf has .* with entries that are not finite"):
+        weights.load(tmp_path / "m.gguf")
+
+
+# ---- The vocabulary comes with the model
+
+
+def test_a_model_brings_its_vocabulary(tmp_path):
+    write_gguf(tmp_path / "m.gguf")
+    model = weights.load(tmp_path / "m.gguf")
+    assert model.vocabulary.tokens(["ab ab", "a"])[0].tolist() == [[3, 7], [0, 1]]
+    assert model.vocabulary.words([3, 7, 5]) == ["ab", " ab", "1"]
+    folder = write(tmp_path / "m", LLAMA, llama_tensors())
+    assert getattr(weights.load(folder), "vocabulary", None) is None
+    weights.tokenizer(tmp_path / "m.gguf").save(str(folder / "tokenizer.json"))
+    assert weights.load(folder).vocabulary.text([3, 7, 5]) == "ab ab1"
+    (folder / "tokenizer.json").write_text("{")
+    broken = weights.load(folder)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        broken.vocabulary.tokens("ab")
+
+
 def test_a_loaded_model_can_be_trained_and_sampled(tmp_path):
     model = weights.load(write(tmp_path / "m", LLAMA, llama_tensors()))
     model(torch.tensor([TOKENS])).sum().backward()
@@ -303,7 +479,7 @@ def write_gguf(path, c=LLAMA, seed=0, kind=None):
     writer.add_token_list(["<|end|>", "a", "b", "ab", "Ġ", "1", "2", "Ġab", "c", "d", "e"])
     writer.add_token_types([3] + [1] * 10)
     writer.add_token_merges(["a b", "Ġ ab"])
-    names = {ours: formats.GGUF_LLAMA[key] for key, ours in formats.HUGGING_FACE_LLAMA.items()}
+    names = {ours: formats.GGUF_LLAMA[key] for key, ours in hugging_face.HUGGING_FACE_LLAMA.items()}
     for name, x in tensors.items():
         key = next(k for k in names if k.split("{}")[0] in name and k.split("{}")[-1] in name)
         layer = name.split(".")[2] if "{}" in key else ""
@@ -366,6 +542,8 @@ def test_smollm2_knows_the_capital_of_france():
     with torch.no_grad():
         likeliest = model(tokens)[0, -1].argmax().item()
     assert tokenizer.decode([likeliest]) == " Paris"
+    assert model.vocabulary.words([likeliest]) == [" Paris"] and len(model.vocabulary) == model.config.d_vocab
+    assert torch.equal(model.vocabulary.tokens("The capital of France is")[0], tokens)
     text = "In 1863, Lincoln's words — “four score” — took 2 minutes.\n\tNaïve? 日本"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 

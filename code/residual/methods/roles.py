@@ -1,0 +1,383 @@
+"""Where heads look on a given text, how much they move from there, and the role that this gives them.
+
+A pattern alone misleads where a head rests: much attention goes to a position of which the head moves nearly nothing.
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (section "Induction Heads"), therefore look at
+patterns that are weighted by the length of what is moved; Kobayashi et al. 2020, "Attention is Not Only a Weight",
+make the same correction. Every score here comes with it or without.
+
+Nothing here keeps a pattern: one run of the model, and a few numbers of each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from residual.checks import Tokens, as_tokens, check_mask, check_tokens
+from residual.methods.sites import named_heads
+from residual.model import Attention, Block, Transformer
+from residual.positions import Padding
+from residual.taps import record
+from residual.where import Heads
+
+Words = Callable[[list[int]], list[str]]
+
+ROLES = ("previous_token", "current_token", "first_position", "duplicate_token", "induction")
+"""The scores of ``head_roles``, in their order."""
+
+
+# How much is moved
+
+
+def value_norms(attention: Attention, v: Float[Tensor, "batch pos kv_head d_head"]) -> Float[Tensor, "batch head pos"]:
+    """The length ``‖v_j W_O‖`` of what each head would write if all its attention went to position j.
+
+    From a triangular factor: with ``W_Oᵀ = Q R``, ``‖v W_O‖ = ‖v Rᵀ‖``, so no ``[batch head pos d_model]`` is made.
+
+    Args:
+        v: the recorded activation ``blocks.{layer}.attn.v``, biases included.
+    """
+    c = attention.config
+    R = torch.linalg.qr(attention.W_O.mT, mode="r").R  # head rank d_head
+    values = v.repeat_interleave(c.n_heads // c.kv_heads, dim=2)  # batch pos head d_head
+    written = einsum(values, R, "batch pos head d_head, head rank d_head -> batch head pos rank")
+    return torch.linalg.vector_norm(written, dim=-1)
+
+
+def value_weighted_pattern(
+    model: Transformer,
+    tokens: Tokens,
+    layer: int,
+    *,
+    normalize: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, "batch head query key"]:
+    """The pattern times the length of what is moved, ``A_ij ‖v_j W_O‖`` (Kobayashi et al. 2020, equation 4).
+
+    Args:
+        normalize: divide each row by its sum, to see shares. A row of zeros, which moves nothing, stays zero.
+        mask: of real tokens, as the model takes it.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if not 0 <= layer < model.config.n_layers:
+        raise ValueError(f"there is no layer {layer} in a model of {model.config.n_layers}; they count from 0")
+    attn = f"blocks.{layer}.attn"
+    model.run_to(tokens, layer + 1, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])), mask=mask)
+    norms = value_norms(cast(Block, model.blocks[layer]).attn, seen[f"{attn}.v"])
+    weighted = seen[f"{attn}.pattern"] * norms[:, :, None]
+    return _share(weighted, weighted.sum(dim=-1, keepdim=True)) if normalize else weighted
+
+
+# Attention by token
+
+
+class ByToken(NamedTuple):
+    """How a head's attention is spread over the tokens of a text. Other tokens get none."""
+
+    tokens: Int[Tensor, " token"]  # those that the text has, ascending
+    share: Float[Tensor, "layer head token"]  # each head's add up to 1
+    error: Float[Tensor, "layer head token"]  # standard errors, over examples; NaN if there is only one
+
+
+@torch.no_grad()
+def attention_by_token(
+    model: Transformer,
+    tokens: Tokens,
+    *,
+    counted: Bool[Tensor, "batch pos"] | None = None,
+    value_weighted: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+) -> ByToken:
+    """The tokens that each head rests on: the share of all its attention that goes to each token, wherever it stands.
+
+    Args:
+        tokens: or texts, where the model has a vocabulary.
+        counted: the queries that count; all that are real, if not given.
+        value_weighted: weigh attention by the length of what it moves, as in ``value_weighted_pattern``.
+        mask: of real tokens, as the model takes it.
+
+    Raises:
+        ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
+    """
+    tokens, real, counted = _read(model, tokens, mask, counted)
+    found, place = tokens.unique(return_inverse=True)  # place: batch pos
+
+    def look(pattern: Tensor) -> Tensor:
+        return _received(pattern, counted, place, len(found))
+
+    paid = _look(model, tokens, real, look, value_weighted)  # layer batch head token
+    return ByToken(found, *_ratio(paid, paid.sum(dim=-1, keepdim=True)))
+
+
+# Roles
+
+
+class HeadRoles(NamedTuple):
+    """How far each head plays each role on a text: shares of its attention, from 0 to 1. See ``head_roles``."""
+
+    previous_token: Float[Tensor, "layer head"]
+    current_token: Float[Tensor, "layer head"]
+    first_position: Float[Tensor, "layer head"]
+    duplicate_token: Float[Tensor, "layer head"]
+    induction: Float[Tensor, "layer head"]
+    top_token: Int[Tensor, "layer head"]  # the token that gets most of all attention
+    top_share: Float[Tensor, "layer head"]
+    errors: dict[str, Tensor]  # of each score, its standard error over examples; NaN if there is only one
+    uniform: dict[str, float]  # of each score, that of a head which attends to all it can see alike
+
+
+@torch.no_grad()
+def head_roles(
+    model: Transformer,
+    tokens: Tokens,
+    *,
+    counted: Bool[Tensor, "batch pos"] | None = None,
+    value_weighted: bool = False,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+) -> HeadRoles:
+    """The share of each head's attention that goes where its role says, in one run of the model.
+
+    From the query at position i, which holds token t_i, and counted where the role has something to look at:
+
+    - ``previous_token``: to i-1, from the second position on (Elhage et al. 2021)
+    - ``current_token``: to i itself, from the second position on
+    - ``first_position``: to 0, from the second position on: the sink of Xiao et al. 2023, "Efficient Streaming
+      Language Models with Attention Sinks"
+    - ``duplicate_token``: to all earlier j with t_j = t_i, where there is one (Wang et al. 2022, "Interpretability in
+      the Wild", section 3)
+    - ``induction``: to all j < i with t_{j-1} = t_i, what followed the same token before, where there is one (Olsson
+      et al. 2022, "In-context Learning and Induction Heads": prefix matching)
+
+    A position may serve two roles: in a text of few tokens, what stands just before is often a duplicate, too. Compare
+    with ``uniform``, and with random tokens that repeat: ``head_roles(model, induction.repeats(…)[0])``.
+
+    Args:
+        tokens: or texts, where the model has a vocabulary.
+        counted: the queries that count; all that are real, if not given.
+        value_weighted: shares of the length of what is moved, as in ``value_weighted_pattern``, not of attention.
+        mask: of real tokens, as the model takes it. Positions count real tokens only.
+
+    Returns:
+        Scores; NaN for a role that no counted query can play.
+
+    Raises:
+        ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
+    """
+    tokens, real, counted = _read(model, tokens, mask, counted)
+    found, place = tokens.unique(return_inverse=True)  # place: batch pos
+    padding = Padding(real, 0, model.config.causal)
+    targets = _targets(tokens, real, padding) & counted[:, None, :, None]  # batch role query key
+    playing = targets.any(dim=-1)  # batch role query
+
+    def look(pattern: Tensor) -> Tensor:
+        to_targets = einsum(
+            pattern, targets.to(pattern), "batch head query key, batch role query key -> batch head role"
+        )
+        of_all = einsum(
+            pattern.sum(dim=-1), playing.to(pattern), "batch head query, batch role query -> batch head role"
+        )
+        return torch.cat([to_targets, of_all, _received(pattern, counted, place, len(found))], dim=-1)
+
+    n = len(ROLES)
+    to_targets, of_all, by_token = _look(model, tokens, real, look, value_weighted).split([n, n, len(found)], dim=-1)
+    scores, errors = _ratio(to_targets, of_all)  # layer head role
+    top = _ratio(by_token, by_token.sum(dim=-1, keepdim=True))[0].max(dim=-1)
+    alike = targets.sum(dim=-1) / padding.seen.sum(dim=-1)  # batch role query
+    previous, current, first, duplicate, induction = scores.unbind(dim=-1)
+    return HeadRoles(
+        previous,
+        current,
+        first,
+        duplicate,
+        induction,
+        top_token=found[top.indices],
+        top_share=top.values,
+        errors=dict(zip(ROLES, errors.unbind(dim=-1), strict=True)),
+        uniform={role: alike[:, i][playing[:, i]].mean().item() for i, role in enumerate(ROLES)},
+    )
+
+
+def _targets(
+    tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], padding: Padding
+) -> Bool[Tensor, "batch role query key"]:
+    """Where each role says to look, in the order of ``ROLES``."""
+    at = padding.positions
+    later, first = (at > 0)[:, :, None], (at == 0)[:, None]  # queries; keys
+    back = at[:, :, None] - at[:, None]  # batch query key
+    same = tokens[:, :, None] == tokens[:, None]
+    follows = (tokens[:, :, None] == tokens.gather(1, padding.before)[:, None]) & ~first
+    each = [back == 1, (back == 0) & later, first & later, same & (back > 0), follows & (back > 0)]
+    return torch.stack(each, dim=1) & (real[:, :, None] & real[:, None])[:, None]
+
+
+# Tables to print
+
+
+def strongest(scores: Float[Tensor, "layer head"], k: int = 5) -> list[str]:
+    """The names of the ``k`` heads with the highest scores, the highest first: ``["18.6", "17.3"]``; NaN counts not.
+
+    Raises:
+        ValueError: there are fewer than ``k`` heads.
+    """
+    if not 0 <= k <= scores.numel():
+        raise ValueError(f"cannot take {k} heads of {scores.numel()}")
+    best = scores.nan_to_num(nan=-torch.inf).flatten().topk(k).indices.tolist()
+    return [f"{i // scores.shape[1]}.{i % scores.shape[1]}" for i in best]
+
+
+def role_table(
+    roles: HeadRoles,
+    heads: Heads | None = None,
+    *,
+    words: Words | None = None,
+    repeated: HeadRoles | None = None,
+) -> tuple[list[list[Any]], list[str]]:
+    """Rows and header for ``plot.table(*role_table(roles))``: a row for each head, the last for uniform attention.
+
+    Args:
+        heads: names such as ``"18.6"``, in this order; all heads, if not given.
+        words: what shows tokens as text, such as ``files.tokens.words``; numbers, if not given.
+        repeated: the roles on random tokens that repeat, of which one more column shows induction.
+
+    Raises:
+        ValueError: there is no such head.
+    """
+    header = ["head", *(role.replace("_", " ") for role in ROLES)]
+    columns = [(getattr(roles, role), roles.uniform[role]) for role in ROLES]
+    if repeated is not None:
+        header.append("induction on repeats")
+        columns.append((repeated.induction, repeated.uniform["induction"]))
+    rows: list[list[Any]] = []
+    for layer, head in _places(roles.induction, heads):
+        scores = [round(column[layer, head].item(), 3) for column, _ in columns]
+        token, share = int(roles.top_token[layer, head]), round(roles.top_share[layer, head].item(), 3)
+        rows.append([f"{layer}.{head}", *scores, _shown(token, words), share])
+    rows.append(["uniform", *(round(alike, 3) for _, alike in columns), "", None])
+    return rows, [*header, "rests on", "share"]
+
+
+def token_table(
+    found: ByToken, heads: Heads | None = None, *, words: Words | None = None, k: int = 4
+) -> tuple[list[list[Any]], list[str]]:
+    """Rows and header for ``plot.table``: for each head the ``k`` tokens that get most, ``·the 36 ± 2 %``.
+
+    Args:
+        heads, words: see ``role_table``.
+
+    Raises:
+        ValueError: there is no such head, or the text has fewer than ``k`` tokens.
+    """
+    if not 0 < k <= len(found.tokens):
+        raise ValueError(f"cannot show {k} tokens of a text that has {len(found.tokens)}")
+    rows: list[list[Any]] = []
+    for layer, head in _places(found.share[..., 0], heads):
+        cells = []
+        for i in found.share[layer, head].topk(k).indices.tolist():
+            share, error = 100 * found.share[layer, head, i].item(), 100 * found.error[layer, head, i].item()
+            spread = "" if error != error else f" ± {error:.0f}"  # NaN of a single example
+            cells.append(f"{_shown(int(found.tokens[i]), words)} {share:.0f}{spread} %")
+        rows.append([f"{layer}.{head}", *cells])
+    return rows, ["head", *(str(i) for i in range(1, k + 1))]
+
+
+def _places(scores: Float[Tensor, "layer head"], heads: Heads | None) -> list[tuple[int, int]]:
+    n_layers, n_heads = scores.shape
+    if heads is None:
+        return [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    return named_heads(heads, n_layers, n_heads)
+
+
+def _shown(token: int, words: Words | None) -> str:
+    return str(token) if words is None else words([token])[0].replace(" ", "·").replace("\n", "⏎")
+
+
+# What all of them need
+
+
+def _read(
+    model: Transformer, given: Tokens, mask: Tensor | None, counted: Tensor | None
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """The tokens, which of them are real, and which queries count."""
+    device = model.W_E.device
+    tokens, mask = as_tokens(given, mask, model.vocabulary, device)
+    tokens = tokens.to(device)
+    check_tokens(tokens, model.W_E)
+    mask = check_mask(mask, tokens)
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(device)
+    if counted is None:
+        return tokens, real, real
+    if counted.shape != tokens.shape or counted.dtype != torch.bool:
+        raise ValueError(
+            f"counted is {counted.dtype} of shape {list(counted.shape)}; it must mark the queries, true or false, of "
+            f"tokens of shape {list(tokens.shape)}"
+        )
+    if not (counted.to(device) & real).any():
+        raise ValueError("counted marks no query")
+    return tokens, real, counted.to(device) & real
+
+
+def _received(
+    pattern: Float[Tensor, "batch head query key"], counted: Tensor, place: Int[Tensor, "batch pos"], n: int
+) -> Float[Tensor, "batch head n"]:
+    """The attention that each of ``n`` kinds of keys gets from the counted queries; ``place`` is a key's kind."""
+    received = einsum(pattern, counted.to(pattern), "batch head query key, batch query -> batch head key")
+    return received.new_zeros(*received.shape[:2], n).scatter_add(2, place[:, None].expand_as(received), received)
+
+
+def _look(
+    model: Transformer, tokens: Tensor, real: Tensor, look: Callable[[Tensor], Tensor], value_weighted: bool
+) -> Float[Tensor, "layer batch head n"]:
+    """``look`` at each layer's pattern, which is then forgotten."""
+    seen = _Looked(model, look, value_weighted)
+    mask = None if bool(real.all()) else real
+    model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)  # no logits are needed
+    if not seen.found:
+        none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
+        return look(none)[None][:0]
+    return torch.stack(seen.found)
+
+
+class _Looked:
+    """A tap that keeps what ``look`` makes of each pattern, which is first weighted by the length of what it moves."""
+
+    def __init__(self, model: Transformer, look: Callable[[Tensor], Tensor], value_weighted: bool) -> None:
+        self.attention = [cast(Block, block).attn for block in model.blocks]
+        self.look, self.value_weighted = look, value_weighted
+        self.norms: list[Tensor] = []  # of each layer; its values come before its pattern
+        self.found: list[Tensor] = []
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(".attn.v"):
+            self.norms.append(value_norms(self.attention[len(self.norms)], x))
+        else:
+            self.found.append(self.look(x * self.norms[-1][:, :, None] if self.value_weighted else x))
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        ends = (".attn.pattern", ".attn.v") if self.value_weighted else (".attn.pattern",)
+        return frozenset(name for name in known if name.endswith(ends))
+
+
+def _ratio(
+    part: Float[Tensor, "layer batch head n"], whole: Float[Tensor, "layer batch head n"]
+) -> tuple[Float[Tensor, "layer head n"], Float[Tensor, "layer head n"]]:
+    """``Σ part / Σ whole`` over the examples, and its standard error (the delta method's, for a ratio of two means).
+
+    Where the wholes of all examples are equal it is the standard error of the mean of ``part / whole``.
+    """
+    batch, total = part.shape[1], whole.sum(dim=1)
+    share = part.sum(dim=1) / total
+    spread = (part - share[:, None] * whole).square().sum(dim=1)
+    return share, (spread * (batch / (batch - 1) if batch > 1 else torch.nan)).sqrt() / total
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and 0 where both are 0."""
+    return part / whole.masked_fill(whole == 0, 1)

@@ -1,0 +1,116 @@
+"""The places at which ``sweeps`` change something: layers, heads by name, positions. A slip is a sentence here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from residual.checks import Tokens, as_tokens, check_tokens
+from residual.errors import nearest
+from residual.model import Transformer
+from residual.where import Heads, Positions, mark, parse_heads, per_example
+
+if TYPE_CHECKING:
+    from residual.methods.reruns import BaseRun
+
+Index = int | slice | Sequence[int] | None
+
+OF_HEADS = ("q", "k", "v", "pattern", "z")
+OF_STREAM = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+class Sites:
+    """The layers, heads and positions of a sweep, and the axes of its result."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokens: Int[Tensor, "batch pos"],
+        name: str,
+        heads: Heads | None,
+        layers: Index,
+        positions: Positions | None,
+        together: bool,
+    ) -> None:
+        c = model.config
+        n_heads = 1 if name in OF_STREAM else c.kv_heads if name in ("k", "v") else c.n_heads
+        if heads is not None and layers is not None:
+            raise ValueError("the names of heads say their layers; leave layers out")
+        some = indices(layers, c.n_layers, "layer")
+        if heads is None:
+            self.in_order = [(layer, head) for layer in some for head in range(n_heads)]
+        else:
+            self.in_order = named_heads(heads, c.n_layers, n_heads, "key head" if name in ("k", "v") else "head")
+        self.heads: dict[int, list[int]] = {}  # by layer, ascending
+        for layer, head in sorted(set(self.in_order)):
+            self.heads.setdefault(layer, []).append(head)
+        self.axes = [len(some), n_heads] if heads is None and name in OF_HEADS else [len(self.in_order)]
+        self.together = together
+        every = torch.ones_like(tokens[:1], dtype=torch.bool)
+        self.marks = (every if positions is None else mark("tokens", tokens, positions)).expand_as(tokens)  # batch pos
+        marked = isinstance(positions, Tensor | np.ndarray) and torch.as_tensor(positions).dtype == torch.bool
+        if not together and (marked or isinstance(positions, per_example)):
+            raise ValueError("positions of each example are changed all at once; give together=True, too")
+        self.positions = [] if together else indices(cast(Index, positions), tokens.shape[1], "position")
+
+    def arranged(self, base: BaseRun, found: dict[int, Tensor]) -> Tensor:
+        """The metrics of each layer, ``[head *pos *metric]``, as one tensor."""
+        rows = [found[layer][self.heads[layer].index(head)] for layer, head in self.in_order]
+        shape = [*([] if self.together else [len(self.positions)]), *base.unchanged.shape]
+        return (torch.stack(rows) if rows else base.unchanged.new_zeros(0, *shape)).reshape(*self.axes, *shape)
+
+
+def indices(wanted: Index, length: int, word: str) -> list[int]:
+    """The indices that are meant, of ``length``; all of them for None.
+
+    Raises:
+        ValueError: they are no whole numbers, or out of range.
+    """
+    if wanted is None or isinstance(wanted, slice):
+        return list(range(length))[wanted or slice(None)]
+    try:
+        index = torch.as_tensor(wanted).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none") from None
+    if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
+        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none")
+    if not bool(((-length <= index) & (index < length)).all()):
+        raise ValueError(f"there is no {word} {wanted} among {length}")
+    return (index.long() % max(length, 1)).tolist()
+
+
+def named_heads(heads: Heads, n_layers: int, n_heads: int, word: str = "head") -> list[tuple[int, int]]:
+    """The layer and the head of names such as ``"18.6"``; a number by itself is that head of every layer.
+
+    Raises:
+        ValueError: this is no name of a head, or there is no such head.
+    """
+    known = [f"{layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
+    found = []
+    for layer, head in parse_heads(heads):
+        for each in range(n_layers) if layer is None else [layer]:
+            if f"{each}.{head}" not in known:
+                raise ValueError(f"there is no {word} {each}.{head}; {nearest(f'{each}.{head}', known)}")
+            found.append((each, head))
+    return found
+
+
+def whole_texts(model: Transformer, given: Tokens) -> Int[Tensor, "batch pos"]:
+    """The tokens of a batch that needs no padding.
+
+    Raises:
+        TypeError: not whole numbers; text, and the model has no vocabulary.
+        ValueError: not ``[batch pos]``, texts of unequal length, a token out of range.
+    """
+    tokens, mask = as_tokens(given, None, model.vocabulary, model.W_E.device)
+    if mask is not None and not bool(mask.all()):
+        lengths = ", ".join(str(int(n)) for n in mask.sum(dim=1))
+        raise ValueError(f"the texts have {lengths} tokens; positions mean the same in all: give equally many")
+    tokens = tokens.to(model.W_E.device)
+    check_tokens(tokens, model.W_E)
+    return tokens

@@ -1,0 +1,96 @@
+"""Tables to end a cell with, and text that any figure can show."""
+
+from __future__ import annotations
+
+import html
+import math
+import numbers
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+class Table:
+    """Rows under a header, as HTML in a notebook and as aligned text in a terminal."""
+
+    def __init__(self, rows: Iterable[Sequence[Any]], header: Sequence[str], digits: int) -> None:
+        self.header = [plain(name) for name in header]
+        self.rows = [[_of_one(cell) for cell in row] for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"a row has {len(row)} cells and the header {len(self.header)}: {row}")
+        self._digits = digits
+        self._right = [
+            any(_is_number(row[column]) for row in self.rows)
+            and all(_is_number(row[column]) or row[column] is None for row in self.rows)
+            for column in range(len(self.header))
+        ]
+
+    def _text(self, cell: Any) -> str:
+        if cell is None:
+            return ""
+        if not _is_number(cell):
+            return plain(cell)
+        if isinstance(cell, numbers.Integral):
+            return f"{int(cell):,}".replace("-", "−")
+        return signed(float(cell), f",.{self._digits}g")
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            aligned = (
+                f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(cell)}</{tag}>'
+                for cell, right in zip(cells, self._right, strict=True)
+            )
+            return f"<tr>{''.join(aligned)}</tr>"
+
+        body = "\n".join(row(map(self._text, cells), "td") for cells in self.rows)
+        return f"<table>\n<thead>{row(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+    def __repr__(self) -> str:
+        lines = [self.header, *([self._text(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, self._right, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int = 3) -> Table:
+    """A table to end a cell with. Numbers stand right-aligned, floats with ``digits`` significant digits.
+
+    Raises:
+        ValueError: a row is longer or shorter than the header.
+    """
+    return Table(rows, header, digits)
+
+
+def plain(text: Any) -> str:
+    """The text in one line, with characters that cannot be seen written as Python does: ``\\n``, ``\\x00``.
+
+    Spaces of all widths stay. What is left can stand in HTML and SVG, which have no place for most of the others.
+    """
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
+
+def signed(number: float, form: str) -> str:
+    """A number as text, with a true minus sign, none before a zero, and ``∞``."""
+    if math.isinf(number):
+        return "∞" if number > 0 else "−∞"
+    return format(number + 0.0, form).replace("-", "−")
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
+
+
+def _of_one(cell: Any) -> Any:
+    """The number in a tensor or array without axes; anything else as it is."""
+    return cell.item() if getattr(cell, "shape", None) == () and hasattr(cell, "item") else cell

@@ -1,0 +1,135 @@
+"""From text to tokens and back, with the tokenizer that belongs to a model.
+
+>>> model = load("gpt").model
+>>> tokens, mask = model.vocabulary.tokens(["The Senate", "We"])
+>>> model.vocabulary.words(tokens[0])
+['The', ' S', 'en', 'ate']
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Vocabulary:
+    """The tokens of a model. ``len(vocabulary)`` is their number.
+
+    Args:
+        tokenizer: a ``tokenizers.Tokenizer``, or a function that returns it, which is called at the first use.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | Callable[[], Tokenizer]) -> None:
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def __deepcopy__(self, memo: Any) -> Vocabulary:
+        return self  # never changes: a copied model may share it
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself, which neither cuts texts off nor pads them."""
+        tokenizer = self._tokenizer() if callable(self._tokenizer) else self._tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def tokens(self, texts: str | list[str]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """The tokens of a text, or of several, padded on the left with token 0; the mask is True at real tokens.
+
+        Special tokens are added where the tokenizer does so by itself, as Llama's does with its first.
+
+        Raises:
+            TypeError: neither a string nor a list of strings.
+            ValueError: no texts, or a text without a token.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts are a string or a list of strings; this is {texts!r:.60}")
+        found = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        if not found:
+            raise ValueError("there are no texts; give a string or a list of strings")
+        if [] in found:
+            raise ValueError(f"text {found.index([])} has no token; a model needs at least one")
+        longest = max(map(len, found))
+        padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in found])
+        lengths = torch.tensor([[len(ids)] for ids in found])
+        return padded, torch.arange(longest) >= longest - lengths
+
+    def words(self, tokens: Int[Tensor, " pos"] | Iterable[int]) -> list[str]:
+        """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``.
+
+        Raises:
+            TypeError: not a row of whole numbers.
+            ValueError: a token that the vocabulary does not have.
+        """
+        return [self._word(token) for token in self._row(tokens)]
+
+    def text(self, tokens: Int[Tensor, " pos"] | Iterable[int]) -> str:
+        """The text that the tokens stand for, special tokens included.
+
+        Raises:
+            TypeError, ValueError: as ``words``.
+        """
+        return self.tokenizer.decode(self._row(tokens), skip_special_tokens=False)
+
+    def _row(self, tokens: Any) -> list[int]:
+        """The tokens as Python's whole numbers, all of them in the vocabulary."""
+        if isinstance(tokens, str):
+            raise TypeError(
+                f"{tokens!r:.60} is text where token numbers are wanted; vocabulary.tokens(text) gives them"
+            )
+        shape = getattr(tokens, "shape", None)
+        if shape is not None and len(shape) != 1:
+            raise TypeError(f"this has shape {list(shape)}; give one row of tokens, [pos]")
+        try:
+            row = [operator.index(token) for token in (tokens.tolist() if shape is not None else tokens)]
+        except TypeError:
+            raise TypeError(f"tokens are whole numbers, in a list or a tensor; this is {tokens!r:.60}") from None
+        for token in row:
+            if not 0 <= token < 2**32 or self.tokenizer.id_to_token(token) is None:
+                raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {len(self) - 1}")
+        return row
+
+    def _word(self, token: int) -> str:
+        from tokenizers import decoders
+
+        shown = self.tokenizer.id_to_token(token)
+        assert shown is not None  # _row has looked
+        if not isinstance(self.tokenizer.decoder, decoders.ByteLevel):  # SentencePiece's way of writing
+            return re.sub(r"^<0x([0-9A-F]{2})>$", lambda byte: _bytes(bytes.fromhex(byte[1])), shown).replace("▁", " ")
+        of_character = _bytes_of_characters()
+        if not all(character in of_character for character in shown):  # a special token, which is no bytes
+            return shown
+        return _bytes(bytes(of_character[character] for character in shown))
+
+
+def _bytes(raw: bytes) -> str:
+    try:
+        return raw.decode("utf8")
+    except UnicodeDecodeError:
+        return "".join(f"<{byte:02x}>" for byte in raw)
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    """The byte behind each character in which byte-level BPE writes: itself where that prints, else from U+0100 on."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

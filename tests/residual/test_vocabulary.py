@@ -1,0 +1,135 @@
+"""Text to tokens and back, against the tokenizer itself; what is no text and no token is refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from residual.files.tokens import tokenizer, vocabulary
+from residual.vocabulary import Vocabulary
+
+SMALL = vocabulary(512)
+TEXTS = st.lists(st.text(min_size=1), min_size=1, max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS)
+def test_texts_are_padded_on_the_left(texts):
+    tokens, mask = SMALL.tokens(texts)
+    alone = [tokenizer().encode(text).ids for text in texts]
+    assert tokens.dtype == torch.long and mask.dtype == torch.bool and tokens.shape == mask.shape
+    assert tokens.shape == (len(texts), max(map(len, alone)))
+    for row, real, ids, text in zip(tokens, mask, alone, texts, strict=True):
+        assert row[real].tolist() == ids and real.tolist() == sorted(real.tolist()), "padding comes first"
+        assert not row[~real].any()
+        assert SMALL.text(row[real]) == text, "and back"
+        words = SMALL.words(row[real])
+        assert len(words) == len(ids)
+        if "<" not in text and not any(word.startswith("<") for word in words):
+            assert "".join(words) == text
+
+
+def test_a_text_alone_is_a_batch_of_one():
+    tokens, mask = SMALL.tokens("The Senate")
+    assert tokens.shape == (1, 4) and mask.all()
+    assert SMALL.words(tokens[0]) == ["The", " S", "en", "ate"]
+
+
+def test_words_by_hand():
+    euro = SMALL.words(SMALL.tokens("€")[0][0])
+    assert euro == ["<e2>", "<82>", "<ac>"]
+    assert SMALL.words([0]) == ["<|endoftext|>"]
+    assert SMALL.text([0]) == "<|endoftext|>", "special tokens are part of the text"
+
+
+@pytest.mark.parametrize(
+    "row", [[3, 4], (3, 4), np.array([3, 4]), torch.tensor([3, 4]), [np.int64(3), torch.tensor(4)]]
+)
+def test_rows_of_tokens(row):
+    assert SMALL.words(row) == SMALL.words(range(3, 5)) and SMALL.text(row) == "".join(SMALL.words(row))
+
+
+@pytest.mark.parametrize(
+    "row, error, says",
+    [
+        ("The", TypeError, r"'The' is text where token numbers are wanted; vocabulary.tokens\(text\)"),
+        (7, TypeError, "tokens are whole numbers, in a list or a tensor; this is 7"),
+        ([1.0], TypeError, r"this is \[1.0\]"),
+        (["The"], TypeError, "this is"),
+        (torch.ones(2), TypeError, "tokens are whole numbers"),
+        (torch.ones(1, 2, dtype=torch.long), TypeError, r"this has shape \[1, 2\]; give one row"),
+        (torch.tensor(1), TypeError, r"this has shape \[\]; give one row"),
+        ([512], ValueError, "token 512 is out of range; the tokenizer knows 0 to 511"),
+        ([-1], ValueError, "token -1 is out of range"),
+        ([2**70], ValueError, "is out of range"),
+    ],
+)
+def test_what_is_no_row_of_tokens(row, error, says):
+    for back in (SMALL.words, SMALL.text):
+        with pytest.raises(error, match=says):
+            back(row)
+
+
+@pytest.mark.parametrize(
+    "texts, error, says",
+    [
+        ([], ValueError, "there are no texts"),
+        ("", ValueError, "text 0 has no token"),
+        (["a", ""], ValueError, "text 1 has no token"),
+        ([1, 2], TypeError, r"texts are a string or a list of strings; this is \[1, 2\]"),
+        (torch.tensor([1]), TypeError, r"this is tensor\(\[1\]\)"),
+        (7, TypeError, "this is 7"),
+    ],
+)
+def test_what_is_no_text(texts, error, says):
+    with pytest.raises(error, match=says):
+        SMALL.tokens(texts)
+
+
+def test_the_tokenizer_is_opened_at_its_first_use_and_once():
+    opened = []
+
+    def open_it():
+        opened.append(1)
+        return tokenizer()
+
+    lazy = Vocabulary(open_it)
+    copied = copy.deepcopy(lazy)
+    assert not opened
+    assert len(lazy) == len(copied) == 512 and lazy.words([40]) == copied.words([40]) and opened == [1]
+
+
+def test_a_committed_model_is_loaded_without_its_tokenizer():
+    """In a process of its own: until words are asked for, the package is not even imported."""
+    program = (
+        "import sys; from residual import load; model = load('induction').model; "
+        "assert 'tokenizers' not in sys.modules; "
+        "print(model.vocabulary.words([40, 41])); assert 'tokenizers' in sys.modules"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.strip() == str(SMALL.words([40, 41])), ran.stderr
+
+
+def test_no_text_is_cut_off_or_padded_by_the_tokenizer():
+    """A tokenizer.json of the hub may say that texts end after so many tokens."""
+    cutting = Tokenizer.from_str(tokenizer().to_str())
+    cutting.enable_truncation(2)
+    cutting.enable_padding(length=9)
+    tokens, mask = Vocabulary(cutting).tokens("The Senate")
+    assert tokens.shape == (1, 4) and mask.all()
+
+
+def test_words_of_a_sentencepiece_vocabulary():
+    pieces = {"<unk>": 0, "▁the": 1, "é": 2, "<0xE2>": 3, "<0x41>": 4, "▁": 5}
+    made = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", byte_fallback=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    assert Vocabulary(made).words(range(6)) == ["<unk>", " the", "é", "<e2>", "A", " "]
