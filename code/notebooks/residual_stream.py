@@ -654,7 +654,7 @@ def story(model: Transformer) -> dict[str, str | float]:
     }
 
 
-SEEDS = ["attn-2l", "attn-2l-seed1"]
+SEEDS = ["attn-2l", "attn-2l-seed1", "attn-2l-seed2"]
 stories = [story(load(name).model.double()) for name in SEEDS]
 claim(
     left_seeds_least=min(one["slope that layer 1 leaves"] for one in stories),
