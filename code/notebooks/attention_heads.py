@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
+from residual.methods.circuits import value_norms, value_weighted_pattern
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import ablate, at, compose, freeze, record
 from residual.training.corpus import corpus, sotu_texts, split
@@ -592,8 +593,8 @@ claim(
 
 # %% value-weighted
 offered = torch.einsum("jm,hmn->hjn", stream, W_OV).norm(dim=-1)  # head source
-weighted = patterns * offered[:, None]
-weighted = weighted / weighted.sum(dim=-1, keepdim=True)
+weighted = value_weighted_pattern(model, tokens, 0, normalize=True)[0]
+assert torch.allclose(weighted, F.normalize(patterns * offered[:, None], p=1, dim=-1))
 moved = 0.5 * (weighted - patterns).abs().sum(dim=-1)  # head query: the share of the row that changes its place
 h = int(moved.mean(dim=-1).argmax())
 attention(torch.stack([patterns[h], weighted[h]]), tokens=shown, titles=[f"head {h}", "value-weighted"], limit=0.8)
@@ -645,14 +646,12 @@ class Zoo:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith(".v"):
-            self.v = x.repeat_interleave(its.n_heads // its.kv_heads, dim=2)  # batch key head d_head
+            attn = language.blocks[len(self.roles)].attn
+            self.size = value_norms(attn, x)  # batch head key
             return x
-        W_O = language.blocks[len(self.roles)].attn.W_O
-        gram = W_O @ W_O.mT  # head d_head d_head; |v W_O|² = v W_O W_Oᵀ vᵀ
-        size = torch.einsum("bkhd,hde,bkhe->bhk", self.v, gram, self.v).clamp(min=0).sqrt()
         rest = x.clone()
         rest[..., 0] = 0
-        weighed = torch.stack([x, x * size[:, :, None], rest])  # weighing batch head query key
+        weighed = torch.stack([x, x * self.size[:, :, None], rest])  # weighing batch head query key
         weighed = weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=1e-9)
         paid = torch.einsum("wbhqk,rbqk,rbq->whr", weighed, self.kinds, self.counted)
         self.roles.append(paid / self.counted.sum(dim=(1, 2)))
@@ -660,7 +659,7 @@ class Zoo:
         self.alike.append(
             torch.stack([torch.minimum(late[:, a], late[:, b]).sum(-1).mean() for a, b in combinations(range(9), 2)])
         )
-        self.drain.append(size[:, :, 1:].mean(dim=(0, 2)) / size[:, :, 0].mean(dim=0))
+        self.drain.append(self.size[:, :, 1:].mean(dim=(0, 2)) / self.size[:, :, 0].mean(dim=0))
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:

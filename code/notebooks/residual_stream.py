@@ -16,6 +16,7 @@ from torch import Tensor
 from residual import Transformer, smollm2
 from residual.files.checkpoints import load
 from residual.files.tokens import tokenizer, words
+from residual.methods.attribution import attribute, decompose
 from residual.methods.fold import center_unembedding, rotate
 from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
 from residual.taps import ablate, at, record
@@ -987,46 +988,50 @@ claim(
 prompt = "The capital of France is"
 prompt_ids = torch.tensor([lm_tokenizer.encode(prompt).ids])
 right, wrong = (lm_tokenizer.encode(word).ids[0] for word in (" Paris", " London"))
-took = record(["embed", "*.result", "*.mlp_out", "ln_final.scale", "blocks.29.resid_post"])
-prompt_logits = lm(prompt_ids, tap=took)[0, -1]
-terms = {"embedding": took["embed"][0, -1]}
-for layer in range(depth):
-    terms |= {f"head {layer}.{h}": took[f"blocks.{layer}.attn.result"][0, -1, h] for h in range(lm.config.n_heads)}
-    terms[f"MLP {layer}"] = took[f"blocks.{layer}.mlp_out"][0, -1]
-scale, end = took["ln_final.scale"][0, -1], took["blocks.29.resid_post"][0, -1]
-asked_for = lm.ln_final.w * (lm.W_U[:, right] - lm.W_U[:, wrong])
-shares = {name: float(term @ asked_for / scale) for name, term in terms.items()}
+prompt_logits = lm(prompt_ids, tap=(took := record(["ln_final.scale", "blocks.29.resid_post"])))[0, -1]
 difference = float(prompt_logits[right] - prompt_logits[wrong])
+terms = decompose(lm, prompt_ids)
+frozen, again = (attribute(terms, (right, wrong), scale=scale) for scale in ("frozen", "recomputed"))
+shares = frozen.values[:, 0, -1]  # term
 
 
-def scale_without(term: Tensor) -> Tensor:
-    return ((end - term).square().mean() + lm.config.norm_eps).sqrt()
-
-
-def logits_without(name: str) -> float:
+def difference_without(label: str) -> float:
     """The difference of the logits when the model runs without what that term wrote at the last position."""
-    kind, place = name.split()
-    layer, _, head = place.partition(".")
     silence = (
-        ablate(f"blocks.{layer}.attn.result", "zero", heads=int(head), positions=-1)
-        if kind == "head"
-        else ablate(f"blocks.{layer}.mlp_out", "zero", positions=-1)
+        ablate(f"blocks.{label.removeprefix('mlp.')}.mlp_out", "zero", positions=-1)
+        if label.startswith("mlp")
+        else ablate("*.result", "zero", heads=[label], positions=-1)
     )
     found = lm(prompt_ids, tap=silence)[0, -1]
     return float(found[right] - found[wrong])
 
 
-strongest = sorted((name for name in shares if name != "embedding"), key=lambda name: -abs(shares[name]))[:8]
-rows = []
-for name in strongest:
-    again = float((end - terms[name]) @ asked_for / scale_without(terms[name])) - difference
-    rows.append([name, -shares[name], again, logits_without(name) - difference])
+strongest = shares.abs().argsort(descending=True)[:8].tolist()
+end = took["blocks.29.resid_post"][0, -1]
+factors = [
+    took["ln_final.scale"][0, -1, 0]
+    / ((end - terms[terms.labels[t]][0, -1]).square().mean() + lm.config.norm_eps).sqrt()
+    for t in strongest
+]
 claim(
     answer_logit=difference,
-    frozen_error=abs(sum(shares.values()) - difference),
-    frozen_terms=len(terms),
+    frozen_error=abs(float(shares.sum()) - difference),
+    frozen_terms=len(terms.labels),
     frozen_first=shares[strongest[0]],
-    scale_ratio_most=max(float(scale / scale_without(terms[name])) for name in strongest),
-    scale_ratio_least=min(float(scale / scale_without(terms[name])) for name in strongest),
+    scale_ratio_most=max(factors),
+    scale_ratio_least=min(factors),
 )
-table(rows, header=["taken away", "scale frozen", "scale computed again", "everything computed again"], digits=2)
+table(
+    [
+        [
+            label.replace("mlp.", "MLP ") if label.startswith("mlp") else f"head {label}",
+            -float(shares[t]),
+            -float(again.values[t, 0, -1]),
+            difference_without(label) - difference,
+        ]
+        for t in strongest
+        for label in [terms.labels[t]]
+    ],
+    header=["taken away", "scale frozen", "scale computed again", "everything computed again"],
+    digits=2,
+)
