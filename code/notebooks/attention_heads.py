@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
-from residual.methods.circuits import value_norms, value_weighted_pattern
+from residual.methods.roles import value_norms, value_weighted_pattern
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import ablate, at, compose, freeze, record
 from residual.training.corpus import corpus, sotu_texts, split
