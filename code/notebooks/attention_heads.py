@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
+from residual.methods.roles import value_norms, value_weighted_pattern
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import ablate, at, compose, freeze, record
 from residual.training.corpus import corpus, sotu_texts, split
@@ -538,11 +539,30 @@ toward = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]  # logit o
 direct = stream[i] @ toward
 account = torch.einsum("hj,jm,hmn,n->hj", patterns[:, i], stream, W_OV, toward)  # head source
 total = logits[i, answer] - logits[i].mean()
+
+
+def shares_of(model: Transformer) -> dict[str, Tensor]:
+    """The shares of the same logit that the heads bring from “·the” and from “·st”."""
+    seen, attn = record(["*.pattern", "*.resid_pre"]), model.blocks[0].attn
+    found = model(tokens, tap=seen)[0, i]
+    towards = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]
+    A, x = seen["blocks.0.attn.pattern"][0, :, i], seen["blocks.0.resid_pre"][0]
+    brought = torch.einsum("hj,jm,hmn,n->j", A, x, attn.W_OV().AB, towards) / (found[answer] - found.mean())
+    return {"the": brought[shown.index("·the")], "st": brought[j]}
+
+
+shares = [shares_of(one) for one in models]
 claim(
     account_error=(direct + account.sum() - total).abs(),
     account_terms=account[:, : i + 1].numel(),
     account_direct=direct / total,
     account_words=account[:, [shown.index("·the"), j]].sum() / total,
+    account_the=shares[0]["the"],
+    account_st=shares[0]["st"],
+    account_words_1=shares[1]["the"] + shares[1]["st"],
+    account_words_2=shares[2]["the"] + shares[2]["st"],
+    account_st_1=shares[1]["st"],
+    account_st_2=shares[2]["st"],
     account_probability=logits[i].softmax(dim=-1)[answer],
 )
 heatmap(
@@ -573,8 +593,8 @@ claim(
 
 # %% value-weighted
 offered = torch.einsum("jm,hmn->hjn", stream, W_OV).norm(dim=-1)  # head source
-weighted = patterns * offered[:, None]
-weighted = weighted / weighted.sum(dim=-1, keepdim=True)
+weighted = value_weighted_pattern(model, tokens, 0, normalize=True)[0]
+assert torch.allclose(weighted, F.normalize(patterns * offered[:, None], p=1, dim=-1))
 moved = 0.5 * (weighted - patterns).abs().sum(dim=-1)  # head query: the share of the row that changes its place
 h = int(moved.mean(dim=-1).argmax())
 attention(torch.stack([patterns[h], weighted[h]]), tokens=shown, titles=[f"head {h}", "value-weighted"], limit=0.8)
@@ -626,14 +646,12 @@ class Zoo:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith(".v"):
-            self.v = x.repeat_interleave(its.n_heads // its.kv_heads, dim=2)  # batch key head d_head
+            attn = language.blocks[len(self.roles)].attn
+            self.size = value_norms(attn, x)  # batch head key
             return x
-        W_O = language.blocks[len(self.roles)].attn.W_O
-        gram = W_O @ W_O.mT  # head d_head d_head; |v W_O|² = v W_O W_Oᵀ vᵀ
-        size = torch.einsum("bkhd,hde,bkhe->bhk", self.v, gram, self.v).clamp(min=0).sqrt()
         rest = x.clone()
         rest[..., 0] = 0
-        weighed = torch.stack([x, x * size[:, :, None], rest])  # weighing batch head query key
+        weighed = torch.stack([x, x * self.size[:, :, None], rest])  # weighing batch head query key
         weighed = weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=1e-9)
         paid = torch.einsum("wbhqk,rbqk,rbq->whr", weighed, self.kinds, self.counted)
         self.roles.append(paid / self.counted.sum(dim=(1, 2)))
@@ -641,7 +659,7 @@ class Zoo:
         self.alike.append(
             torch.stack([torch.minimum(late[:, a], late[:, b]).sum(-1).mean() for a, b in combinations(range(9), 2)])
         )
-        self.drain.append(size[:, :, 1:].mean(dim=(0, 2)) / size[:, :, 0].mean(dim=0))
+        self.drain.append(self.size[:, :, 1:].mean(dim=(0, 2)) / self.size[:, :, 0].mean(dim=0))
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
@@ -686,7 +704,7 @@ claim(
     none_anywhere=counts[5][-1],
     none_third=int((by_text[0].amax(-1) <= 0.3).sum()),
     even_most=torch.stack([text_chance, random_chance]).max(),
-    threshold_gap=min((by - 0.5).abs().min() for by in counted_for),
+    resting_gap=(by_text[0, ..., 0] - 0.5).abs().min(),
     followers_text=counts[4][1],
     followers_random=counts[4][4],
     followers_not_first=counts[4][3],
@@ -738,7 +756,7 @@ table(
     digits=2,
 )
 
-# %% sinks
+# %% sink-map
 for ax, (title, values) in zip(
     panels(2, 1, height=3.6, sharex=True),
     {"attention to the first position": by_text[0, ..., 0], "the same, value-weighted": by_text[1, ..., 0]}.items(),
@@ -758,17 +776,18 @@ claim(
 # ### What resting is worth
 #
 # The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
-# mean, or shared out over the other sources; against as many heads that rest least, and against all heads at once.
+# mean, or shared out over the other sources; against the second position, heads that rest least, and all heads at once.
 
 
 # %% resting
-def at_first(heads: Tensor, how: str):
-    """A tap: change what the marked heads [layer head] pay to the first position, from the third on."""
+def paid_to(source: int, heads: Tensor, how: str):
+    """A tap: change what the marked heads [layer head] pay to one position, from all later ones."""
 
     def change(name: str, x: Tensor) -> Tensor:
         marked = heads[int(name.split(".")[1])]
         y = x.clone()
-        y[:, marked, 1:, 0] = 0 if how != "mean" else x[:, marked, 2:, 0].mean(dim=(0, 2))[None, :, None]
+        usual = x[:, marked, source + 2 :, source].mean(dim=(0, 2))[None, :, None]
+        y[:, marked, source + 1 :, source] = usual if how == "mean" else 0
         return y / y.sum(dim=-1, keepdim=True).clamp(min=1e-12) if how == "elsewhere" else y
 
     change.resolve = lambda known: frozenset(name for name in known if name.endswith(".pattern"))
@@ -787,15 +806,14 @@ rest_least = torch.zeros(its.n_layers * its.n_heads, dtype=torch.bool)
 rest_least[fewest] = True
 rest_least = rest_least.view_as(rest_heads)
 changes = {
-    "resting heads: dropped": (rest_heads, "dropped"),
-    "resting heads: its mean": (rest_heads, "mean"),
-    "resting heads: looks elsewhere": (rest_heads, "elsewhere"),
-    "as many that rest least: looks elsewhere": (rest_least, "elsewhere"),
-    "all heads: looks elsewhere": (torch.ones_like(rest_heads), "elsewhere"),
+    "resting heads: dropped": paid_to(0, rest_heads, "dropped"),
+    "resting heads: its mean": paid_to(0, rest_heads, "mean"),
+    "resting heads: looks elsewhere": paid_to(0, rest_heads, "elsewhere"),
+    "the same heads, second position: looks elsewhere": paid_to(1, rest_heads, "elsewhere"),
+    "as many that rest least: looks elsewhere": paid_to(0, rest_least, "elsewhere"),
+    "all heads: looks elsewhere": paid_to(0, torch.ones_like(rest_heads), "elsewhere"),
 }
-costs = {
-    name: worth(its_losses(its_text, at_first(*change)), text_loss, slice(1, None)) for name, change in changes.items()
-}
+costs = {name: worth(its_losses(its_text, tap), text_loss, slice(1, None)) for name, tap in changes.items()}
 shorter = worth(its_losses(its_text[:, 1:]), text_loss[:, 1:], slice(0, None))
 costs["(the text without its first token)"] = shorter
 names = list(costs)
@@ -806,12 +824,15 @@ claim(
     rest_mean_error=costs[names[1]][1],
     rest_elsewhere=costs[names[2]][0],
     rest_elsewhere_error=costs[names[2]][1],
-    rest_least_elsewhere=costs[names[3]][0],
-    rest_all_elsewhere=costs[names[4]][0],
-    rest_shorter=costs[names[5]][0],
+    rest_second=costs[names[3]][0],
+    rest_least_elsewhere=costs[names[4]][0],
+    rest_all_elsewhere=costs[names[5]][0],
+    rest_shorter=costs[names[6]][0],
 )
 table(
-    [[name, *cost] for name, cost in costs.items()], header=["attention to the first position", "cost", "±"], digits=2
+    [[name, *cost] for name, cost in costs.items()],
+    header=["what is paid to the first position", "cost", "±"],
+    digits=2,
 )
 
 # %% [markdown]

@@ -16,6 +16,7 @@ from torch import Tensor
 from residual import Transformer, smollm2
 from residual.files.checkpoints import load
 from residual.files.tokens import tokenizer, words
+from residual.methods.attribution import attribute, decompose
 from residual.methods.fold import center_unembedding, rotate
 from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
 from residual.taps import ablate, at, record
@@ -70,25 +71,24 @@ claim(
 # In two dimensions: a reader whose direction is at right angles to what $b$ writes hears $a$, however loud $b$ is.
 
 # %% two-writers
-a, b, reader = torch.tensor([1.6, 1.0]), torch.tensor([-0.8, 1.6]), torch.tensor([2.0, 1.0]) / 5**0.5
+a, b, reader = torch.tensor([0.4, 1.2]), torch.tensor([-0.6, 1.2]), torch.tensor([2.0, 1.0]) / 5**0.5
 heard_of = [float(w @ reader) for w in (a, b, 2 * b)]
-axes = panels(1, 2, height=2.7, sharex=True, sharey=True)
-for ax, loudness in zip(axes, (1, 2), strict=True):
-    ends = [(torch.zeros(2), a, BLUE), (a, a + loudness * b, ORANGE)]
-    for start, end, colour in ends:
+for ax, loudness in zip(panels(1, 2, height=3.0, sharex=True, sharey=True), (1, 2), strict=True):
+    end = a + loudness * b
+    foot = (end @ reader) * reader
+    ax.plot(*torch.stack([-0.4 * reader, 2.4 * reader]).T, color=GREY, linewidth=1.2)
+    ax.plot(*torch.stack([end, foot]).T, color=INK, linewidth=0.9, linestyle=":")
+    for start, stop, colour in ((torch.zeros(2), a, BLUE), (a, end, ORANGE)):
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", xy=end.tolist(), xytext=start.tolist(), arrowprops=arrow)
-    stream_end = a + loudness * b
-    line = torch.stack([-0.6 * reader, 2.4 * reader])
-    ax.plot(*line.T, color=GREY, linewidth=1)
-    foot = (stream_end @ reader) * reader
-    ax.plot(*torch.stack([stream_end, foot]).T, color=INK, linewidth=0.8, linestyle=":")
-    ax.plot(*stream_end, marker="o", color=INK, markersize=4)
-    ax.plot(*foot, marker="|", color=INK, markersize=11)
-    ax.text(*(0.5 * a + torch.tensor([0.0, 0.22])), "a", color=BLUE, ha="center")
-    ax.text(*(a + 0.5 * loudness * b + torch.tensor([0.22, 0.0])), "b" if loudness == 1 else "2 b", color=ORANGE)
-    ax.text(*(2.4 * reader + torch.tensor([0.05, -0.2])), "reader", color=GREY, ha="right", va="top")
-    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-0.8, 2.6), ylim=(-0.4, 4.4))
+        ax.annotate("", xy=stop.tolist(), xytext=start.tolist(), arrowprops=arrow)
+    ax.plot(*end, marker="o", color=INK, markersize=5)
+    ax.plot(*foot, marker="o", color=INK, markersize=5, fillstyle="none")
+    ax.text(0.05, 0.75, "a", color=BLUE, ha="right")
+    ax.text(*(a + 0.5 * loudness * b + torch.tensor([0.15, 0.05])), "b" if loudness == 1 else "2 b", color=ORANGE)
+    ax.text(2.2, 0.55, "reader", color=GREY, ha="right", va="top")
+    ax.text(*(foot + torch.tensor([0.1, -0.3])), "heard", color=INK)
+    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.4, 2.5), ylim=(-0.5, 3.9))
+    ax.spines[:].set_visible(False)
 claim(heard_a=heard_of[0], heard_b=heard_of[1], heard_loud_b=heard_of[2])
 
 # %% [markdown]
@@ -655,7 +655,7 @@ def story(model: Transformer) -> dict[str, str | float]:
     }
 
 
-SEEDS = ["attn-2l"]
+SEEDS = ["attn-2l", "attn-2l-seed1", "attn-2l-seed2"]
 stories = [story(load(name).model.double()) for name in SEEDS]
 claim(
     left_seeds_least=min(one["slope that layer 1 leaves"] for one in stories),
@@ -784,7 +784,7 @@ table(rows, header=[f"along coordinate {wire}", "first position", "loud tokens",
 # others (mean and standard error over speeches).
 
 
-# %% sinks
+# %% prices
 class unread:
     """A tap: queries, keys or values of some layers are computed from a changed stream at the marked positions."""
 
@@ -965,6 +965,7 @@ lines(
     {"logit lens": divergence, "with a constant added": mended},
     xlabel="layers so far",
     ylabel="KL from the output, nats",
+    log="y",
     colours=[ORANGE, BLUE],
     height=2.6,
 )
@@ -987,46 +988,50 @@ claim(
 prompt = "The capital of France is"
 prompt_ids = torch.tensor([lm_tokenizer.encode(prompt).ids])
 right, wrong = (lm_tokenizer.encode(word).ids[0] for word in (" Paris", " London"))
-took = record(["embed", "*.result", "*.mlp_out", "ln_final.scale", "blocks.29.resid_post"])
-prompt_logits = lm(prompt_ids, tap=took)[0, -1]
-terms = {"embedding": took["embed"][0, -1]}
-for layer in range(depth):
-    terms |= {f"head {layer}.{h}": took[f"blocks.{layer}.attn.result"][0, -1, h] for h in range(lm.config.n_heads)}
-    terms[f"MLP {layer}"] = took[f"blocks.{layer}.mlp_out"][0, -1]
-scale, end = took["ln_final.scale"][0, -1], took["blocks.29.resid_post"][0, -1]
-asked_for = lm.ln_final.w * (lm.W_U[:, right] - lm.W_U[:, wrong])
-shares = {name: float(term @ asked_for / scale) for name, term in terms.items()}
+prompt_logits = lm(prompt_ids, tap=(took := record(["ln_final.scale", "blocks.29.resid_post"])))[0, -1]
 difference = float(prompt_logits[right] - prompt_logits[wrong])
+terms = decompose(lm, prompt_ids)
+frozen, again = (attribute(terms, (right, wrong), scale=scale) for scale in ("frozen", "recomputed"))
+shares = frozen.values[:, 0, -1]  # term
 
 
-def scale_without(term: Tensor) -> Tensor:
-    return ((end - term).square().mean() + lm.config.norm_eps).sqrt()
-
-
-def logits_without(name: str) -> float:
+def difference_without(label: str) -> float:
     """The difference of the logits when the model runs without what that term wrote at the last position."""
-    kind, place = name.split()
-    layer, _, head = place.partition(".")
     silence = (
-        ablate(f"blocks.{layer}.attn.result", "zero", heads=int(head), positions=-1)
-        if kind == "head"
-        else ablate(f"blocks.{layer}.mlp_out", "zero", positions=-1)
+        ablate(f"blocks.{label.removeprefix('mlp.')}.mlp_out", "zero", positions=-1)
+        if label.startswith("mlp")
+        else ablate("*.result", "zero", heads=[label], positions=-1)
     )
     found = lm(prompt_ids, tap=silence)[0, -1]
     return float(found[right] - found[wrong])
 
 
-strongest = sorted((name for name in shares if name != "embedding"), key=lambda name: -abs(shares[name]))[:8]
-rows = []
-for name in strongest:
-    again = float((end - terms[name]) @ asked_for / scale_without(terms[name])) - difference
-    rows.append([name, -shares[name], again, logits_without(name) - difference])
+strongest = shares.abs().argsort(descending=True)[:8].tolist()
+end = took["blocks.29.resid_post"][0, -1]
+factors = [
+    took["ln_final.scale"][0, -1, 0]
+    / ((end - terms[terms.labels[t]][0, -1]).square().mean() + lm.config.norm_eps).sqrt()
+    for t in strongest
+]
 claim(
     answer_logit=difference,
-    frozen_error=abs(sum(shares.values()) - difference),
-    frozen_terms=len(terms),
+    frozen_error=abs(float(shares.sum()) - difference),
+    frozen_terms=len(terms.labels),
     frozen_first=shares[strongest[0]],
-    scale_ratio_most=max(float(scale / scale_without(terms[name])) for name in strongest),
-    scale_ratio_least=min(float(scale / scale_without(terms[name])) for name in strongest),
+    scale_ratio_most=max(factors),
+    scale_ratio_least=min(factors),
 )
-table(rows, header=["taken away", "scale frozen", "scale computed again", "everything computed again"], digits=2)
+table(
+    [
+        [
+            label.replace("mlp.", "MLP ") if label.startswith("mlp") else f"head {label}",
+            -float(shares[t]),
+            -float(again.values[t, 0, -1]),
+            difference_without(label) - difference,
+        ]
+        for t in strongest
+        for label in [terms.labels[t]]
+    ],
+    header=["taken away", "scale frozen", "scale computed again", "everything computed again"],
+    digits=2,
+)
