@@ -535,7 +535,7 @@ class Reading:
         return spelled[int(share.argmax())], (share.max() / share.sum()).item(), share / share.sum()
 
 
-DONE = range(1)  # TODO
+DONE = range(4)  # TODO
 readings = {name: [Reading(name, seed) for seed in (SEEDS if name == "induction" else DONE)] for name in SPEECHES}
 found_at = {name: followers(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
 lengths = {name: match_length(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
@@ -1111,7 +1111,7 @@ plot.table(
 # %% smollm2-elsewhere
 its_loss = F.cross_entropy(its_logits[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none")
 elsewhere = []
-for layer, head in [(16, 0), (17, 4), (18, 6), (18, 7)]:
+for layer, head in [(16, 0), (17, 4), (18, 6)]:
     pattern = watched[f"blocks.{layer}.attn.pattern"][:, head]
     value = watched[f"blocks.{layer}.attn.v"][:, :, head // 3] @ language.blocks[layer].attn.W_O[head]
     shares = pattern * value.norm(dim=-1)[:, None]
