@@ -535,8 +535,7 @@ class Reading:
         return spelled[int(share.argmax())], (share.max() / share.sum()).item(), share / share.sum()
 
 
-DONE = range(4)  # TODO
-readings = {name: [Reading(name, seed) for seed in (SEEDS if name == "induction" else DONE)] for name in SPEECHES}
+readings = {name: [Reading(name, seed) for seed in SEEDS] for name in SPEECHES}
 found_at = {name: followers(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
 lengths = {name: match_length(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
 itself, one_back, at_first = torch.eye(128), torch.diag(torch.ones(127), -1), torch.zeros(128, 128)
@@ -686,7 +685,7 @@ start_heads = [(reading, head) for reading in start_readings for head in reading
 start_pure = [(reading, head) for reading, head in start_heads if reading.worth[head] <= 0.1]
 start_looks = [looks(reading, head) for reading, head in start_heads]
 pure_looks = [looks(reading, head) for reading, head in start_pure]
-start_cards = [reading_card.card for reading_card in (trained("induction-start", seed) for seed in DONE)]
+start_cards = [trained("induction-start", seed).card for seed in SEEDS]
 claim(
     start_inductors=len(start_heads),
     start_idle=len(start_pure),
