@@ -244,7 +244,7 @@ below.set_xlabel("updates of 4,096 tokens")
 for x, y, name, colour in (
     (1480, 4.6, "one layer", GREY),
     (960, 1.0, "two layers", BLUE),
-    (190, 1.0, "one layer, smeared", ORANGE),
+    (170, 2.2, "one layer,\nsmeared", ORANGE),
 ):
     above.text(x, y, name, color=colour, ha="right")
 
@@ -879,6 +879,10 @@ above.axhline(0.057, color=GREY, linewidth=0.8, linestyle=":")
 above.set_title("prefix-matching score, best head of layer 1", loc="left")
 below.set_title("nats that a second copy of the same text costs less", loc="left")
 below.set(xlabel="updates of 16,384 tokens", xlim=(0, 23500))
+claim(
+    text_copy_learned=gap_at_end(alone_cards["learned"]),
+    text_copy_shortformer=gap_at_end(alone_cards["shortformer"]),
+)
 
 # %% text-alone-keys
 learned = trained("induction-text-learned").model
@@ -932,8 +936,6 @@ claim(
     text_without_others_least=min(rest),
     text_keys=keys,
     text_queries=queries,
-    text_copy_learned=gap_at_end(alone_cards["learned"]),
-    text_copy_shortformer=gap_at_end(alone_cards["shortformer"]),
 )
 plot.table(
     [
