@@ -894,10 +894,11 @@ class Tapped:
     """A model that never runs without a tap; its scores are those of the model with that tap."""
 
     def __init__(self, model, tap):
-        self.model, self.tap, self.config, self.W_E = model, tap, model.config, model.W_E
+        self.model, self.tap = model, tap
+        self.config, self.W_E, self.vocabulary = model.config, model.W_E, model.vocabulary
 
-    def __call__(self, tokens, tap):
-        return self.model(tokens, tap=compose(self.tap(tokens), tap))
+    def run_to(self, tokens, layer, tap):
+        return self.model.run_to(tokens, layer, tap=compose(self.tap(tokens), tap))
 
 
 def whole(layer, heads):
