@@ -814,33 +814,27 @@ def turned(angle: Tensor):
 
 
 own = angles(0, 128, s.d_head, s.rotary_base)  # pos pair
-without_pairs = {}
-for first in range(0, 32, 8):
-    chosen = torch.zeros(32, dtype=torch.float64)
-    chosen[first : first + 8] = 1
-    without_pairs[first] = turned(-own * chosen)
 trial, trial_base = stretches[::3], smollm2_base[::3]  # 8 stretches
 moved_on = turned(angles(1000, 1001, s.d_head, s.rotary_base).expand(128, -1))
-shifted_costs = smollm2_loss(trial, moved_on) - trial_base
 costs = {
-    "all positions later by 1,000": shifted_costs,
+    "all positions later by 1,000": smollm2_loss(trial[:4], moved_on) - trial_base[:4],
     "no positions at all": smollm2_loss(trial, turned(-own)) - trial_base,
-    **{
-        f"pairs {first}–{first + 7} not turned (a turn is {wavelengths[first]:,.0f} tokens or more)": (
-            smollm2_loss(trial, tap) - trial_base
-        )
-        for first, tap in without_pairs.items()
-    },
 }
+for first, stop in ((0, 8), (8, 16), (16, 32)):
+    stopped = torch.zeros(32, dtype=torch.float64)
+    stopped[first:stop] = 1
+    name = f"pairs {first}–{stop - 1} not turned (a turn is {wavelengths[first]:,.0f} tokens or more)"
+    costs[name] = smollm2_loss(trial, turned(-own * stopped)) - trial_base
+moved, nowhere, fast, middle, slow = costs.values()
 claim(
-    shifted_cost=shifted_costs.abs().max(),
-    no_positions_cost=costs["no positions at all"].mean(),
-    slow_half_cost=max(abs(c.mean()) for c in list(costs.values())[4:]),
-    **{f"without_pairs_{first}": list(costs.values())[2 + first // 8].mean() for first in without_pairs},
-    **{
-        f"without_pairs_{first}_error": mean_and_error(list(costs.values())[2 + first // 8])[1]
-        for first in without_pairs
-    },
+    shifted_cost=moved.abs().max(),
+    no_positions_cost=nowhere.mean(),
+    no_positions_cost_error=mean_and_error(nowhere)[1],
+    without_pairs_0=fast.mean(),
+    without_pairs_0_error=mean_and_error(fast)[1],
+    without_pairs_8=middle.mean(),
+    without_pairs_8_error=mean_and_error(middle)[1],
+    slow_half_cost=slow.mean().abs(),
 )
 
 # %% learned
@@ -879,22 +873,32 @@ table(
 
 
 # %% rms
-def as_layernorm(x: Tensor) -> Tensor:
-    """LayerNorm of what RMSNorm made: scale does not matter to it (but for ε)."""
-    return F.layer_norm(x, x.shape[-1:], eps=0.0)
+def without(direction: Tensor):
+    """A tap: what a norm made, less its part along a direction [d_model], and made as long again."""
+    unit = direction / direction.norm()
+
+    def project(x: Tensor) -> Tensor:
+        rest = x - (x @ unit)[..., None] * unit
+        return rest / rest.square().mean(-1, keepdim=True).sqrt()
+
+    return at("*.normalized", project)
 
 
-means = record("*.normalized")
-language(trial[:4, :-1], tap=means)
-mean_share = torch.stack(
-    [x.mean(-1).square()[:, 1:].mean() for x in means.values()]
-)  # norm; the square of its size is 1
-layernorm_costs = smollm2_loss(trial, at("*.normalized", as_layernorm)) - trial_base
+looked = record(["*.normalized", "*.pattern", "*.attn.v"])
+language(trial[:4, :-1], tap=looked)
+normalized = [x[:, 1:] for name, x in looked.items() if name.endswith("normalized")]  # batch pos d_model, mean square 1
+mean_share = torch.stack([x.mean(-1).square().mean() for x in normalized])  # norm
+ones = torch.ones(s.d_model)
+layernorm_costs = smollm2_loss(trial, without(ones)) - trial_base  # all-ones taken out: LayerNorm, but for ε
+direction = torch.randn(s.d_model, generator=torch.Generator().manual_seed(0))
+random_costs = smollm2_loss(trial, without(direction)) - trial_base
 claim(
     largest_mean_share=mean_share.max(),
     median_mean_share=mean_share.median(),
     layernorm_cost=layernorm_costs.mean(),
     layernorm_cost_error=mean_and_error(layernorm_costs)[1],
+    random_direction_cost=random_costs.mean(),
+    random_direction_cost_error=mean_and_error(random_costs)[1],
 )
 
 # %% [markdown]
@@ -904,18 +908,28 @@ claim(
 # attention that they place alike, Σ min(A, B), a mean over queries; the control is pairs of the same layer that share
 # nothing.
 
+
 # %% shared
-looked = record(["*.pattern", "*.attn.v"])
-language(trial[:4, :-1], tap=looked)
-inside, across, on_first, on_itself, on_before, on_near, weighted_first = [], [], [], [], [], [], []
+def overlaps(A: Tensor) -> Tensor:
+    """Σ min of each two patterns of A [batch head query key], a mean over queries: [head head]."""
+    return torch.stack([torch.minimum(A[:, i, None], A).sum(-1).mean((0, 2)) for i in range(A.shape[1])])
+
+
+inside, across, inside_rest, across_rest = [], [], [], []
+on_first, on_itself, on_before, on_near, weighted_first = [], [], [], [], []
 sharing = s.n_heads // s.kv_heads
 for layer in range(s.n_layers):
     A = looked[f"blocks.{layer}.attn.pattern"][:, :, 1:]  # batch head query key; the first query has no choice
-    overlap = torch.stack([torch.minimum(A[:, i, None], A).sum(-1).mean((0, 2)) for i in range(s.n_heads)])
+    overlap = overlaps(A)
+    elsewhere = overlaps(
+        A[..., 1:] / A[..., 1:].sum(-1, keepdim=True).clamp(min=1e-30)
+    )  # the same, without the first token
     group = torch.arange(s.n_heads) // sharing
     same = group[:, None] == group
     inside.append(overlap[same & ~torch.eye(s.n_heads, dtype=torch.bool)].mean())
     across.append(overlap[~same].mean())
+    inside_rest.append(elsewhere[same & ~torch.eye(s.n_heads, dtype=torch.bool)].mean())
+    across_rest.append(elsewhere[~same].mean())
     v = looked[f"blocks.{layer}.attn.v"].repeat_interleave(sharing, dim=2)  # batch pos head d_head
     written = torch.einsum("bphk,hkd->bphd", v, language.blocks[layer].attn.W_O).norm(dim=-1)  # batch pos head
     weighted = A * written.permute(0, 2, 1)[:, :, None]
@@ -933,6 +947,8 @@ inside, across = torch.stack(inside), torch.stack(across)
 claim(
     overlap_inside=inside.mean(),
     overlap_across=across.mean(),
+    overlap_inside_rest=torch.stack(inside_rest).mean(),
+    overlap_across_rest=torch.stack(across_rest).mean(),
     layers_where_inside_is_larger=(int((inside > across).sum()), s.n_layers),
     mass_on_first=torch.stack(on_first).mean(),
     mass_on_first_weighted=torch.stack(weighted_first).mean(),
