@@ -873,13 +873,14 @@ table(
 
 
 # %% rms
-def without(direction: Tensor):
-    """A tap: what a norm made, less its part along a direction [d_model], and made as long again."""
+def without(direction: Tensor, first: int = 0):
+    """A tap: what a norm made, less its part along a direction [d_model] and made as long again, from a position on."""
     unit = direction / direction.norm()
 
     def project(x: Tensor) -> Tensor:
         rest = x - (x @ unit)[..., None] * unit
-        return rest / rest.square().mean(-1, keepdim=True).sqrt()
+        rest = rest / rest.square().mean(-1, keepdim=True).sqrt()
+        return torch.cat([x[:, :first], rest[:, first:]], dim=1)
 
     return at("*.normalized", project)
 
@@ -888,17 +889,28 @@ looked = record(["*.normalized", "*.pattern", "*.attn.v"])
 language(trial[:4, :-1], tap=looked)
 normalized = [x[:, 1:] for name, x in looked.items() if name.endswith("normalized")]  # batch pos d_model, mean square 1
 mean_share = torch.stack([x.mean(-1).square().mean() for x in normalized])  # norm
-ones = torch.ones(s.d_model)
-layernorm_costs = smollm2_loss(trial, without(ones)) - trial_base  # all-ones taken out: LayerNorm, but for ε
-direction = torch.randn(s.d_model, generator=torch.Generator().manual_seed(0))
-random_costs = smollm2_loss(trial, without(direction)) - trial_base
+ones = torch.ones(s.d_model)  # taken out, it makes LayerNorm of RMSNorm, but for ε
+norm_costs = {
+    "the mean": smollm2_loss(trial, without(ones)) - trial_base,
+    "the mean, but not at the first token": smollm2_loss(trial, without(ones, first=1)) - trial_base,
+}
+for seed in range(3):
+    direction = torch.randn(s.d_model, generator=torch.Generator().manual_seed(seed))
+    norm_costs[f"random direction {seed + 1}"] = smollm2_loss(trial[:4], without(direction)) - trial_base[:4]
+everywhere_cost, later_cost, *random_costs = norm_costs.values()
 claim(
     largest_mean_share=mean_share.max(),
     median_mean_share=mean_share.median(),
-    layernorm_cost=layernorm_costs.mean(),
-    layernorm_cost_error=mean_and_error(layernorm_costs)[1],
-    random_direction_cost=random_costs.mean(),
-    random_direction_cost_error=mean_and_error(random_costs)[1],
+    layernorm_cost=everywhere_cost.mean(),
+    layernorm_cost_error=mean_and_error(everywhere_cost)[1],
+    layernorm_cost_later=later_cost.mean(),
+    layernorm_cost_later_error=mean_and_error(later_cost)[1],
+    random_direction_least=min(c.mean() for c in random_costs),
+    random_direction_most=max(c.mean() for c in random_costs),
+)
+table(
+    [[name, "{:.3f} ± {:.3f}".format(*mean_and_error(c)), len(c)] for name, c in norm_costs.items()],
+    header=["taken out of what each norm made", "cost (nats a token)", "stretches"],
 )
 
 # %% [markdown]

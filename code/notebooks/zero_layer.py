@@ -175,7 +175,7 @@ plot.lines(
 )
 plot.lines(
     moments[1:],
-    {"raw": by_table[1:, 1], "centred": by_table[1:, 2]},
+    {"raw": by_table[1:, 1], "centered": by_table[1:, 2]},
     ax=below,
     log="x",
     xlabel="updates",
@@ -212,7 +212,7 @@ plot.table(
         ["each observed pair once", raw_pairs.item(), centre_pairs.item()],
         ["two trained models with each other", between_raw.item(), between_centred.item()],
     ],
-    ["correlation of W_E W_U with the log-bigram table", "raw", "rows centred"],
+    ["correlation of W_E W_U with the log-bigram table", "raw", "rows centered"],
 )
 
 
@@ -235,10 +235,10 @@ def cloud(ax, x, y, title, label):
 
 left, right = plot.panels(1, 2, height=2.9)
 cloud(left, log_bigram, logits, "raw", "W_E W_U")
-cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centred", "")
+cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centered", "")
 
 # %% [markdown]
-# The same two tables as pictures: the thirty most frequent tokens, rows centred; pairs that never occur are left blank.
+# The same two tables as pictures: the thirty most frequent tokens, rows centered; pairs that never occur are left blank.
 
 # %% thirty
 thirty = counts.sum(dim=1).topk(30).indices
@@ -357,7 +357,7 @@ next_share = (counts.sum(dim=0) / counts.sum())[live].clamp(min=1e-12)
 
 
 def truncated(log_table, rank, weighted):
-    """The nearest table of this rank, in squares, to a log-table with centred rows (Eckart and Young).
+    """The nearest table of this rank, in squares, to a log-table with centered rows (Eckart and Young).
 
     Weighted: entry (i, j) counts with the share of i times the share of j; unweighted, all alike.
     """
@@ -761,7 +761,7 @@ plot.table(
     [
         "logits for the next token",
         "loss on held-out pairs (nats)",
-        "correlation, centred",
+        "correlation, centered",
         "first is the token itself",
         "first is that of the counts",
     ],
