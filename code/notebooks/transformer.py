@@ -897,6 +897,8 @@ norm_costs = {
 for seed in range(3):
     direction = torch.randn(s.d_model, generator=torch.Generator().manual_seed(seed))
     norm_costs[f"random direction {seed + 1}"] = smollm2_loss(trial[:4], without(direction)) - trial_base[:4]
+squares = torch.stack([x.square() for name, x in looked.items() if name.endswith("normalized")])  # norm batch pos d
+of_three = squares.topk(3, dim=-1).values.sum(-1) / squares.sum(-1)  # norm batch pos
 everywhere_cost, later_cost, *random_costs = norm_costs.values()
 claim(
     largest_mean_share=mean_share.max(),
@@ -905,6 +907,8 @@ claim(
     layernorm_cost_error=mean_and_error(everywhere_cost)[1],
     layernorm_cost_later=later_cost.mean(),
     layernorm_cost_later_error=mean_and_error(later_cost)[1],
+    three_coordinates_first=of_three[:, :, 0].mean(1).median(),
+    three_coordinates_later=of_three[:, :, 1:].mean((1, 2)).median(),
     random_direction_least=min(c.mean() for c in random_costs),
     random_direction_most=max(c.mean() for c in random_costs),
 )

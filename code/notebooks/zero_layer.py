@@ -238,7 +238,7 @@ cloud(left, log_bigram, logits, "raw", "W_E W_U")
 cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centered", "")
 
 # %% [markdown]
-# The same two tables as pictures: the thirty most frequent tokens, rows centered; pairs that never occur are left blank.
+# The same two tables as pictures: the thirty most frequent tokens, rows centered; pairs that never occur are blank.
 
 # %% thirty
 thirty = counts.sum(dim=1).topk(30).indices
