@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -194,7 +193,8 @@ def test_a_cache_holds_two_rows_for_each_key_head(n_layers: int, groups: int, to
 # One pass trains all positions
 
 
-@pytest.mark.parametrize("seed", range(3))
+@settings(theorem, max_examples=10)
+@given(seeds)
 def test_all_positions_are_trained_at_once(seed: int) -> None:
     """The gradient of one pass is the mean of those of all prefixes, each scored at its last token only."""
     model, tokens = llama(seed).requires_grad_(True), some_tokens(seed)[:1]
