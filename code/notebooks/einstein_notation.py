@@ -60,7 +60,7 @@ table(rows, header=["sequences", "shape of x @ W_Q", "queries computed", "wanted
 # A factor is a disk, a name is a line: a bound one joins two disks, a free one ends in the open.
 
 # %% networks
-networks = panels(2, 2, height=3.9)
+networks = panels(2, 2, height=3.3)
 
 
 def disk(ax: Axes, x: float, y: float, name: str) -> None:
@@ -87,7 +87,8 @@ for ax, (title, (factors, legs)) in zip(networks.flat, chains.items(), strict=Fa
             inner = 0.27
             ax_ends = (place + inner, place + 1 - inner)
             leg(ax, ax_ends, name, bound=0 <= place < len(factors) - 1)
-    ax.set(xlim=(-1.1, len(factors) + 0.1), ylim=(-0.8, 1.3), title=title)
+    middle = (len(factors) - 1) / 2
+    ax.set(xlim=(middle - 2.6, middle + 2.6), ylim=(-0.6, 1.1), title=title)
 ring = networks.flat[3]
 corners = [(math.sin(a), math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
 for (x, y), name, label in zip(corners, "ABC", "jki", strict=True):

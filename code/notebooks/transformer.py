@@ -783,9 +783,9 @@ table(
 wavelengths = 2 * math.pi / angles(1, 2, s.d_head, s.rotary_base)[0]  # pair; tokens for one turn
 ax = panels(height=2.9)
 ax.plot(range(len(wavelengths)), wavelengths, "o", color=BLUE)
-for length, name in ((128, "the windows here"), (s.n_ctx, "SmolLM2's context")):
+for length, name, side in ((128, "the windows here", "right"), (s.n_ctx, "SmolLM2's context", "left")):
     ax.axhline(length, color=GREY, linewidth=0.9)
-    ax.text(0, length * 1.15, f"{length:,}, {name}", va="bottom")
+    ax.text(0 if side == "left" else 31, length * 1.15, f"{length:,}, {name}", va="bottom", ha=side)
 ax.set(
     yscale="log",
     xlabel="pair of coordinates",
@@ -857,10 +857,10 @@ claim(learned_shifted=learned_shifted, learned_mean=learned_mean, learned_scramb
 table(
     [
         ["gpt", "all positions later by 64", f"{learned_shifted:.3f}"],
-        ["gpt", "the mean position everywhere", f"{learned_mean:.2f}"],
-        ["gpt", "positions in random order", f"{learned_scrambled:.2f}"],
+        ["gpt", "the mean position everywhere", f"{learned_mean:.3f}"],
+        ["gpt", "positions in random order", f"{learned_scrambled:.3f}"],
         *(
-            ["SmolLM2", name, "{:.2f} ± {:.2f}".format(*mean_and_error(c)) if c.abs().max() > 1e-3 else "< 0.001"]
+            ["SmolLM2", name, "{:.3f} ± {:.3f}".format(*mean_and_error(c)) if c.abs().max() > 1e-3 else "< 0.001"]
             for name, c in costs.items()
         ),
     ],
@@ -972,12 +972,13 @@ claim(
     mass_on_before=torch.stack(on_before).mean(),
     mass_on_near=torch.stack(on_near).mean(),
 )
+ax = panels(height=2.7)
+ax.set_ylim(0, 1)
 lines(
     range(s.n_layers),
     {"share keys": inside, "do not": across},
+    ax=ax,
     xlabel="layer",
     ylabel="overlap of two heads' patterns",
     colours=[BLUE, GREY],
-    height=2.7,
 )
-plt.gca().set_ylim(0, 1)
