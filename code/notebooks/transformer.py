@@ -780,7 +780,7 @@ table(
 # about to apply, which takes the positions away. Pair i turns by `base^(−2 i / d_head)` for each token.
 
 # %% clocks
-wavelengths = 2 * math.pi / angles(1, 2, s.d_head, s.rotary_base)[0]  # pair; tokens for one turn
+wavelengths = 2 * math.pi / angles(torch.tensor([1]), s.d_head, s.rotary_base)[0]  # pair; tokens for one turn
 ax = panels(height=2.9)
 ax.plot(range(len(wavelengths)), wavelengths, "o", color=BLUE)
 for length, name, side in ((128, "the windows here", "right"), (s.n_ctx, "SmolLM2's context", "left")):
@@ -813,9 +813,9 @@ def turned(angle: Tensor):
     return at(["*.attn.q", "*.attn.k"], turn)
 
 
-own = angles(0, 128, s.d_head, s.rotary_base)  # pos pair
+own = angles(torch.arange(128), s.d_head, s.rotary_base)  # pos pair
 trial, trial_base = stretches[::3], smollm2_base[::3]  # 8 stretches
-moved_on = turned(angles(1000, 1001, s.d_head, s.rotary_base).expand(128, -1))
+moved_on = turned(angles(torch.tensor([1000]), s.d_head, s.rotary_base).expand(128, -1))
 costs = {
     "all positions later by 1,000": smollm2_loss(trial[:4], moved_on) - trial_base[:4],
     "no positions at all": smollm2_loss(trial, turned(-own)) - trial_base,

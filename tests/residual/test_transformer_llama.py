@@ -61,7 +61,7 @@ def test_rotary_scores_depend_on_the_distance_alone(i: int, j: int, later: int, 
     q, k = normal(seed, 2, d)
 
     def at_position(x: Tensor, position: int) -> Tensor:
-        turn = angles(position, position + 1, d, base)
+        turn = angles(torch.tensor([position]), d, base)
         place = torch.stack([turn.cos(), turn.sin()])[:, :, None]
         return rotate(x[None, None, None], place, interleaved)[0, 0, 0]
 
@@ -80,7 +80,7 @@ def test_a_rotary_model_does_not_see_where_it_begins(later: int, interleaved: bo
     """All queries and keys turned on by the same angles: the same logits. Queries alone: others."""
     model, tokens = llama(seed, rotary_interleaved=interleaved), some_tokens(seed)
     c = model.config
-    further = angles(later, later + 1, c.d_head, c.rotary_base).expand(9, -1)
+    further = angles(torch.tensor([later]), c.d_head, c.rotary_base).expand(9, -1)
     assert_close(model(tokens, tap=turned_by(further, interleaved)), model(tokens))
     place = torch.stack([further.cos(), further.sin()])[:, :, None]
     queries = at("*.attn.q", lambda x: rotate(x, place, interleaved))
@@ -91,7 +91,7 @@ def test_a_rotary_model_does_not_see_where_it_begins(later: int, interleaved: bo
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200), st.integers(1, 8))
 def test_sinusoids_have_products_that_depend_on_the_distance(i: int, j: int, later: int, half: int) -> None:
     """Vaswani et al. 2017, section 3.5: p_i · p_j = Σ cos((i − j) ω). That of two whole tokens is not so simple."""
-    turn = angles(0, 401, 2 * half, 10000.0)
+    turn = angles(torch.arange(401), 2 * half, 10000.0)
     p = torch.cat([turn.sin(), turn.cos()], dim=-1)
     speed = [10000.0 ** (-c / half) for c in range(half)]
     assert math.isclose(p[i] @ p[j], sum(math.cos((i - j) * w) for w in speed), abs_tol=1e-9)
