@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 # Before torch is imported: two workers with two threads each wait for one another on tensors of a few hundred numbers.
@@ -17,3 +18,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("test", derandomize=True)
 settings.register_profile("weekly", max_examples=300, print_blob=True)
 settings.load_profile("test")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes minutes, and a card already records, to the weekly run."""
+    if config.getoption("--hypothesis-profile") != "weekly":
+        for item in items:
+            if item.get_closest_marker("weekly"):
+                item.add_marker(pytest.mark.skip(reason="weekly: pytest --hypothesis-profile weekly"))

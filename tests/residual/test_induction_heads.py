@@ -157,6 +157,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.weekly
 def test_the_turn_happens_again(one_thread):
     """From the weights after 300 updates on, 150 more: the loss on what repeats falls by nats, the heads appear."""
     model = checkpoints.load("induction-300").model
@@ -174,6 +175,7 @@ def test_the_turn_happens_again(one_thread):
     assert after["repeated"] < 2 and after["prefix-matching"] > 0.7
 
 
+@pytest.mark.weekly
 def test_smeared_keys_turn_a_small_one_layer_model(one_thread):
     """The experiment made small: half the context, repeats alone, 400 updates; and its control."""
     found = {}
