@@ -1,7 +1,7 @@
 """A forward pass of the committed models, written from the formulas of the papers; nothing is shared with the library.
 
-Attention-only models (Elhage et al. 2021) whose positions are added to the queries' and keys' input alone
-(Press et al. 2021, "Shortformer"), and GPT-2 (Radford et al. 2019): learned positions, LayerNorm, an MLP.
+Attention-only models (Elhage et al. 2021), with positions in the stream or in the queries' and keys' input alone
+(Press et al. 2021, "Shortformer"), and GPT-2 (Radford et al. 2019): positions in the stream, LayerNorm, an MLP.
 """
 
 from __future__ import annotations
@@ -43,24 +43,28 @@ def forward(
     *,
     pattern: Change = unchanged,
     z: Change = unchanged,
-    written: Change = unchanged,
-    keys_from: Callable[[Tensor, int], Tensor] = unchanged,
-    keys: Callable[[Tensor, int], Tensor] = unchanged,
+    out: Change = unchanged,
+    keys_from: Change = unchanged,
+    keys: Change = unchanged,
+    apart: bool = False,
 ) -> Seen:
     """Run an attention-only model on tokens ``[batch pos]``; each argument may change what a layer computed.
 
     Args:
         z: the mixed values ``[batch head pos d_head]``, before ``W_O``.
-        written: the heads' outputs ``[batch pos head d_model]``.
+        out: the sum of all heads' outputs ``[batch pos d_model]``.
         keys_from: the stream that only the keys read.
         keys: the keys themselves, ``[batch head pos d_head]``.
+        apart: keep what each head wrote, too.
     """
     c = config(name)
-    assert (c["norm"], c["d_mlp"], c["positions"]) == ("none", 0, "shortformer"), f"{name} is not attention alone"
+    assert c["norm"] == "none" and not c["d_mlp"], f"{name} is not attention alone"
     w = {key: tensor.to(dtype) for key, tensor in weights(name).items()}
     seen = Seen()
     n = tokens.shape[1]
     x, place = w["W_E"][tokens], w["W_pos"][:n]
+    if c["positions"] == "learned":  # written into the stream once, instead of read by queries and keys at each layer
+        x, place = x + place, torch.zeros_like(place)
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     for layer in range(c["n_layers"]):
         seen.stream.append(x)
@@ -76,10 +80,10 @@ def forward(
         scores = q @ keys(k, layer).transpose(2, 3) / math.sqrt(c["d_head"])
         A = pattern(scores.masked_fill(future, -torch.inf).softmax(dim=-1), layer)
         mixed = z(A @ v, layer)
-        out = written((mixed @ h["O"]).transpose(1, 2), layer)  # batch pos head d_model
+        if apart:
+            seen.written.append((mixed @ h["O"]).transpose(1, 2))
         seen.pattern.append(A)
-        seen.written.append(out)
-        x = x + out.sum(dim=2)
+        x = x + out(mixed.transpose(1, 2).flatten(2) @ h["O"].flatten(0, 1), layer)
     seen.stream.append(x)
     seen.logits = x @ w["W_U"]
     return seen

@@ -72,7 +72,6 @@ EINSTEIN = {
     "left_to_right_flops": Again(lambda: (multiply(N, N, N) + multiply(N, N, 1)) / (2 * multiply(N, N, 1))),
     "mlp_share": Again(lambda: block()["mlp"] / sum(block().values())),
     "pattern_share": Again(lambda: block()["pattern"] / sum(block().values())),
-    "backward_over_forward": Again(lambda: 2),  # a product has a gradient for each factor, each as dear as itself
 }
 
 
