@@ -18,7 +18,7 @@ from .weights import config, heads, weights
 
 @dataclass
 class Seen:
-    """What a pass computed, by layer: ``pattern [batch head query key]``, ``head`` outputs ``[batch pos head d_model]``.
+    """What a pass computed, by layer: ``pattern [batch head query key]``, ``written [batch pos head d_model]``.
 
     ``stream[l]`` is what layer ``l`` reads; the last entry is the end of the stream.
     """

@@ -6,12 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from . import (
-    test_by_hand,
-    test_zero_layer,
-)
-from .weights import ROOT
-
 HERE = Path(__file__).parent
 
 

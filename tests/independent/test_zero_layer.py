@@ -1,5 +1,6 @@
 """zero-layer: what the table of bigram counts says, counted from the speeches."""
 
+import itertools
 from functools import cache
 
 import pytest
@@ -15,7 +16,7 @@ def seen() -> list[tuple[int, int, int]]:
     """(token, next, count) of every pair that occurs, counted in a dictionary instead of a matrix."""
     table: dict[tuple[int, int], int] = {}
     text = tokens("train").tolist()
-    for pair in zip(text, text[1:], strict=False):
+    for pair in itertools.pairwise(text):
         table[pair] = table.get(pair, 0) + 1
     return [(*pair, count) for pair, count in table.items()]
 
