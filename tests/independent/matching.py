@@ -1,4 +1,4 @@
-"""Random tokens that repeat, and the five models trained on them: who looks one back, who finds the same token again."""
+"""Random tokens that repeat, and the five models trained on them: who looks one back, who finds a token again."""
 
 from collections.abc import Callable
 from functools import cache
@@ -86,7 +86,7 @@ def at_mean(layer: int, chosen: list[int]) -> Callable[[Tensor, int], Tensor]:
 
 
 def edge(name: str) -> float:
-    """The rise of the loss when the induction heads' keys do not get what the previous-token head wrote, but its mean."""
+    """The rise of the loss when the induction heads' keys get the mean of what the previous-token head wrote."""
     seen, readers = run(name), inductors(name)
     wrote = seen.written[0][:, :, mover(name)]
     W_K = weights(name)["blocks.1.attn.W_QKV"].transpose(1, 2)[4:8]

@@ -142,8 +142,8 @@ def turned_round() -> Tensor:
     rows = []
     for Q, K in zip(then["Q"], then["K"], strict=True):
         row = []
-        for V, O in zip(first["V"], first["O"], strict=True):  # W_QK W_OVᵀ = Q (Kᵀ Oᵀ) Vᵀ; turned round: (Vᵀ Q) (Kᵀ Oᵀ)
-            row.append(frobenius(V.T @ Q @ K.T @ O.T) / (frobenius(Q @ K.T) * frobenius(V @ O)))
+        for V, out in zip(first["V"], first["O"], strict=True):  # Q (Kᵀ Oᵀ) Vᵀ, turned round: (Vᵀ Q) (Kᵀ Oᵀ)
+            row.append(frobenius(V.T @ Q @ K.T @ out.T) / (frobenius(Q @ K.T) * frobenius(V @ out)))
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
