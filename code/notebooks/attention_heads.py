@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Attention heads
 #
-# The computations behind the note of the same name. A one-layer attention-only model is trained on the State of
-# the Union addresses, here in this notebook, and then taken apart in float64.
+# The computations behind the note of the same name. A committed one-layer model of attention and nothing else, in three
+# seeds, is taken apart in float64; then the 270 heads of SmolLM2 are asked where they look. `residual train attn-1l`,
+# with `--seed 1` and `--seed 2`, makes the checkpoints again.
 
 # %% setup
 from itertools import combinations
@@ -13,14 +14,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from residual import Config, FactoredMatrix, Transformer
+from residual import FactoredMatrix, Transformer, load, smollm2
 from residual.files.tokens import tokenizer, words
-from residual.methods.loss import next_token_loss
+from residual.methods.roles import value_norms, value_weighted_pattern
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
-from residual.taps import at, compose, freeze, record
-from residual.training.corpus import corpus
-from residual.training.train import train, windows
+from residual.taps import ablate, at, compose, freeze, record
+from residual.training.corpus import corpus, sotu_texts, split
+from residual.training.train import windows
 from weave import claim
+
+_ = torch.set_grad_enabled(False)
 
 # %% [markdown]
 # ## A model to take apart
@@ -28,36 +31,48 @@ from weave import claim
 # Eight heads of 16 dimensions in a stream of 128: together the heads are as wide as the stream, as in GPT-2.
 
 # %% train
-config = Config(n_layers=1, d_model=128, n_heads=8, d_head=16, n_ctx=64, d_vocab=512, init_std=0.05)
+NAMES = ["attn-1l", "attn-1l-seed1", "attn-1l-seed2"]
+runs = [load(name) for name in NAMES]
+config = runs[0].model.config
+n_heads, d_model, d_head, n_ctx = config.n_heads, config.d_model, config.d_head, config.n_ctx
 text = corpus()
-model = Transformer(config, seed=0)
-steps, batch = 600, 32
+validation = text.validation[: len(text.validation) // (n_ctx + 1) * (n_ctx + 1)].view(-1, n_ctx + 1)  # window pos
 
 
-def loss(step: int) -> Tensor:
-    return next_token_loss(model, windows(text.train, batch, config.n_ctx + 1, step=step))
+def losses_of(model: Transformer, tokens: Tensor, tap=None) -> Tensor:
+    """The loss of each window [window pos], in nats a token."""
+    logits = model(tokens[:, :-1], tap=tap)
+    return (
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1).mean(1)
+    )
 
 
-train(model, loss, steps=steps, lr=2e-2, warmup=20, weight_decay=0.01)
+def error(x: Tensor) -> Tensor:
+    """The standard error of a mean over windows."""
+    return x.std() / len(x) ** 0.5
 
-model = model.double().requires_grad_(False)
+
+whole = torch.cat([losses_of(runs[0].model, part) for part in validation.split(512)])  # in float32
+models = [run.model.double().requires_grad_(False) for run in runs]
+model = models[0]
 attn = model.blocks[0].attn
-n_heads, d_model, d_head = config.n_heads, config.d_model, config.d_head
 
 # %% losses
-held_out = windows(text.validation, 64, config.n_ctx + 1, seed=1)
-loss_model = next_token_loss(model, held_out)
-
 pairs = text.train[:-1] * config.d_vocab + text.train[1:]
 counts = torch.bincount(pairs, minlength=config.d_vocab**2).reshape(config.d_vocab, -1) + 1.0  # one for each unseen
-log_bigram = (counts / counts.sum(dim=1, keepdim=True)).log().double()
-loss_bigram = F.nll_loss(log_bigram[held_out[:, :-1]].flatten(0, 1), held_out[:, 1:].flatten())
+log_bigram = (counts / counts.sum(dim=1, keepdim=True)).log()
+by_bigram = -log_bigram[validation[:, :-1], validation[:, 1:]].mean(dim=1)
 claim(
     parameters=sum(weight.numel() for weight in model.parameters()),
-    tokens_seen=steps * batch * config.n_ctx,
-    loss_model=loss_model,
-    gain_over_bigrams=loss_bigram - loss_model,
+    tokens_seen=runs[0].card.training["tokens"],
+    windows=len(validation),
+    loss_model=whole.mean(),
+    loss_error=error(whole),
+    loss_bigram=by_bigram.mean(),
+    gain_over_bigrams=(by_bigram - whole).mean(),
 )
+held_out = windows(text.validation, 128, n_ctx + 1, seed=1)  # what the measurements below are made on
+loss_model = losses_of(model, held_out)  # window
 
 # %% [markdown]
 # ## What the heads do with a sentence
@@ -188,12 +203,13 @@ def received(at_j: Tensor, frozen: bool) -> Tensor:
     return out["blocks.0.attn_out"][0, i]
 
 
-by_autograd = torch.func.jacrev(lambda at_j: received(at_j, frozen=True))(stream[j])  # out in
+with torch.enable_grad():
+    by_autograd = torch.func.jacrev(lambda at_j: received(at_j, frozen=True))(stream[j])  # out in
+    both_ways = torch.func.jacrev(lambda at_j: received(at_j, frozen=False))(stream[j])
 by_formula = torch.einsum("h,hab->ba", patterns[:, i, j], W_OV)
-whole = torch.func.jacrev(lambda at_j: received(at_j, frozen=False))(stream[j])
 claim(
     jacobian_error=(by_autograd - by_formula).abs().max(),
-    jacobian_through_pattern=(whole - by_formula).norm() / whole.norm(),
+    jacobian_through_pattern=(both_ways - by_formula).norm() / both_ways.norm(),
 )
 
 # %% [markdown]
@@ -222,7 +238,7 @@ claim(
 
 # %% rank
 everywhere = record("*.result")
-model(held_out[:, :-1], tap=everywhere)
+model(held_out[:64, :-1], tap=everywhere)
 of_results = everywhere["blocks.0.attn.result"].flatten(0, 1)  # (batch pos) head d_model
 ranks = {
     "W_QK": torch.linalg.matrix_rank(attn.W_QK().AB),
@@ -257,11 +273,16 @@ spaces = {"W_Q reads": attn.W_Q, "W_K reads": attn.W_K, "W_V reads": attn.W_V, "
 angles = {name: cosines(weights) for name, weights in spaces.items()}
 at_random = torch.cat([cosines(torch.randn(n_heads, d_model, d_head, generator=generator).double()) for _ in range(10)])
 index = torch.arange(1, d_head + 1)
-for ax, (name, found) in zip(panels(2, 2, height=4.4, sharex=True, sharey=True).flat, angles.items(), strict=True):
+axes = panels(2, 2, height=4.4, sharex=True, sharey=True)
+for ax, (name, found) in zip(axes.flat, angles.items(), strict=True):
     ax.fill_between(index, at_random.amin(0), at_random.amax(0), color=GREY, alpha=0.35, linewidth=0)
     lines(index, {"": found.mean(0)}, ax=ax, title=name, marker="o", colours=[BLUE])
     ax.fill_between(index, found.amin(0), found.amax(0), color=BLUE, alpha=0.2, linewidth=0)
     ax.set(ylim=(0, 1.03), xticks=[1, 8, 16], yticks=[0, 0.5, 1])
+for ax in axes[1]:
+    ax.set(xlabel="principal angle")
+for ax in axes[:, 0]:
+    ax.set(ylabel="cosine")
 
 # %% overlaps
 overlap = {name: found.square().mean() for name, found in angles.items()}
@@ -280,74 +301,150 @@ claim(
 
 # %% [markdown]
 # ## The direction that all keys share
+#
+# Everything in this section is measured on each of the three seeds, on the same 128 windows.
+
 
 # %% position
-centred = model.W_pos - model.W_pos.mean(dim=0)
-_, strength, right = torch.linalg.svd(centred, full_matrices=False)
-along = centred @ right[0]  # pos
-u = right[0] * along[-2].sign()  # grows with the position; the last one is never a past key, so it is left out
-ramp = centred[:-1] @ u
-line = torch.stack([torch.arange(len(ramp)).double(), ramp])
-
-
 def inside(weights: Tensor, unit: Tensor) -> Tensor:
     """The share of a unit vector [d_model] that lies in each head's subspace [head]."""
     Q, _ = torch.linalg.qr(weights)
     return (unit @ Q).square().sum(dim=-1)
 
 
-share = {name: inside(weights, u) for name, weights in spaces.items()}
-rest = attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)  # the keys' maps without that direction
+def without(direction: Tensor, x: Tensor) -> Tensor:
+    return x - (x @ direction)[..., None] * direction
+
+
+def slope(y: Tensor) -> Tensor:
+    """Per position, of a straight line through y [pos]."""
+    place = torch.arange(len(y)).double()
+    return torch.stack([place, y]).cov()[0, 1] / place.var()
+
+
+def ruler_of(model: Transformer) -> Tensor:
+    """The direction along which most of the position vectors' variance lies; it grows with the position."""
+    centered = model.W_pos - model.W_pos.mean(dim=0)
+    u = torch.linalg.svd(centered, full_matrices=False)[2][0]
+    return u * (centered[-2] @ u).sign()  # the last position is never a past key, so it is left out
+
+
+def keys_from(model: Transformer, x: Tensor) -> at:
+    """A tap: the keys as they would be for another stream [batch pos d_model]."""
+    return at("*.attn.k", lambda _: torch.einsum("bpm,hmk->bphk", x, model.blocks[0].attn.W_K))
+
+
+def attention_by_distance(model: Transformer, x: Tensor) -> Tensor:
+    """Mean attention to 1, …, 24 tokens back, over heads and late queries, with keys from the stream x."""
+    seen = record("*.pattern")
+    model(held_out[:, :-1], tap=compose(keys_from(model, x), seen))
+    A = seen["blocks.0.attn.pattern"]  # batch head query key
+    return torch.stack([A.diagonal(-back, 2, 3)[:, :, 24:].mean() for back in range(1, 25)])
+
+
+generator = torch.Generator().manual_seed(0)
+random_directions = F.normalize(torch.randn(5, d_model, generator=generator).double(), dim=1)
+
+
+def measure(model: Transformer) -> dict[str, Tensor]:
+    """The story of the position's direction, in numbers."""
+    attn, u = model.blocks[0].attn, ruler_of(model)
+    centered = model.W_pos - model.W_pos.mean(dim=0)
+    ramp = (centered @ u)[:-1]
+    strength = torch.linalg.svdvals(centered).square()
+    flow = record(["*.resid_pre", "*.attn_out", "*.resid_post"])
+    as_is = losses_of(model, held_out, flow)
+    x = flow["blocks.0.resid_pre"]  # batch pos d_model
+    profiles = {
+        "all keys": attention_by_distance(model, x),
+        "only u": attention_by_distance(model, x - without(u, x)),
+        "without u": attention_by_distance(model, without(u, x)),
+    }
+    enters, heads_write, leaves = ((flow[f"blocks.0.{name}"] @ u).mean(dim=0)[:-1] for name in flow_names)
+    gains = torch.einsum("m,hmn,n->h", u, attn.W_OV().AB, u)  # what a head makes of the coordinate along u
+    logit_weights = model.W_U - model.W_U.mean(dim=1, keepdim=True)
+
+    def cost(tap) -> Tensor:
+        return losses_of(model, held_out, tap) - as_is  # window
+
+    unread, *unread_random = (cost(keys_from(model, without(v, x))) for v in (u, *random_directions))
+    unwritten, *unwritten_random = (
+        cost(at("*.attn_out", lambda y, v=v: without(v, y))) for v in (u, *random_directions)
+    )
+
+    return {
+        "u": u,
+        "profiles": profiles,
+        "flow": {"enters": enters, "heads write": heads_write, "leaves": leaves},
+        "position vectors along u": strength[0] / strength.sum(),
+        "straightness along u": torch.stack([torch.arange(len(ramp)).double(), ramp]).corrcoef()[0, 1],
+        "u in keys, least": inside(attn.W_K, u).min(),
+        "u in queries, most": inside(attn.W_Q, u).max(),
+        "u in values, most": inside(attn.W_V, u).max(),
+        "u in outputs, mean": inside(attn.W_O.mT, u).mean(),
+        "mean stream in queries": inside(attn.W_Q, F.normalize(x.mean(dim=(0, 1)), dim=0)).mean(),
+        "one back / 16 back": profiles["all keys"][0] / profiles["all keys"][15],
+        "the same, only u": profiles["only u"][0] / profiles["only u"][15],
+        "the same, without u": profiles["without u"][0] / profiles["without u"][15],
+        "u hidden from keys": unread.mean(),
+        "its standard error": error(unread),
+        "random direction hidden, most": max(one.mean() for one in unread_random),
+        "gain along u, greatest head": gains.max(),
+        "gain along u, all heads": gains.sum(),
+        "slope left": slope(leaves) / slope(enters),
+        "unembedding along u": (u @ logit_weights).square().sum() / (logit_weights.square().sum() / d_model),
+        "u not written": unwritten.mean(),
+        "standard error of that": error(unwritten),
+        "random direction not written, most": max(one.mean() for one in unwritten_random),
+        "overlap of keys without u": cosines(attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)).square().mean(),
+    }
+
+
+flow_names = ("resid_pre", "attn_out", "resid_post")
+stories = [measure(model) for model in models]
+story = stories[0]
+u = story["u"]
 claim(
-    position_one_direction=strength[0] ** 2 / strength.square().sum(),
-    position_straight=line.corrcoef()[0, 1],
-    u_in_keys_least=share["W_K reads"].min(),
-    u_in_queries_most=share["W_Q reads"].max(),
-    u_in_values_most=share["W_V reads"].max(),
-    u_in_outputs_mean=share["W_O writes"].mean(),
-    overlap_K_without_u=cosines(rest).square().mean(),
+    position_one_direction=story["position vectors along u"],
+    position_straight=story["straightness along u"],
+    u_in_keys_least=story["u in keys, least"],
+    u_in_queries_most=story["u in queries, most"],
+    u_in_values_most=story["u in values, most"],
+    u_in_outputs_mean=story["u in outputs, mean"],
+    overlap_K_without_u=story["overlap of keys without u"],
+)
+
+# %% position-seeds
+rows = [name for name in story if name not in ("u", "profiles", "flow")]
+table(
+    [[name, *(float(one[name]) for one in stories)] for name in rows],
+    header=["", "seed 0", "seed 1", "seed 2"],
+    digits=2,
 )
 
 # %% [markdown]
 # What does it do? Two interventions on the keys alone: keep only what comes through that direction, or remove it.
 
 # %% recency
-pre = record("*.resid_pre")
-model(held_out[:, :-1], tap=pre)
-x_held = pre["blocks.0.resid_pre"]  # batch pos d_model
-
-
-def keys_of(x: Tensor) -> at:
-    """A tap: the keys as they would be for another stream [batch pos d_model]."""
-    return at("*.attn.k", lambda _: torch.einsum("bpm,hmk->bphk", x, attn.W_K))
-
-
-def lose(direction: Tensor) -> Tensor:
-    """The held-out loss when the keys do not see a direction."""
-    tap = keys_of(x_held - torch.outer(direction, direction).matmul(x_held[..., None])[..., 0])
-    return F.cross_entropy(model(held_out[:, :-1], tap=tap).flatten(0, 1), held_out[:, 1:].flatten()) - loss_model
-
-
-along_u = (x_held @ u)[..., None] * u
-profiles = {}
-for name, x in {"all keys": x_held, "only u": along_u, "without u": x_held - along_u}.items():
-    patterns_seen = record("*.pattern")
-    model(held_out[:, :-1], tap=compose(keys_of(x), patterns_seen))
-    A_held = patterns_seen["blocks.0.attn.pattern"]  # batch head query key
-    profiles[name] = torch.stack([A_held.diagonal(-back, 2, 3)[:, :, 24:].mean() for back in range(1, 25)])
 ax = panels(height=2.8)
 ax.set(xticks=[1, 8, 16, 24])
 lines(
-    range(1, 25), profiles, ax=ax, xlabel="tokens back", ylabel="mean attention", log="y", colours=[BLUE, ORANGE, GREY]
+    range(1, 25),
+    story["profiles"],
+    ax=ax,
+    xlabel="tokens back",
+    ylabel="mean attention",
+    log="y",
+    colours=[BLUE, ORANGE, GREY],
 )
-random_directions = F.normalize(torch.randn(10, d_model, generator=generator).double(), dim=1)
 claim(
-    recency_all=profiles["all keys"][0] / profiles["all keys"][15],
-    recency_only_u=profiles["only u"][0] / profiles["only u"][15],
-    recency_without_u=profiles["without u"][0] / profiles["without u"][15],
-    loss_without_u=lose(u),
-    loss_without_random_most=torch.stack([lose(v) for v in random_directions]).max(),
-    mean_in_queries=inside(attn.W_Q, F.normalize(x_held.mean(dim=(0, 1)), dim=0)).mean(),
+    recency_all=story["one back / 16 back"],
+    recency_only_u=story["the same, only u"],
+    recency_without_u=story["the same, without u"],
+    loss_without_u=story["u hidden from keys"],
+    loss_without_u_error=story["its standard error"],
+    loss_without_random_most=story["random direction hidden, most"],
+    mean_in_queries=story["mean stream in queries"],
 )
 
 # %% [markdown]
@@ -355,46 +452,23 @@ claim(
 # heads together write, and as it leaves.
 
 # %% erasing
-flow = record(["*.resid_pre", "*.attn_out", "*.resid_post"])
-model(held_out[:, :-1], tap=flow)
-coordinate = {
-    "enters": (flow["blocks.0.resid_pre"] @ u).mean(dim=0)[:-1],  # pos
-    "heads write": (flow["blocks.0.attn_out"] @ u).mean(dim=0)[:-1],
-    "leaves": (flow["blocks.0.resid_post"] @ u).mean(dim=0)[:-1],
-}
 lines(
-    range(len(ramp)),
-    coordinate,
+    range(n_ctx - 1),
+    story["flow"],
     xlabel="position",
     ylabel="along u",
     colours=[BLUE, ORANGE, GREEN],
     height=2.6,
 )
-
-
-def slope(y: Tensor) -> Tensor:
-    x = torch.arange(len(y)).double()
-    return torch.stack([x, y]).cov()[0, 1] / x.var()
-
-
-def loss_with(tap) -> Tensor:
-    return F.cross_entropy(model(held_out[:, :-1], tap=tap).flatten(0, 1), held_out[:, 1:].flatten())
-
-
-def not_along(direction: Tensor) -> at:
-    """A tap: the heads write nothing along a direction."""
-    return at("*.attn_out", lambda x: x - (x @ direction)[..., None] * direction)
-
-
-gains = torch.einsum("m,hmn,n->h", u, W_OV, u)  # what a head makes of the coordinate along u
-logit_weights = model.W_U - model.W_U.mean(dim=1, keepdim=True)
 claim(
-    erase_gain_greatest=gains.max(),
-    erase_gain_sum=gains.sum(),
-    ruler_left=slope(coordinate["leaves"]) / slope(coordinate["enters"]),
-    unembedding_along_u=(u @ logit_weights).square().sum() / (logit_weights.square().sum() / d_model),
-    loss_without_erasing=loss_with(not_along(u)) - loss_model,
-    loss_without_random_write=torch.stack([loss_with(not_along(v)) - loss_model for v in random_directions]).max(),
+    erase_gain_greatest=story["gain along u, greatest head"],
+    erase_gain_sum=story["gain along u, all heads"],
+    ruler_left=story["slope left"],
+    ruler_left_seeds_most=max(one["slope left"] for one in stories),
+    unembedding_along_u=story["unembedding along u"],
+    loss_without_erasing=story["u not written"],
+    loss_without_erasing_error=story["standard error of that"],
+    loss_without_random_write=story["random direction not written, most"],
 )
 
 # %% [markdown]
@@ -402,23 +476,22 @@ claim(
 
 
 # %% ablate
-def without(*heads: int) -> Tensor:
-    """The loss on held-out text when these heads write nothing."""
-
-    def silence(result: Tensor) -> Tensor:  # batch pos head d_model
-        return result.index_fill(2, torch.tensor(heads), 0)
-
-    held = held_out[:, :-1]
-    return F.cross_entropy(model(held, tap=at("*.result", silence)).flatten(0, 1), held_out[:, 1:].flatten())
+def silent(*heads: int) -> Tensor:
+    """What it costs on held-out text that these heads write nothing; of each window."""
+    tap = at("*.result", lambda result: result.index_fill(2, torch.tensor(heads), 0))  # batch pos head d_model
+    return losses_of(model, held_out, tap) - loss_model
 
 
-alone = torch.stack([without(h) - loss_model for h in range(n_heads)])
-together = without(*range(n_heads)) - loss_model
+alone = torch.stack([silent(h) for h in range(n_heads)])  # head window
+together = silent(*range(n_heads))
 claim(
-    loss_alone_least=alone.min(),
-    loss_alone_sum=alone.sum(),
-    loss_together=together,
-    sum_over_together=alone.sum() / together,
+    loss_alone_least=alone.mean(dim=1).min(),
+    loss_alone_most=alone.mean(dim=1).max(),
+    loss_alone_error=max(error(one) for one in alone),
+    loss_alone_sum=alone.mean(dim=1).sum(),
+    loss_together=together.mean(),
+    loss_together_error=error(together),
+    sum_over_together=alone.mean(dim=1).sum() / together.mean(),
 )
 
 # %% [markdown]
@@ -466,11 +539,30 @@ toward = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]  # logit o
 direct = stream[i] @ toward
 account = torch.einsum("hj,jm,hmn,n->hj", patterns[:, i], stream, W_OV, toward)  # head source
 total = logits[i, answer] - logits[i].mean()
+
+
+def shares_of(model: Transformer) -> dict[str, Tensor]:
+    """The shares of the same logit that the heads bring from “·the” and from “·st”."""
+    seen, attn = record(["*.pattern", "*.resid_pre"]), model.blocks[0].attn
+    found = model(tokens, tap=seen)[0, i]
+    towards = (model.W_U - model.W_U.mean(dim=1, keepdim=True))[:, answer]
+    A, x = seen["blocks.0.attn.pattern"][0, :, i], seen["blocks.0.resid_pre"][0]
+    brought = torch.einsum("hj,jm,hmn,n->j", A, x, attn.W_OV().AB, towards) / (found[answer] - found.mean())
+    return {"the": brought[shown.index("·the")], "st": brought[j]}
+
+
+shares = [shares_of(one) for one in models]
 claim(
     account_error=(direct + account.sum() - total).abs(),
     account_terms=account[:, : i + 1].numel(),
     account_direct=direct / total,
     account_words=account[:, [shown.index("·the"), j]].sum() / total,
+    account_the=shares[0]["the"],
+    account_st=shares[0]["st"],
+    account_words_1=shares[1]["the"] + shares[1]["st"],
+    account_words_2=shares[2]["the"] + shares[2]["st"],
+    account_st_1=shares[1]["st"],
+    account_st_2=shares[2]["st"],
     account_probability=logits[i].softmax(dim=-1)[answer],
 )
 heatmap(
@@ -492,4 +584,327 @@ spectrum = rearranged.singular_values()
 claim(
     kronecker_rank=int((spectrum > 1e-10 * spectrum[0]).sum()),
     one_term_misses=1 - spectrum[0] ** 2 / spectrum.square().sum(),
+)
+
+# %% [markdown]
+# ## Weighing a pattern by what it moves
+#
+# $A_{ij}$ times the length of what source $j$ offers, $|x_j W_{OV}|$, each row scaled to sum to one again.
+
+# %% value-weighted
+offered = torch.einsum("jm,hmn->hjn", stream, W_OV).norm(dim=-1)  # head source
+weighted = value_weighted_pattern(model, tokens, 0, normalize=True)[0]
+assert torch.allclose(weighted, F.normalize(patterns * offered[:, None], p=1, dim=-1))
+moved = 0.5 * (weighted - patterns).abs().sum(dim=-1)  # head query: the share of the row that changes its place
+h = int(moved.mean(dim=-1).argmax())
+attention(torch.stack([patterns[h], weighted[h]]), tokens=shown, titles=[f"head {h}", "value-weighted"], limit=0.8)
+claim(
+    value_weight_head=h,
+    value_weight_moved=moved[h].mean(),
+    value_weight_moved_mean=moved.mean(),
+    value_weight_spread=(offered.amax(dim=1) / offered.amin(dim=1)).mean(),
+)
+
+# %% [markdown]
+# ## A real model: where do 270 heads look?
+#
+# SmolLM2, 30 layers of nine heads, on stretches of held-out speeches and on random tokens that repeat once. For each
+# head the mean attention to five kinds of sources; by attention, by value-weighted attention, and as a share of what
+# does not go to the first position.
+
+# %% smollm2
+language, its_tokenizer = smollm2()
+its = language.config
+speeches = split(sotu_texts())[1][:8]
+its_text = torch.tensor([its_tokenizer.encode(speech[2000:6000]).ids[:97] for speech in speeches])  # speech pos
+draw = torch.Generator().manual_seed(0)
+period = 36
+drawn = torch.randint(100, its.d_vocab, (8, period), generator=draw)  # the first hundred are special or bytes
+its_random = torch.cat([drawn, drawn], dim=1)
+ROLES = ["first position", "itself", "the token before", "same token before", "what followed it"]
+
+
+def sources(tokens: Tensor) -> Tensor:
+    """Of which kind each source is, for each destination [role batch query key]; all of them in the past."""
+    n = tokens.shape[1]
+    at_first = torch.zeros(n, n)
+    at_first[:, 0] = 1
+    same = (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
+    after_same = F.pad(same, (1, 0))[:, :, :-1].tril(-1)
+    fixed = [at_first, torch.eye(n), torch.eye(n).roll(1, 0).tril(-1)]
+    return torch.stack([*(kind.expand(len(tokens), n, n) for kind in fixed), same.float(), after_same.float()])
+
+
+class Zoo:
+    """A tap: each head's mean share of attention to each kind of source, weighed in three ways."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.kinds = sources(tokens)
+        self.counted = self.kinds.amax(dim=-1)  # role batch query: where there is such a source
+        self.counted[:, :, :2] = 0
+        self.roles, self.alike, self.drain = [], [], []
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(".v"):
+            attn = language.blocks[len(self.roles)].attn
+            self.size = value_norms(attn, x)  # batch head key
+            return x
+        rest = x.clone()
+        rest[..., 0] = 0
+        weighed = torch.stack([x, x * self.size[:, :, None], rest])  # weighing batch head query key
+        weighed = weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+        paid = torch.einsum("wbhqk,rbqk,rbq->whr", weighed, self.kinds, self.counted)
+        self.roles.append(paid / self.counted.sum(dim=(1, 2)))
+        late = weighed[2][:, :, 8:]
+        self.alike.append(
+            torch.stack([torch.minimum(late[:, a], late[:, b]).sum(-1).mean() for a, b in combinations(range(9), 2)])
+        )
+        self.drain.append(self.size[:, :, 1:].mean(dim=(0, 2)) / self.size[:, :, 0].mean(dim=0))
+        return x
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset(name for name in known if name.endswith((".v", ".pattern")))
+
+
+def its_losses(tokens: Tensor, tap=None) -> Tensor:
+    """The loss at each position [batch pos]."""
+    logits = language(tokens[:, :-1], tap=tap)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+
+
+on_text, on_random = Zoo(its_text[:, :-1]), Zoo(its_random[:, :-1])
+text_loss, random_loss = its_losses(its_text, on_text), its_losses(its_random, on_random)
+by_text, by_random = (torch.stack(zoo.roles, dim=1) for zoo in (on_text, on_random))  # weighing layer head role
+text_chance, random_chance = (
+    ((zoo.kinds.sum(-1) / torch.arange(1, zoo.kinds.shape[2] + 1)) * zoo.counted).sum((1, 2)) / zoo.counted.sum((1, 2))
+    for zoo in (on_text, on_random)
+)  # role: what attention spread evenly over the past would pay
+
+# %% roles
+attended, weighted_by_value, not_first = by_text
+named = by_text[0] > 0.5
+counted_for = [*by_text, *by_random[:2]]  # text: attention, weighted, without first; random: attention, weighted
+counts = [[role, *(int((by[..., r] > 0.5).sum()) for by in counted_for)] for r, role in enumerate(ROLES)]
+counts.append(["none of these", *(int((by.amax(dim=-1) <= 0.5).sum()) for by in counted_for)])
+for r, row in enumerate(counts[:-1]):
+    row.append(int(((by_text[0, ..., r] > 0.5) & (by_random[0, ..., r] > 0.5)).sum()))
+counts[-1].append(int(((by_text[0].amax(dim=-1) <= 0.5) & (by_random[0].amax(dim=-1) <= 0.5)).sum()))
+claim(
+    its_heads=its.n_layers * its.n_heads,
+    its_text_loss=text_loss.mean(),
+    resting=counts[0][1],
+    resting_weighted=counts[0][2],
+    resting_least_third=int((by_text[0, ..., 0] > 0.3).sum()),
+    with_role=int(named.any(-1).sum()),
+    with_role_not_first=int(named[..., 1:].any(-1).sum()),
+    with_role_weighted=int((by_text[1] > 0.5).any(-1).sum()),
+    none_text=counts[5][1],
+    none_weighted=counts[5][2],
+    none_not_first=counts[5][3],
+    none_anywhere=counts[5][-1],
+    none_third=int((by_text[0].amax(-1) <= 0.3).sum()),
+    even_most=torch.stack([text_chance, random_chance]).max(),
+    resting_gap=(by_text[0, ..., 0] - 0.5).abs().min(),
+    followers_text=counts[4][1],
+    followers_random=counts[4][4],
+    followers_not_first=counts[4][3],
+    drain_late=torch.stack(on_text.drain)[12:].median(),
+    drain_between=torch.stack(on_text.drain)[10:12].median(),
+)
+table(
+    counts,
+    header=["more than half goes to", "text", "weighted", "without first", "random", "random, weighted", "both"],
+)
+
+# %% zoo
+rows = []
+for r, role in enumerate(ROLES):
+    score = by_text if r < 3 else by_random
+    for place in score[0, ..., r].flatten().argsort(descending=True)[:3].tolist():
+        layer, head = divmod(place, its.n_heads)
+        rows.append(
+            [
+                f"{layer}.{head}",
+                role,
+                *(float(by_text[w, layer, head, r]) for w in range(3)),
+                *(float(by_random[w, layer, head, r]) for w in range(2)),
+                float(by_text[0, layer, head, 0]),
+            ]
+        )
+
+
+def score_of(name: str, role: int, by: Tensor, weighing: int = 0) -> Tensor:
+    layer, head = map(int, name.split("."))
+    return by[weighing, layer, head, role]
+
+
+claim(
+    head_160_text=score_of("16.0", 2, by_text),
+    head_160_random=score_of("16.0", 2, by_random),
+    head_187_follows=score_of("18.7", 4, by_random),
+    head_187_rests=score_of("18.7", 0, by_text),
+    head_186_follows=score_of("18.6", 4, by_random),
+    head_186_follows_text=score_of("18.6", 4, by_text),
+    head_186_rests=score_of("18.6", 0, by_text),
+    head_143_same=score_of("14.3", 3, by_random),
+    head_143_same_text=score_of("14.3", 3, by_text),
+    best_follower_text=by_text[0, ..., 4].max(),
+)
+table(
+    rows,
+    header=["head", "looks at", "text", "weighted", "without first", "random", "weighted", "first, on text"],
+    digits=2,
+)
+
+# %% sink-map
+for ax, (title, values) in zip(
+    panels(2, 1, height=3.6, sharex=True),
+    {"attention to the first position": by_text[0, ..., 0], "the same, value-weighted": by_text[1, ..., 0]}.items(),
+    strict=True,
+):
+    heatmap(values.T, ax=ax, title=title, ylabel="head", xlabel="layer" if "same" in title else "", limit=1.0, bar=None)
+    ax.set_aspect("auto")
+in_band = torch.stack([by_text[0, a:b, :, 0].mean() for a, b in ((0, 3), (3, 10), (10, 12), (12, 30))])
+claim(
+    first_before=in_band[0],
+    first_early=in_band[1],
+    first_between=in_band[2],
+    first_late=in_band[3],
+)
+
+# %% [markdown]
+# ### What resting is worth
+#
+# The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
+# mean, or shared out over the other sources; against the second position, heads that rest least, and all heads at once.
+
+
+# %% resting
+def paid_to(source: int, heads: Tensor, how: str):
+    """A tap: change what the marked heads [layer head] pay to one position, from all later ones."""
+
+    def change(name: str, x: Tensor) -> Tensor:
+        marked = heads[int(name.split(".")[1])]
+        y = x.clone()
+        usual = x[:, marked, source + 2 :, source].mean(dim=(0, 2))[None, :, None]
+        y[:, marked, source + 1 :, source] = usual if how == "mean" else 0
+        return y / y.sum(dim=-1, keepdim=True).clamp(min=1e-12) if how == "elsewhere" else y
+
+    change.resolve = lambda known: frozenset(name for name in known if name.endswith(".pattern"))
+    return change
+
+
+def worth(found: Tensor, before: Tensor, counted: slice) -> tuple[float, float]:
+    """The mean change of the loss over sequences, and its standard error."""
+    change = (found - before)[:, counted].mean(dim=1)
+    return change.mean().item(), error(change).item()
+
+
+rest_heads = by_text[0, ..., 0] > 0.5
+fewest = by_text[0, ..., 0].flatten().argsort()[: int(rest_heads.sum())]
+rest_least = torch.zeros(its.n_layers * its.n_heads, dtype=torch.bool)
+rest_least[fewest] = True
+rest_least = rest_least.view_as(rest_heads)
+changes = {
+    "resting heads: dropped": paid_to(0, rest_heads, "dropped"),
+    "resting heads: its mean": paid_to(0, rest_heads, "mean"),
+    "resting heads: looks elsewhere": paid_to(0, rest_heads, "elsewhere"),
+    "the same heads, second position: looks elsewhere": paid_to(1, rest_heads, "elsewhere"),
+    "as many that rest least: looks elsewhere": paid_to(0, rest_least, "elsewhere"),
+    "all heads: looks elsewhere": paid_to(0, torch.ones_like(rest_heads), "elsewhere"),
+}
+costs = {name: worth(its_losses(its_text, tap), text_loss, slice(1, None)) for name, tap in changes.items()}
+shorter = worth(its_losses(its_text[:, 1:]), text_loss[:, 1:], slice(0, None))
+costs["(the text without its first token)"] = shorter
+names = list(costs)
+claim(
+    rest_dropped=costs[names[0]][0],
+    rest_dropped_error=costs[names[0]][1],
+    rest_mean=costs[names[1]][0],
+    rest_mean_error=costs[names[1]][1],
+    rest_elsewhere=costs[names[2]][0],
+    rest_elsewhere_error=costs[names[2]][1],
+    rest_second=costs[names[3]][0],
+    rest_least_elsewhere=costs[names[4]][0],
+    rest_all_elsewhere=costs[names[5]][0],
+    rest_shorter=costs[names[6]][0],
+)
+table(
+    [[name, *cost] for name, cost in costs.items()],
+    header=["what is paid to the first position", "cost", "±"],
+    digits=2,
+)
+
+# %% [markdown]
+# ### What the named heads are worth
+#
+# Eight heads at a time with their mean output, on text and on random tokens: the first time, and when they repeat.
+
+
+# %% named
+def at_mean(places: list[int]):
+    by_layer = {}
+    for place in places:
+        by_layer.setdefault(place // its.n_heads, []).append(place % its.n_heads)
+    return compose(
+        *(
+            ablate(f"blocks.{layer}.attn.z", "mean", heads=heads, across_positions=True)
+            for layer, heads in by_layer.items()
+        )
+    )
+
+
+groups = {
+    role: (by_text if r < 3 else by_random)[0, ..., r].flatten().argsort(descending=True)[:8].tolist()
+    for r, role in enumerate(ROLES)
+}
+taken = set().union(*groups.values())
+others = torch.tensor([place for place in range(its.n_layers * its.n_heads) if place not in taken])
+for turn in range(2):
+    groups[f"eight others, drawn ({turn + 1})"] = others[torch.randperm(len(others), generator=draw)[:8]].tolist()
+repeat = slice(period, None)  # predictions of tokens that stood one period before
+rows, value = [], {}
+for name, places in groups.items():
+    tap = at_mean(places)
+    with_text, with_random = its_losses(its_text, tap), its_losses(its_random, tap)
+    value[name] = [
+        worth(with_text, text_loss, slice(1, None)),
+        worth(with_random, random_loss, slice(1, period - 1)),
+        worth(with_random, random_loss, repeat),
+    ]
+    which = " ".join(f"{place // its.n_heads}.{place % its.n_heads}" for place in places)
+    rows.append([name, which, *(f"{cost:.2f} ± {spread:.2f}" for cost, spread in value[name])])
+claim(
+    resting_eight_text=value[ROLES[0]][0][0],
+    resting_eight_repeat=value[ROLES[0]][2][0],
+    previous_eight_text=value[ROLES[2]][0][0],
+    previous_eight_text_error=value[ROLES[2]][0][1],
+    previous_eight_repeat=value[ROLES[2]][2][0],
+    same_eight_text=value[ROLES[3]][0][0],
+    same_eight_repeat=value[ROLES[3]][2][0],
+    following_eight_text=value[ROLES[4]][0][0],
+    following_eight_repeat=value[ROLES[4]][2][0],
+    itself_eight_text=value[ROLES[1]][0][0],
+    other_eight_repeat_most=max(value[name][2][0] for name in list(value)[5:]),
+    other_eight_text_most=max(value[name][0][0] for name in list(value)[5:]),
+    shared_rest_follow=len(set(groups[ROLES[0]]) & set(groups[ROLES[4]])),
+)
+table(rows, header=["the eight that most look at", "heads", "text", "random, first time", "repeated"])
+
+# %% [markdown]
+# ### Three heads, one key
+#
+# In each layer three query heads share the keys and values of one key head. How alike are the patterns of heads that
+# share, and of heads that do not? The common part of two rows, $\sum_j \min(A_{ij}, A'_{ij})$, without the first
+# position.
+
+# %% sharing
+alike = torch.stack(on_text.alike)  # layer pair
+sharing = torch.tensor([a // 3 == b // 3 for a, b in combinations(range(9), 2)])
+within, across = alike[:, sharing].mean(dim=1), alike[:, ~sharing].mean(dim=1)  # layer
+claim(
+    alike_within=within.mean(),
+    alike_across=across.mean(),
+    alike_layers=(int((within > across).sum()), its.n_layers),
+    alike_difference_error=error(within - across),
 )

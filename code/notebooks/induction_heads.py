@@ -1,23 +1,26 @@
 # %% [markdown]
 # # Induction heads
 #
-# Everything that the note [induction-heads](../../docs/notes/induction-heads.md) shows and counts: a model written by
-# hand, five that were trained for it (and their checkpoints on the way), ten of one layer, and a pretrained one.
+# Everything that the note [induction-heads](../../docs/notes/induction-heads.md) shows and counts: two models written
+# by hand, ten that were trained for it (five of them with a start token), ten of one layer, two that read text alone,
+# and a pretrained one.
 
 # %% setup
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from residual import Config, Transformer, plot
-from residual.experiments.hand_set import induction, smeared_induction
+from residual.experiments.hand_set import induction, pointer_induction, smeared_induction
 from residual.factored import FactoredMatrix
 from residual.files import checkpoints
 from residual.files.pretrained import smollm2
+from residual.files.tokens import words
 from residual.methods.circuits import copying_score, full_OV, positivity
 from residual.methods.induction import prefix_matching_score, previous_token_score, repeats
 from residual.methods.loss import losses
 from residual.plot import BLUE, GREY, ORANGE, panels
-from residual.taps import ablate, at, compose, record
+from residual.taps import ablate, at, compose, patch, record
 from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
 from weave import claim
@@ -63,6 +66,18 @@ claim(
     after_third_a=logits[8, alphabet.index("b")],
 )
 plot.table(rows, ["read so far", "followed this letter before", "logits of the model by hand"])
+
+# %% pointer
+by_pointer = pointer_induction(len(alphabet), len(word))
+seen = record("*.pattern")
+pointed = by_pointer(letters, tap=seen)[0]
+matched = [i for i in range(1, len(word)) if word[i] in word[:i]]
+claim(pointer_agrees=(pointed - logits)[matched].abs().max())
+plot.attention(
+    torch.cat([seen["blocks.0.attn.pattern"][0], seen["blocks.1.attn.pattern"][0]]),
+    tokens=list(word),
+    titles=["head 0.0: where it stood before", "head 1.0: one place further"],
+)
 
 # %% [markdown]
 # ## Trained: five seeds on one time axis
@@ -267,7 +282,7 @@ plot.table(
 )
 
 # %% [markdown]
-# ## Knocking out the head before
+# ## Knocking out the previous-token head
 #
 # z is replaced by its mean over the examples and positions.
 
@@ -325,7 +340,7 @@ plot.table(
 )
 
 # %% [markdown]
-# ## How much is the idealisation?
+# ## How much is the idealization?
 #
 # A head's pattern is replaced by the one that the story gives it. Recovered is the share of the loss that is lost when
 # the head is taken away (z at its mean) and comes back.
@@ -394,15 +409,16 @@ claim(
     least_recovered=recovered[:, :, 0].min(),
     mover_text=middle[0, 1, 0],
     mover_text_ideal=middle[0, 1, 1],
-    inductors_text=middle[1, 1, 0],
     inductors_text_ideal=middle[1, 1, 1],
-    inductors_text_longer=middle[2, 1, 1],
     text_answered=followers(on_text[:, :-1]).any(dim=-1).float().mean(),  # where the ideal head finds something
 )
-names = ["head before: exactly one back", "induction: after this token", "… and the one before it too"]
+names = ["previous-token head: exactly one back", "induction: after this token", "… and the one before it too"]
 plot.table(
-    [[name, *middle[i, 0], f"{np.median(recovered[:, i, 0]):.0%}", *middle[i, 1]] for i, name in enumerate(names)],
-    ["pattern put in", "random: gone", "ideal", "recovered", "speeches: gone", "ideal"],
+    [
+        [name, *middle[i, 0], *(f"{share:.0%}" for share in np.quantile(recovered[:, i, 0], [0.5, 0, 1]))]
+        for i, name in enumerate(names)
+    ],
+    ["pattern put in", "gone", "ideal", "recovered", "least of five", "most of five"],
     digits=2,
 )
 
@@ -418,7 +434,7 @@ for seed in SEEDS:
     m = trained("induction", seed).model.double()
     first_layer, second = (block.attn for block in m.blocks)
     best = int(previous_token_score(m, on_text[:, :-1])[0].argmax())
-    written = m.W_E @ first_layer.W_OV(best)  # token d_model: what the head before writes of each token
+    written = m.W_E @ first_layer.W_OV(best)  # token d_model: what the previous-token head writes of each token
     for head in range(4):
         qk = second.W_QK(head)
         through = FactoredMatrix((m.W_E @ qk.A) @ (qk.B @ written.B.mT), written.A.mT)
@@ -432,7 +448,9 @@ for seed in SEEDS:
             )
         )
 ax = panels(height=4.0)
-ax.set(xlabel="QK through the head before: Σλ / Σ|λ|", ylabel="OV: Σλ / Σ|λ|", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
+ax.set(
+    xlabel="QK through the previous-token head: Σλ / Σ|λ|", ylabel="OV: Σλ / Σ|λ|", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1)
+)
 ax.axhline(0, color=GREY, linewidth=0.6)
 ax.axvline(0, color=GREY, linewidth=0.6)
 for _, _, qk, ov, score in points:
@@ -445,6 +463,487 @@ claim(
     corner_in=sum(p[2] > 0.8 and p[3] > 0.8 for p in inside),
 )
 
+# %% [markdown]
+# ## On text
+#
+# 192 windows of held-out speeches. A head's worth is what the loss rises by when its z is replaced by its mean over
+# all examples and positions; ± is the standard error over windows.
+
+# %% text-setup
+START, N_WINDOWS = 0, 192
+spelled = words(list(range(512)))
+
+
+def with_start(tokens):
+    return F.pad(tokens, (1, 0), value=START)
+
+
+SPEECHES = {
+    "induction": windows(corpus().validation, N_WINDOWS, 129, seed=3),
+    "induction-start": with_start(windows(corpus().validation, N_WINDOWS, 128, seed=3)),
+}
+REPEATS = {"induction": random, "induction-start": repeats(64, 128, PERIODS, start=START, seed=11)[0]}
+
+
+def match_length(tokens):
+    """How many tokens up to and including this one stood before in the same order: [batch pos]."""
+    same = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)  # batch query key
+    length = torch.zeros(same.shape, dtype=torch.long)
+    for i in range(tokens.shape[1]):
+        before = F.pad(length[:, i - 1, :-1], (1, 0)) if i else torch.zeros_like(length[:, 0])
+        length[:, i] = same[:, i] * (before + 1)
+    return length.amax(dim=-1)
+
+
+def by_length(values, lengths):
+    """Means where nothing matches, where one token does, two, three, and four or more; and their standard errors."""
+    groups = [values[lengths == n] for n in range(4)] + [values[lengths >= 4]]
+    return [(group.mean().item(), group.std().item() / len(group) ** 0.5) for group in groups]
+
+
+class Reading:
+    """A trained model on speeches: its loss there, where the heads of layer 1 look, and what they are worth."""
+
+    def __init__(self, name, seed):
+        self.name, self.seed, self.model = name, seed, trained(name, seed).model
+        self.tokens = SPEECHES[name]
+        seen = record(["blocks.1.resid_pre", "blocks.1.attn.pattern", "blocks.1.attn.v"])
+        self.model(self.tokens[:, :-1], tap=seen)
+        self.resid, self.pattern = seen["blocks.1.resid_pre"], seen["blocks.1.attn.pattern"]
+        written = seen["blocks.1.attn.v"].transpose(1, 2) @ self.model.blocks[1].attn.W_O  # batch head key d_model
+        weighted = self.pattern * written.norm(dim=-1)[:, :, None]
+        self.weighted = weighted / weighted.sum(dim=-1, keepdim=True)
+        self.loss = self.losses()
+        self.score = prefix_matching_score(self.model, periods=PERIODS, start=None if name == "induction" else START)[1]
+        self.inductors = (self.score > 0.5).nonzero().flatten().tolist()
+        self.single = [self.losses(without(1, head)) - self.loss for head in range(4)]
+        self.worth = [extra.mean().item() for extra in self.single]
+        self.error = [extra.mean(dim=1).std().item() / N_WINDOWS**0.5 for extra in self.single]
+
+    def losses(self, tap=None):
+        return losses(lambda _: self.model.run_from(1, self.resid, tap=tap), self.tokens)  # batch pos
+
+    def paid(self, head, where, counted, weighted=False):
+        """The mean attention of a head to the keys marked in ``where``, from the queries that are counted."""
+        pattern = (self.weighted if weighted else self.pattern)[:, head]
+        return (pattern * where).sum(dim=-1)[counted].mean().item()
+
+    def rests_on(self, head, weighted=False):
+        """The token that gets most of a head's attention, and its share."""
+        pattern = (self.weighted if weighted else self.pattern)[:, head]
+        share = torch.zeros(512).index_add_(0, self.tokens[:, :-1].flatten(), pattern.sum(dim=1).flatten())
+        return spelled[int(share.argmax())], (share.max() / share.sum()).item(), share / share.sum()
+
+
+DONE = range(1)  # TODO
+readings = {name: [Reading(name, seed) for seed in (SEEDS if name == "induction" else DONE)] for name in SPEECHES}
+found_at = {name: followers(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
+lengths = {name: match_length(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
+itself, one_back, at_first = torch.eye(128), torch.diag(torch.ones(127), -1), torch.zeros(128, 128)
+at_first[:, 0] = 1
+everywhere = torch.ones(N_WINDOWS, 128, dtype=torch.bool)
+everywhere[:, :4] = False  # the first few positions have hardly a choice
+
+
+def shown_token(token):
+    return "START" if token == spelled[START] else token.replace(" ", "·")
+
+
+def looks(reading, head):
+    """Where a head of layer 1 looks on speeches."""
+    found = found_at[reading.name]
+    nothing = ~found.any(dim=-1) & everywhere
+    return {
+        "matches": reading.paid(head, found, found.any(dim=-1)),
+        "itself": reading.paid(head, itself, everywhere),
+        "one back": reading.paid(head, one_back, everywhere),
+        "first": reading.paid(head, at_first, nothing),
+        "first, a match": reading.paid(head, at_first, found.any(dim=-1) & everywhere),
+    }
+
+
+def first_on_random(reading, head):
+    """The attention that a head pays to the first position on random tokens, where nothing matches yet."""
+    tokens = REPEATS[reading.name][:, :-1]
+    seen = record("blocks.1.attn.pattern")
+    reading.model(tokens, tap=seen)
+    nothing = ~followers(tokens).any(dim=-1)
+    nothing[:, :4] = False
+    return seen["blocks.1.attn.pattern"][:, head, :, 0][nothing].mean().item()
+
+
+def start_put_before(reading, head):
+    """The attention to a start token that is put before the windows, where nothing matches."""
+    tokens = SPEECHES["induction-start"][:64, :-1]
+    seen = record("blocks.1.attn.pattern")
+    reading.model(tokens, tap=seen)
+    nothing = ~followers(tokens).any(dim=-1) & everywhere[:64]
+    return seen["blocks.1.attn.pattern"][:, head, :, 0][nothing].mean().item()
+
+
+def role(reading, head):
+    where, (token, share, _) = looks(reading, head), reading.rests_on(head)
+    return [
+        f"{reading.seed}: 1.{head}",
+        f"{reading.score[head]:.2f}",
+        f"{reading.worth[head]:+.3f} ± {reading.error[head]:.3f}",
+        *(f"{where[key]:.2f}" for key in ("matches", "itself", "one back", "first")),
+        f"{shown_token(token)} {share:.2f}",
+        f"{shown_token(reading.rests_on(head, weighted=True)[0])} {reading.rests_on(head, weighted=True)[1]:.2f}",
+    ]
+
+
+columns = [
+    "seed: head",
+    "score",
+    "worth on speeches (nats)",
+    "matches",
+    "itself",
+    "one back",
+    "first",
+    "most",
+    "weighted",
+]
+
+# %% text-heads
+plain_readings = readings["induction"]
+heads = [(reading, head) for reading in plain_readings for head in reading.inductors]
+second_job = [(reading, head) for reading, head in heads if reading.worth[head] > 0.1]
+pure = [(reading, head) for reading, head in heads if reading.worth[head] <= 0.1]
+first_shares = [looks(reading, head)["first"] for reading, head in heads]
+the = spelled.index(" the")
+claim(
+    text_heads=len(heads),
+    text_idle=len(pure),
+    text_idle_most=max(reading.worth[head] for reading, head in pure),
+    text_idle_least=min(reading.worth[head] for reading, head in pure),
+    second_jobs=len(second_job),
+    second_job_least=min(reading.worth[head] for reading, head in second_job),
+    second_job_most=max(reading.worth[head] for reading, head in second_job),
+    second_job_near_least=min(
+        looks(reading, head)["itself"] + looks(reading, head)["one back"] for reading, head in second_job
+    ),
+    text_first_most=max(first_shares),
+    random_first_heads=sum(first_on_random(reading, head) > 0.5 for reading, head in heads),
+    the_share=plain_readings[0].rests_on(1)[2][the],
+    the_share_weighted=plain_readings[0].rests_on(1, weighted=True)[2][the],
+    stop_share=plain_readings[0].rests_on(1)[2][spelled.index(".")],
+    start_put_before_most=max(
+        start_put_before(reading, head) for reading, head in heads
+    ),  # at the first position of windows that get a start token, which these models hardly know
+    the_heads=sum(shown_token(reading.rests_on(head)[0]) == "·the" for reading, head in pure),
+    text_worth_error=max(max(reading.error) for reading in plain_readings),
+)
+plot.table([role(reading, head) for reading, head in heads], columns)
+
+# %% negative-heads
+others_of_layer = [(reading, head) for reading in plain_readings for head in range(4) if head not in reading.inductors]
+
+
+def repeats_worth(reading, heads):
+    return repeated_loss(reading.model, without(1, heads)) - repeated_loss(reading.model)
+
+
+def without_inductors(reading, head):
+    """The worth of a head on speeches where the induction heads are gone already."""
+    gone = reading.losses(without(1, reading.inductors))
+    return (reading.losses(without(1, [head, *reading.inductors])) - gone).mean().item()
+
+
+ov_sign = {(seed, head): ov for seed, head, _, ov, _ in points}
+alone = [without_inductors(reading, head) for reading, head in others_of_layer]
+own = [looks(reading, head)["itself"] for reading, head in others_of_layer]
+repeat_worths = [repeats_worth(reading, head) for reading, head in others_of_layer]
+claim(
+    negative_heads=len(others_of_layer),
+    negative_worth_least=min(reading.worth[head] for reading, head in others_of_layer),
+    negative_worth_most=max(reading.worth[head] for reading, head in others_of_layer),
+    negative_self_least=min(own),
+    negative_self_most=max(own),
+    negative_alone_least=min(alone[i] / r.worth[h] for i, (r, h) in enumerate(others_of_layer)),
+    negative_alone_most=max(alone[i] / r.worth[h] for i, (r, h) in enumerate(others_of_layer)),
+    negative_repeats_most=max(repeat_worths),
+)
+plot.table(
+    [
+        [
+            f"{reading.seed}: 1.{head}",
+            f"{ov_sign[reading.seed, head]:.2f}",
+            f"{own[i]:.2f}",
+            f"{looks(reading, head)['one back']:.2f}",
+            f"{reading.worth[head]:.2f} ± {reading.error[head]:.2f}",
+            f"{alone[i]:.2f}",
+            f"{repeat_worths[i]:.3f}",
+        ]
+        for i, (reading, head) in enumerate(others_of_layer)
+    ],
+    ["seed: head", "OV", "itself", "one back", "worth on speeches", "… without induction heads", "worth on repeats"],
+)
+
+# %% start-heads
+start_readings = readings["induction-start"]
+start_heads = [(reading, head) for reading in start_readings for head in reading.inductors]
+start_pure = [(reading, head) for reading, head in start_heads if reading.worth[head] <= 0.1]
+start_looks = [looks(reading, head) for reading, head in start_heads]
+pure_looks = [looks(reading, head) for reading, head in start_pure]
+start_cards = [reading_card.card for reading_card in (trained("induction-start", seed) for seed in DONE)]
+claim(
+    start_inductors=len(start_heads),
+    start_idle=len(start_pure),
+    start_first_least=min(where["first"] for where in pure_looks),
+    start_first_match_least=min(where["first, a match"] for where in pure_looks),
+    start_idle_most=max(reading.worth[head] for reading, head in start_pure),
+    start_idle_least=min(reading.worth[head] for reading, head in start_pure),
+    start_random_least=min(first_on_random(reading, head) for reading, head in start_pure),
+    start_earliest=min(map(turn, start_cards)),
+    start_latest=max(map(turn, start_cards)),
+    start_repeated_worst=max(through_training(card, "repeated")[1][-1] for card in start_cards),
+)
+plot.table([role(reading, head) for reading, head in start_heads], columns)
+
+# %% [markdown]
+# ### Worth by length of match
+#
+# The induction heads without a second job, of each seed together, taken away: what it costs where the last 0, 1, 2, …
+# tokens stood before.
+
+# %% match-length
+joint = {name: [] for name in readings}
+for name, of_name in readings.items():
+    for reading in of_name:
+        idle = [head for head in reading.inductors if reading.worth[head] <= 0.1]
+        extra = reading.losses(without(1, idle)) - reading.loss
+        joint[name].append((extra.mean().item(), by_length(extra, lengths[name])))
+left, right = panels(1, 2, height=3.0, sharey=True)
+for ax, name, label in ((left, "induction", "without a start token"), (right, "induction-start", "with one")):
+    for seed, (_, groups) in enumerate(joint[name]):
+        means, errors = zip(*groups, strict=True)
+        ax.errorbar(range(5), means, yerr=errors, color=BLUE, linewidth=2.2 if seed == 0 else 1.0, alpha=0.8)
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    ax.set_title(label, loc="left")
+    ax.set_xticks(range(5), ["0", "1", "2", "3", "4+"])
+    ax.set_xlabel("tokens of the match")
+left.set_ylabel("nats lost without induction heads")
+groups = {name: np.array([[mean for mean, _ in by] for _, by in joint[name]]) for name in joint}  # seed length
+share = [(lengths["induction"] == n).float().mean().item() for n in range(4)]
+claim(
+    share_no_match=share[0],
+    share_one=share[1],
+    share_two=1 - share[0] - share[1],
+    worth_none_most=groups["induction"][:, 0].max(),
+    worth_one_most=groups["induction"][:, 1].max(),
+    worth_two_least=groups["induction"][:, 2].min(),
+    worth_four_least=groups["induction"][:, 4].min(),
+    worth_four_most=groups["induction"][:, 4].max(),
+    worth_all_least=min(mean for mean, _ in joint["induction"]),
+    worth_all_most=max(mean for mean, _ in joint["induction"]),
+    start_worth_none_most=groups["induction-start"][:, 0].max(),
+    start_worth_one_most=groups["induction-start"][:, 1].max(),
+    start_worth_two_least=groups["induction-start"][:, 2].min(),
+    start_worth_four_least=groups["induction-start"][:, 4].min(),
+    start_worth_four_most=groups["induction-start"][:, 4].max(),
+    start_worth_all_least=min(mean for mean, _ in joint["induction-start"]),
+    start_worth_all_most=max(mean for mean, _ in joint["induction-start"]),
+)
+
+# %% [markdown]
+# ### The replication's test
+#
+# The scores of the induction heads are replaced: 0 at the first token, a at each match, minus infinity elsewhere. The
+# constant a is the best of a grid, on other windows.
+
+# %% relative
+GRID = (-6.0, -3.0, 0.0, 20.0)
+FEW = 96  # windows: the first half chooses a, the second half is reported
+
+
+def competing(matches, a):
+    """The pattern of a head whose score is 0 at the first position, a at each match, and minus infinity elsewhere."""
+    scores = torch.where(matches > 0, a, -torch.inf)
+    scores[:, :, 0] = torch.where(matches[:, :, 0] > 0, a, 0.0)
+    return scores.softmax(dim=-1)
+
+
+def longer(matches, least):
+    """Of the matches, those in which at least so many tokens agree."""
+    kept = matches
+    for _ in range(least - 1):
+        kept = matches * F.pad(kept[:, :-1, :-1], (1, 0, 1, 0))
+    return kept
+
+
+def tested(reading):
+    """The cost of taking the induction heads away; and of the story's pattern, for matches of 1, 2, 3 tokens."""
+    tokens, resid = reading.tokens[:FEW], reading.resid[:FEW]
+    idle = [head for head in reading.inductors if reading.worth[head] <= 0.1]
+
+    def cost(tap):
+        found = losses(lambda _: reading.model.run_from(1, resid, tap=tap), tokens) - reading.loss[:FEW]
+        return found[: FEW // 2].mean().item(), found[FEW // 2 :].mean().item()
+
+    rows = []
+    for least in (1, 2, 3):
+        kept = longer(found_at[reading.name][:FEW], least)
+        rows.append([cost(put(1, idle, competing(kept, a))) for a in GRID])
+    best = [min(row)[1] for row in rows]  # chosen on the first half
+    return cost(without(1, idle))[1], rows[0][-1][1], *best
+
+
+tests = {name: np.array([tested(reading) for reading in of_name]) for name, of_name in readings.items()}
+claim(
+    plain_any_least=tests["induction"][:, 2].min(),
+    plain_any_most=tests["induction"][:, 2].max(),
+    plain_three_least=tests["induction"][:, 4].min(),
+    start_sharp_least=tests["induction-start"][:, 1].min(),
+    start_any_least=tests["induction-start"][:, 2].min(),
+    start_any_most=tests["induction-start"][:, 2].max(),
+    start_three_least=tests["induction-start"][:, 4].min(),
+    start_three_most=tests["induction-start"][:, 4].max(),
+    start_gone_most=tests["induction-start"][:, 0].max(),
+)
+plot.table(
+    [
+        [f"{seed}{' with START' if name != 'induction' else ''}", *(f"{x:.3f}" for x in tests[name][seed])]
+        for name in tests
+        for seed in range(len(tests[name]))
+    ],
+    ["seed", "heads gone", "any match, always", "any match", "two tokens", "three tokens"],
+)
+
+# %% [markdown]
+# ### Through the turn, token by token
+#
+# The loss on the same windows at the stages of seed 0, by length of match.
+
+# %% turn-by-token
+STAGES = [200, 250, 300, 350, 400, 450, 500, 600, 800, 1000, 1500]
+per_token = []
+for updates in STAGES:
+    m = checkpoints.load("induction" if updates == 1500 else f"induction-{updates}").model
+    per_token.append(losses(m, SPEECHES["induction"]))
+change = [by_length(found - per_token[0], lengths["induction"]) for found in per_token]
+change = np.array([[mean for mean, _ in of_stage] for of_stage in change])  # stage length
+ax = panels(height=3.4)
+for n, (label, shift) in enumerate(
+    zip(("no match", "1 token", "2 tokens", "3 tokens", "4 or more"), (-0.03, 0.03, 0, 0.02, -0.02), strict=True)
+):
+    colour = plot.ramp([0.25 + 0.75 * n / 4], 1.0)[0] if n else GREY
+    ax.plot(STAGES, change[:, n], color=colour, linewidth=1.8)
+    ax.text(1515, change[-1, n] + shift, label, va="center", color=colour)
+ax.axvspan(turns[0] - 25, turns[0], color=GREY, alpha=0.18, linewidth=0)
+ax.set(xlabel="updates", ylabel="change of the loss on speeches (nats)", xlim=(190, 1780), xticks=range(200, 1501, 200))
+
+
+def between(first, last):
+    found = per_token[STAGES.index(last)] - per_token[STAGES.index(first)]
+    return by_length(found, lengths["induction"])
+
+
+up, down = between(300, 400), between(400, 500)
+claim(
+    turn_seed_0=turns[0],
+    up_none=up[0][0],
+    up_one=up[1][0],
+    up_four=up[4][0],
+    up_four_error=up[4][1],
+    down_none=down[0][0],
+    down_one=down[1][0],
+    down_four=down[4][0],
+    down_four_error=down[4][1],
+)
+
+# %% [markdown]
+# ## Text alone
+#
+# Two models of Wikipedia, trained elsewhere (their cards say how), with a vocabulary of 2,048; one seed each.
+
+
+# %% text-alone
+def gap_at_end(card):
+    return through_training(card, "first time")[1][-1] - through_training(card, "second time")[1][-1]
+
+
+alone_cards = {kind: trained(f"induction-text-{kind}").card for kind in ("learned", "shortformer")}
+above, below = panels(2, 1, height=4.2, sharex=True)
+for (kind, card), colour in zip(alone_cards.items(), (ORANGE, BLUE), strict=True):
+    steps, scores_then = through_training(card, "prefix-matching, layer 1")
+    above.plot(steps, scores_then, color=colour)
+    gap = through_training(card, "first time")[1] - through_training(card, "second time")[1]
+    below.plot(steps, gap, color=colour)
+    above.text(steps[-1], scores_then[-1], f" {kind}", color=colour, va="center")
+above.axhline(0.057, color=GREY, linewidth=0.8, linestyle=":")
+above.set_title("prefix-matching score, best head of layer 1", loc="left")
+below.set_title("nats that a second copy of the same text costs less", loc="left")
+below.set(xlabel="updates of 16,384 tokens", xlim=(0, 23500))
+
+# %% text-alone-keys
+learned = trained("induction-text-learned").model
+shortformer = trained("induction-text-shortformer").model
+AT = dict(periods=PERIODS, examples=8)
+
+
+class Tapped:
+    """A model that never runs without a tap; its scores are those of the model with that tap."""
+
+    def __init__(self, model, tap):
+        self.model, self.tap, self.config, self.W_E = model, tap, model.config, model.W_E
+
+    def __call__(self, tokens, tap):
+        return self.model(tokens, tap=compose(self.tap(tokens), tap))
+
+
+def whole(layer, heads):
+    return lambda tokens: without(layer, heads)
+
+
+def only(part, heads):
+    """A tap that gives layer 1 the queries, or keys, that it has without these heads of layer 0."""
+
+    def tap(tokens):
+        seen = record(f"blocks.1.attn.{part}")
+        learned(tokens, tap=compose(without(0, heads), seen))
+        return patch(seen, f"blocks.1.attn.{part}")
+
+    return tap
+
+
+uniform = Transformer(learned.config)
+for weight in uniform.parameters():
+    weight.zero_()
+chance = prefix_matching_score(uniform, **AT)[1].max()
+its = prefix_matching_score(learned, **AT)[1]
+best = int(its.argmax())
+removed = [prefix_matching_score(Tapped(learned, whole(0, head)), **AT)[1, best].item() for head in range(8)]
+feeder = int(np.argmin(removed))
+keys = prefix_matching_score(Tapped(learned, only("k", feeder)), **AT)[1, best]
+queries = prefix_matching_score(Tapped(learned, only("q", feeder)), **AT)[1, best]
+rest = [score for head, score in enumerate(removed) if head != feeder]
+claim(
+    text_learned=its.max(),
+    text_shortformer=prefix_matching_score(shortformer, **AT)[1].max(),
+    text_chance=chance,
+    text_feeder=feeder,
+    text_best=best,
+    text_without_feeder=removed[feeder],
+    text_without_others_least=min(rest),
+    text_keys=keys,
+    text_queries=queries,
+    text_copy_learned=gap_at_end(alone_cards["learned"]),
+    text_copy_shortformer=gap_at_end(alone_cards["shortformer"]),
+)
+plot.table(
+    [
+        ["learned positions", its.max().item()],
+        [f"… without head 0.{feeder}", removed[feeder]],
+        [f"… only the keys of layer 1 without 0.{feeder}", keys.item()],
+        [f"… only the queries without 0.{feeder}", queries.item()],
+        ["… without any other head of layer 0, least", min(rest)],
+        ["shortformer positions", prefix_matching_score(shortformer, **AT)[1].max().item()],
+        ["even attention to everything", chance.item()],
+    ],
+    ["model of text alone", "prefix matching"],
+    digits=2,
+)
 # %% [markdown]
 # ## A real model
 #
@@ -492,6 +991,76 @@ claim(
 plot.table([[name, *its[name]] for name in cases], ["taken away", "first time", "repeated"], digits=3)
 
 # %% [markdown]
+# ### Who feeds its induction heads?
+#
+# Previous-token heads at their mean, on the same random tokens; then only the keys, queries or values of layers 17 and
+# 18 as they are without 16.0, while everything else is as it was.
+
+# %% smollm2-keys
+tops = previous_token_score(language, drawn)
+back = [(int(i) // 9, int(i) % 9) for i in tops.flatten().argsort(descending=True)]
+earlier_back = [place for place in back if place[0] < 16][:5]
+READERS = [(17, 4), (18, 6)]
+its_found = followers(drawn)
+its_clean = record([f"blocks.{layer}.resid_pre" for layer in sorted({16, 17, *(layer for layer, _ in earlier_back)})])
+language(drawn[:, :-1], tap=its_clean)
+
+
+def of_heads(places):
+    by_layer = {}
+    for layer, head in places:
+        by_layer.setdefault(layer, []).append(head)
+    return compose(*(without(layer, group) for layer, group in by_layer.items()))
+
+
+def its_matching(first, tap=None):
+    """From the stream before a layer on: the matching of 17.4 and of 18.6, and the loss on what repeats."""
+    seen = record([f"blocks.{layer}.attn.pattern" for layer, _ in READERS])
+    both_taps = seen if tap is None else compose(tap, seen)
+    found = losses(lambda _: language.run_from(first, its_clean[f"blocks.{first}.resid_pre"], tap=both_taps), drawn)
+    queries = torch.arange(63) >= its_period  # batch query
+    paid = [
+        (seen[f"blocks.{layer}.attn.pattern"][:, head] * its_found[:, :-1, :-1]).sum(dim=-1)[queries].mean().item()
+        for layer, head in READERS
+    ]
+    return *paid, found[its_again].mean().item()
+
+
+parts = record([f"blocks.{layer}.attn.{part}" for layer in (17, 18) for part in "qkv"])
+feeding = {"nothing": its_matching(17), "16.0": its_matching(16, compose(of_heads([(16, 0)]), parts))}
+feeding["five others together"] = its_matching(min(earlier_back)[0], of_heads(earlier_back))
+for part, word in zip("kqv", ("keys", "queries", "values"), strict=True):
+    changed = patch(parts, [f"blocks.{layer}.attn.{part}" for layer in (17, 18)])
+    feeding[f"16.0, for the {word} only"] = its_matching(17, changed)
+key_head = compose(patch(parts, "blocks.17.attn.k", heads=1), patch(parts, "blocks.18.attn.k", heads=2))
+feeding["16.0, for the keys of 17.4 and 18.6"] = its_matching(17, key_head)
+claim(
+    smol_previous=tops[16, 0],
+    smol_previous_next=tops[earlier_back[0]],
+    smol_fed_17=feeding["nothing"][0],
+    smol_fed_18=feeding["nothing"][1],
+    smol_gone_17=feeding["16.0"][0],
+    smol_gone_18=feeding["16.0"][1],
+    smol_others_17=feeding["five others together"][0],
+    smol_others_18=feeding["five others together"][1],
+    smol_keys_17=feeding["16.0, for the keys only"][0],
+    smol_keys_18=feeding["16.0, for the keys only"][1],
+    smol_queries_17=feeding["16.0, for the queries only"][0],
+    smol_queries_18=feeding["16.0, for the queries only"][1],
+    smol_loss_fed=feeding["nothing"][2],
+    smol_loss_gone=feeding["16.0"][2],
+    smol_loss_keys=feeding["16.0, for the keys only"][2],
+    smol_loss_two_keys=feeding["16.0, for the keys of 17.4 and 18.6"][2],
+    smol_loss_values=feeding["16.0, for the values only"][2],
+    smol_loss_queries=feeding["16.0, for the queries only"][2],
+    smol_loss_others=feeding["five others together"][2],
+)
+plot.table(
+    [[name, *(f"{value:.2f}" for value in row)] for name, row in feeding.items()],
+    ["taken away", "matching of 17.4", "of 18.6", "loss on repeats"],
+)
+
+# %% [markdown]
 # ### On natural text
 #
 # Eight stretches of 128 tokens from held-out speeches. Counted are tokens that came before in their stretch, but at
@@ -520,7 +1089,10 @@ class Following:
         return frozenset(name for name in known if name.endswith(".pattern"))
 
 
-language(stretches, tap=(following := Following()))
+watched = record(
+    ["blocks.*.resid_pre", *(f"blocks.{layer}.attn.{x}" for layer in (16, 17, 18) for x in ("pattern", "v"))]
+)
+its_logits = language(stretches, tap=compose(following := Following(), watched))
 on_speeches = torch.stack(following.means)  # layer head
 ranked = on_speeches.flatten().argsort(descending=True).tolist()
 claim(
@@ -534,6 +1106,54 @@ plot.table(
     [[f"{layer}.{head}", its_scores[layer, head].item(), on_speeches[layer, head].item()] for layer, head in strongest],
     ["head", "on random repeats", "on speeches"],
     digits=2,
+)
+
+# %% smollm2-elsewhere
+its_loss = F.cross_entropy(its_logits[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none")
+elsewhere = []
+for layer, head in [(16, 0), (17, 4), (18, 6), (18, 7)]:
+    pattern = watched[f"blocks.{layer}.attn.pattern"][:, head]
+    value = watched[f"blocks.{layer}.attn.v"][:, :, head // 3] @ language.blocks[layer].attn.W_O[head]
+    shares = pattern * value.norm(dim=-1)[:, None]
+    shares = shares / shares.sum(dim=-1, keepdim=True)
+    changed = language.run_from(16, watched["blocks.16.resid_pre"], tap=without(layer, head))
+    lost = F.cross_entropy(changed[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none") - its_loss
+    by_stretch = lost.unflatten(0, (8, 127)).mean(dim=1)
+    elsewhere.append(
+        [
+            f"{layer}.{head}",
+            pattern[:, 8:, 0].mean().item(),
+            shares[:, 8:, 0].mean().item(),
+            pattern.diagonal(-1, 1, 2).mean().item(),
+            by_stretch.mean().item(),
+            by_stretch.std().item() / 8**0.5,
+        ]
+    )
+by_layer = of_heads(strongest)
+first_layer_of = min(layer for layer, _ in strongest)
+changed = language.run_from(first_layer_of, watched[f"blocks.{first_layer_of}.resid_pre"], tap=by_layer)
+lost = F.cross_entropy(changed[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none") - its_loss
+its_lengths = match_length(stretches)[:, :-1]
+its_by_length = by_length(lost.unflatten(0, (8, 127)), its_lengths)
+claim(
+    smol_eight_text=lost.mean(),
+    smol_eight_error=lost.unflatten(0, (8, 127)).mean(dim=1).std() / 8**0.5,
+    smol_eight_none=its_by_length[0][0],
+    smol_eight_one=its_by_length[1][0],
+    smol_eight_two=its_by_length[2][0],
+    smol_eight_four=its_by_length[4][0],
+    smol_eight_four_error=its_by_length[4][1],
+    smol_eight_four_tokens=int((its_lengths >= 4).sum()),
+    smol_text_first_least=min(row[1] for row in elsewhere[1:]),
+    smol_text_first_weighted=max(row[2] for row in elsewhere[1:]),
+    smol_text_previous=elsewhere[0][3],
+    smol_text_worth_previous=elsewhere[0][4],
+    smol_text_worth_most=max(row[4] for row in elsewhere[1:]),
+)
+print("the eight together, by length of match:", [f"{mean:+.3f} ± {error:.3f}" for mean, error in its_by_length])
+plot.table(
+    [[row[0], *(f"{x:.2f}" for x in row[1:4]), f"{row[4]:+.3f} ± {row[5]:.3f}"] for row in elsewhere],
+    ["head", "to the first token", "… value-weighted", "one back", "worth on speeches (nats)"],
 )
 
 # %% smollm2-text

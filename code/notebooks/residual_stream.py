@@ -1,10 +1,11 @@
 # %% [markdown]
 # # The residual stream
 #
-# The computations behind the note of the same name, on a committed checkpoint of two attention layers and nothing
-# else, in float64. `residual train attn-2l` makes it again.
+# The computations behind the note of the same name: on a committed checkpoint of two attention layers and nothing
+# else, in float64 (`residual train attn-2l` makes it again), and on SmolLM2.
 
 # %% setup
+from collections import Counter
 from copy import deepcopy
 from itertools import combinations
 
@@ -12,17 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residual import Transformer
+from residual import Transformer, smollm2
 from residual.files.checkpoints import load
 from residual.files.tokens import tokenizer, words
+from residual.methods.attribution import attribute, decompose
 from residual.methods.fold import center_unembedding, rotate
 from residual.plot import BLUE, GREEN, GREY, INK, ORANGE, heatmap, lines, panels, table
 from residual.taps import ablate, at, record
-from residual.training.corpus import corpus
+from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
 from weave import claim
 
+_ = torch.set_grad_enabled(False)
 run = load("attn-2l")
+validation = corpus().validation
+validation = validation[: len(validation) // 129 * 129].view(-1, 129)  # window pos
+by_window = torch.cat(
+    [
+        F.cross_entropy(run.model(part[:, :-1]).mT, part[:, 1:], reduction="none").mean(dim=1)
+        for part in validation.split(256)
+    ]
+)  # in float32
 model = run.model.double().requires_grad_(False)
 c = model.config
 first, second = (block.attn for block in model.blocks)
@@ -35,17 +46,50 @@ read, target = held_out[:, :-1], held_out[:, 1:]
 
 
 def loss(tap=None, by: Transformer = model) -> Tensor:
-    """Nats a token on speeches that were not trained on."""
-    return F.cross_entropy(by(read, tap=tap).flatten(0, 1), target.flatten())
+    """Nats a token on speeches that were not trained on; of each window."""
+    return F.cross_entropy(by(read, tap=tap).mT, target, reduction="none").mean(dim=1)
+
+
+def error(x: Tensor) -> Tensor:
+    """The standard error of a mean over windows."""
+    return x.std() / len(x) ** 0.5
 
 
 whole = loss()
 claim(
     parameters=sum(weight.numel() for weight in model.parameters()),
     tokens_seen=run.card.training["tokens"],
-    loss_model=whole,
+    loss_model=by_window.mean(),
+    loss_error=error(by_window),
+    windows=len(by_window),
     d_model=c.d_model,
 )
+
+# %% [markdown]
+# ## Two writers, one reader
+#
+# In two dimensions: a reader whose direction is at right angles to what $b$ writes hears $a$, however loud $b$ is.
+
+# %% two-writers
+a, b, reader = torch.tensor([0.4, 1.2]), torch.tensor([-0.6, 1.2]), torch.tensor([2.0, 1.0]) / 5**0.5
+heard_of = [float(w @ reader) for w in (a, b, 2 * b)]
+for ax, loudness in zip(panels(1, 2, height=3.0, sharex=True, sharey=True), (1, 2), strict=True):
+    end = a + loudness * b
+    foot = (end @ reader) * reader
+    ax.plot(*torch.stack([-0.4 * reader, 2.4 * reader]).T, color=GREY, linewidth=1.2)
+    ax.plot(*torch.stack([end, foot]).T, color=INK, linewidth=0.9, linestyle=":")
+    for start, stop, colour in ((torch.zeros(2), a, BLUE), (a, end, ORANGE)):
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", xy=stop.tolist(), xytext=start.tolist(), arrowprops=arrow)
+    ax.plot(*end, marker="o", color=INK, markersize=5)
+    ax.plot(*foot, marker="o", color=INK, markersize=5, fillstyle="none")
+    ax.text(0.05, 0.75, "a", color=BLUE, ha="right")
+    ax.text(*(a + 0.5 * loudness * b + torch.tensor([0.15, 0.05])), "b" if loudness == 1 else "2 b", color=ORANGE)
+    ax.text(2.2, 0.55, "reader", color=GREY, ha="right", va="top")
+    ax.text(*(foot + torch.tensor([0.1, -0.3])), "heard", color=INK)
+    ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.4, 2.5), ylim=(-0.5, 3.9))
+    ax.spines[:].set_visible(False)
+claim(heard_a=heard_of[0], heard_b=heard_of[1], heard_loud_b=heard_of[2])
 
 # %% [markdown]
 # ## Eighteen writers
@@ -130,6 +174,30 @@ claim(
     walk_back=parts[10:].sum(dim=0) @ m,
     walk_end=parts.sum(dim=0) @ m,
 )
+
+# %% [markdown]
+# The same walk as two methods with names. *Direct logit attribution*: each writer times the unembedding of the answer,
+# against the mean logit. *Logit lens*: the unembedding applied to the stream before the last layer.
+
+# %% attribution
+attributed = parts @ toward  # writer; they sum to the answer's logit less the mean logit
+lens = {
+    name: F.cross_entropy((x @ model.W_U).flatten(0, 1), target.flatten())
+    for name, x in (("the embeddings", before), ("layer 0", between), ("layer 1", after))
+}
+claim(
+    dla_total=attributed.sum(),
+    dla_error=(attributed.sum() - (its_logits[0, place, tokens[0, place + 1]] - its_logits[0, place].mean())).abs(),
+    dla_token=attributed[0],
+    dla_layer_0=attributed[2:10].sum(),
+    dla_layer_1=attributed[10:].sum(),
+    dla_message=attributed[ruler_head],
+    walk_tilt=(toward @ m).square() / toward.square().sum(),
+    lens_embeddings=lens["the embeddings"],
+    lens_between=lens["layer 0"],
+    lens_end=lens["layer 1"],
+)
+table([[name, float(value)] for name, value in lens.items()], header=["unembedded after", "nats a token"])
 
 # %% gram
 gram = parts @ parts.T
@@ -302,16 +370,17 @@ ax = panels(height=3.0)
 labels = [""] * 49
 for block, name in enumerate(readers):
     labels[8 * block + 3] = name[0] + "₀₁"[int(name[1])]
-labels[48] = "U"
 named = {0: "token", 1: "position", 5: "layer 0", 9: "head 0.7", 13: "layer 1"}
-heatmap(ratio.log2(), ax=ax, rows=[named.get(i, "") for i in range(18)], columns=labels, limit=5, bar=None)
+drawn = torch.cat([ratio, ratio[:, -1:], ratio[:, -1:]], dim=1).log2()  # the one column of U three columns wide
+labels[48:] = ["", "U", ""]
+heatmap(drawn, ax=ax, rows=[named.get(i, "") for i in range(18)], columns=labels, limit=5, bar=None)
 ax.tick_params(axis="x", rotation=0)
 ax.set_aspect("auto")
 hairline = {"color": INK, "alpha": 0.35, "linewidth": 0.7}
 for edge in range(0, 50, 8):
     ax.plot([edge - 0.5] * 2, [-0.5, 17.5], **hairline)
 for edge in (2, 10):
-    ax.plot([-0.5, 48.5], [edge - 0.5] * 2, **hairline)
+    ax.plot([-0.5, 50.5], [edge - 0.5] * 2, **hairline)
 K0, V0, Q1, K1, V1, U = slice(8, 16), slice(16, 24), slice(24, 32), slice(32, 40), slice(40, 48), 48
 claim(
     position_to_keys=ratio[1, K0].mean(),
@@ -491,23 +560,27 @@ def not_writing(direction: Tensor) -> Tensor:
 
 
 random_directions = F.normalize(torch.randn(5, c.d_model, generator=generator, dtype=torch.float64), dim=1)
-others = torch.stack([silent(0, h) for h in range(7)])
+others = torch.stack([silent(0, h) for h in range(7)]).mean(dim=1)
+silenced, unheard, kept_on = silent(0, 7), reading("k", m), not_writing(m)
 claim(
-    silent_ruler=silent(0, 7),
+    silent_ruler=silenced.mean(),
+    silent_ruler_error=error(silenced),
     silent_others_least=others.min(),
     silent_others_most=others.max(),
-    ruler_tells_position_only=loss(at("blocks.0.attn.result", only_position)) - whole,
-    hidden_from_keys=reading("k", m),
-    hidden_from_queries=reading("q", m),
-    hidden_from_values=reading("v", m),
-    hidden_random_most=torch.stack([reading("k", v) for v in random_directions]).max(),
-    not_deleting=not_writing(m),
-    not_writing_random_most=torch.stack([not_writing(v) for v in random_directions]).max(),
+    ruler_tells_position_only=(loss(at("blocks.0.attn.result", only_position)) - whole).mean(),
+    hidden_from_keys=unheard.mean(),
+    hidden_from_keys_error=error(unheard),
+    hidden_from_queries=reading("q", m).mean(),
+    hidden_from_values=reading("v", m).mean(),
+    hidden_random_most=torch.stack([reading("k", v).mean() for v in random_directions]).max(),
+    not_deleting=kept_on.mean(),
+    not_deleting_error=error(kept_on),
+    not_writing_random_most=torch.stack([not_writing(v).mean() for v in random_directions]).max(),
 )
 
 # %% [markdown]
-# The same without any ruler: the score, in nats, that a source gets from the mean query of a layer-1 head, and how much
-# it rises from one position to the next. No change of basis alters these numbers.
+# The same without any inner product of the stream: the score, in nats, that a source gets from the mean query of a
+# layer-1 head, and how much it rises from one position to the next. No change of basis alters these numbers.
 
 # %% scores
 mean_query = torch.einsum("bpm,hmk->hk", between, second.W_Q) / read.numel()
@@ -531,5 +604,434 @@ claim(
 table(
     [[name, *(float(value) for value in (rise[name].min(), rise[name].mean(), rise[name].max()))] for name in rises],
     header=["written by", "least of 8 heads", "mean", "most"],
+    digits=2,
+)
+
+# %% [markdown]
+# ## The same on other seeds
+#
+# The head of layer 0 whose writes follow the position most closely, its main direction, and the same measurements.
+
+
+# %% seeds
+def story(model: Transformer) -> dict[str, str | float]:
+    """The life of the message in a model of the same kind, in numbers."""
+    second = model.blocks[1].attn
+    seen = record(["*.result", "*.resid_pre", "*.resid_post"])
+    as_is = loss(seen, by=model)
+    heads = seen["blocks.0.attn.result"]  # batch pos head d_model
+    between, after = seen["blocks.1.resid_pre"], seen["blocks.1.resid_post"]
+    slopes = []
+    for h in range(c.n_heads):
+        spread = (heads[:, :, h] - heads[:, :, h].mean(dim=(0, 1))).flatten(0, 1)
+        m = torch.linalg.svd(spread, full_matrices=False)[2][0]
+        slopes.append((float(slope(heads[:, :, h] @ m).abs()), h, m))
+    _, sender, m = max(slopes)
+    inside = {
+        kind: torch.einsum("m,hmk->hk", m, torch.linalg.qr(W)[0]).square().sum(dim=-1)
+        for kind, W in (("keys", second.W_K), ("queries", second.W_Q), ("values", second.W_V))
+    }
+    x, y = between[:, ::4].flatten(0, 1), without(m, between)[:, ::4].flatten(0, 1)
+    written = seen["blocks.1.attn.result"].unbind(dim=2)
+    unheard = torch.einsum("bpm,hmk->bphk", without(m, between), second.W_K)
+    return {
+        "sender": f"0.{sender}",
+        "largest coordinate of m": str(int(m.abs().argmax())),
+        "its share of m": float(m.square().max()),
+        "kurtosis between the layers": float(kurtosis(x)),
+        "without m": float(kurtosis(y)),
+        "m in keys, least": float(inside["keys"].min()),
+        "m in queries, most": float(inside["queries"].max()),
+        "m in values, most": float(inside["values"].max()),
+        "heads of layer 1 with negative cosine": str(sum(float(cosine(w, between)) < 0 for w in written)),
+        "the same without m": str(sum(float(cosine(without(m, w), without(m, between))) < 0 for w in written)),
+        "slope that layer 1 leaves": float(slope(after @ m) / slope(between @ m)),
+        "cost of silencing the sender": float(
+            (loss(ablate("blocks.0.attn.result", "zero", heads=sender), by=model) - as_is).mean()
+        ),
+        "cost of hiding m from the keys": float(
+            (loss(at("blocks.1.attn.k", lambda _: unheard), by=model) - as_is).mean()
+        ),
+    }
+
+
+SEEDS = ["attn-2l", "attn-2l-seed1", "attn-2l-seed2"]
+stories = [story(load(name).model.double()) for name in SEEDS]
+claim(
+    left_seeds_least=min(one["slope that layer 1 leaves"] for one in stories),
+    left_seeds_most=max(one["slope that layer 1 leaves"] for one in stories),
+    kurtosis_without_seeds_most=max(one["without m"] for one in stories),
+)
+table(
+    [[name, *(one[name] for one in stories)] for name in stories[0]],
+    header=["", *SEEDS],
+    digits=2,
+)
+
+# %% [markdown]
+# ## A real model
+#
+# SmolLM2 on stretches of ten held-out speeches. No position is written into its stream (rotary), a norm stands before
+# every reader, and MLPs write, too.
+
+# %% smollm2
+lm, lm_tokenizer = smollm2()
+depth = lm.config.n_layers
+speeches = split(sotu_texts())[1][:10]
+lm_text = torch.tensor([lm_tokenizer.encode(speech[2000:6000]).ids[:81] for speech in speeches])  # speech pos
+lm_read, lm_target = lm_text[:, :-1], lm_text[:, 1:]
+
+
+def lm_losses(tap=None) -> Tensor:
+    """The loss at each position [speech pos]."""
+    return F.cross_entropy(lm(lm_read, tap=tap).mT, lm_target, reduction="none")
+
+
+seen = record(["*.resid_pre", "*.resid_mid", "*.resid_post", "*.attn_out", "*.mlp_out", "*.pattern"])
+lm_whole = lm_losses(seen)
+at_layer = [seen["blocks.0.resid_pre"], *(seen[f"blocks.{layer}.resid_post"] for layer in range(depth))]
+norm = torch.stack([x.norm(dim=-1) for x in at_layer])  # layer speech pos
+opening = torch.zeros(lm_read.shape, dtype=torch.bool)
+opening[:, 0] = True
+loud = (norm[4] > 5 * norm[4].median()) & ~opening  # other positions that stand out after layer 3
+quiet = ~loud & ~opening
+top_of_first = at_layer[20][:, 0].square().mean(dim=0)
+wire = int(top_of_first.argmax())  # the coordinate that carries most of it
+lines(
+    range(depth + 1),
+    {
+        "first position": norm[:, opening].mean(dim=1),
+        "loud tokens": norm[:, loud].mean(dim=1),
+        "the others": norm[:, quiet].median(dim=1).values,
+    },
+    xlabel="layers so far",
+    ylabel="length of the stream",
+    log="y",
+    colours=[ORANGE, GREEN, BLUE],
+)
+claim(
+    lm_loss=lm_whole.mean(),
+    lm_loss_error=lm_whole.mean(dim=1).std() / len(lm_whole) ** 0.5,
+    quiet_start=norm[0][quiet].median(),
+    quiet_after_first=norm[1][quiet].median(),
+    quiet_end=norm[-1][quiet].median(),
+    first_wave=norm[4][opening].mean(),
+    first_wave_others=norm[4][quiet].median(),
+    between_waves=norm[11][opening].mean(),
+    between_waves_others=norm[11][quiet].median(),
+    second_wave=norm[20][opening].mean(),
+    second_wave_others=norm[20][quiet].median(),
+    wire=wire,
+    wire_share=top_of_first[wire] / top_of_first.sum(),
+    wire_share_early=at_layer[4][:, 0, wire].square().mean() / norm[4][opening].square().mean(),
+)
+
+# %% loud
+the = lm_tokenizer.encode(" the").ids[0]
+PREPOSITIONS = " in to at by on with from for without between under into upon within during"
+prepositions = lm_tokenizer.encode(PREPOSITIONS).ids
+follows = torch.zeros_like(loud)
+follows[:, 1:] = torch.isin(lm_read[:, :-1], torch.tensor(prepositions))
+is_the = (lm_read == the) & ~opening
+loudest = Counter(lm_tokenizer.decode([int(token)]) for token in lm_read[loud])
+claim(
+    loud_tokens=int(loud.sum()),
+    loud_the=int((loud & is_the).sum()),
+    the_all=int(is_the.sum()),
+    loud_the_after_preposition=(int((loud & is_the & follows).sum()), int((is_the & follows).sum())),
+    loud_the_else=(int((loud & is_the & ~follows).sum()), int((is_the & ~follows).sum())),
+)
+print(loudest.most_common(5))
+
+# %% [markdown]
+# Who writes along that coordinate: mean over the first positions, the loud tokens, and the others.
+
+# %% wire
+rows = []
+for layer in range(depth):
+    for kind in ("attn_out", "mlp_out"):
+        wrote_there = seen[f"blocks.{layer}.{kind}"][..., wire]
+        means = [float(wrote_there[places].mean()) for places in (opening, loud, quiet)]
+        if max(map(abs, means[:2])) > 100:
+            rows.append([f"{'MLP' if kind == 'mlp_out' else 'heads'} {layer}", *(f"{mean:+,.0f}" for mean in means)])
+along = {layer: seen[f"blocks.{layer}.mlp_out"][..., wire] for layer in range(depth)}
+attention_paid = torch.stack(
+    [seen[f"blocks.{layer}.attn.pattern"][:, :, 32:].mean(dim=(1, 2)) for layer in range(depth)]
+)  # layer speech key
+to_first = attention_paid[:, :, 0].mean(dim=1)
+to_loud = (attention_paid * loud).sum(dim=2).mean(dim=1)
+claim(
+    sent_1=along[1][opening].mean() + along[2][opening].mean(),
+    sent_1_loud=along[1][loud].mean() + along[2][loud].mean(),
+    deleted_1=sum(along[layer][opening].mean() for layer in (8, 9, 10)),
+    deleted_1_loud=sum(along[layer][loud].mean() for layer in (8, 9, 10)),
+    sent_2=along[11][opening].mean(),
+    sent_2_others=along[11][~opening].abs().mean(),
+    deleted_2=sum(along[layer][opening].mean() for layer in (27, 28, 29)),
+    paid_first_early=to_first[3:10].mean(),
+    paid_loud_early=to_loud[3:10].mean(),
+    paid_first_between=to_first[11],
+    paid_first_late=to_first[12:].mean(),
+    paid_loud_late=to_loud[12:].mean(),
+)
+table(rows, header=[f"along coordinate {wire}", "first position", "loud tokens", "the others"])
+
+# %% [markdown]
+# ## Sent, read, deleted: what each step is worth
+#
+# The readers' own lines, with a direction taken out of what they read at some positions; or writers that leave out a
+# direction. The change of the loss on three kinds of predictions: from the first position, from loud tokens, from the
+# others (mean and standard error over speeches).
+
+
+# %% prices
+class unread:
+    """A tap: queries, keys or values of some layers are computed from a changed stream at the marked positions."""
+
+    def __init__(self, kinds: str, layers: range, change, marked: Tensor) -> None:
+        self.kinds, self.layers, self.change, self.marked = kinds, layers, change, marked
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        ends = ["resid_pre", *(f"attn.{kind}" for kind in self.kinds)]
+        return frozenset(f"blocks.{layer}.{end}" for layer in self.layers for end in ends)
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith("resid_pre"):
+            self.stream = x
+            return x
+        block = lm.blocks[int(name.split(".")[1])]
+        W = {"q": block.attn.W_Q, "k": block.attn.W_K, "v": block.attn.W_V}[name[-1]]
+        y = F.rms_norm(self.change(self.stream[self.marked]), block.ln1.w.shape, block.ln1.w, lm.config.norm_eps)
+        x = x.clone()
+        x[self.marked] = torch.einsum("nm,hmk->nhk", y, W)
+        return x
+
+
+def changed(names: list[str], change, marked: Tensor):
+    """A tap: these activations, changed at the marked positions."""
+
+    def function(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[marked] = change(x[marked])
+        return x
+
+    return at(names, function)
+
+
+def mlps(*layers: int) -> list[str]:
+    return [f"blocks.{layer}.mlp_out" for layer in layers]
+
+
+def values(layers: range) -> list[str]:
+    return [f"blocks.{layer}.attn.v" for layer in layers]
+
+
+def without_wire(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[..., wire] = 0
+    return x
+
+
+sent = F.normalize(at_layer[20][:, 0].mean(dim=0), dim=0)  # the direction of the stream at the first position
+random_direction = F.normalize(torch.randn(576, generator=generator), dim=0)
+without_sent, without_random = (lambda x, v=v: without(v, x) for v in (sent, random_direction))
+nothing = torch.zeros_like
+early, late, both = range(3, 11), range(12, depth), opening | loud
+cases = [
+    ("first message hidden from keys", unread("k", early, without_wire, both)),
+    ("… from values", unread("v", early, without_wire, both)),
+    ("values there set to zero", changed(values(early), nothing, both)),
+    ("not sent (MLPs 1, 2)", changed(mlps(1, 2), without_wire, both)),
+    ("not deleted (MLPs 8, 9, 10)", changed(mlps(8, 9, 10), without_wire, both)),
+    ("second message hidden from queries", unread("q", late, without_sent, opening)),
+    ("… from keys", unread("k", late, without_sent, opening)),
+    ("a random direction hidden from keys", unread("k", late, without_random, opening)),
+    ("… from values", unread("v", late, without_sent, opening)),
+    ("… from keys and values", unread("kv", late, without_sent, opening)),
+    ("values there set to zero", changed(values(late), nothing, opening)),
+    ("not sent (MLP 11)", changed(mlps(11), without_sent, opening)),
+    (f"only coordinate {wire} not sent (MLP 11)", changed(mlps(11), without_wire, opening)),
+    ("not deleted (MLPs 27, 28, 29)", changed(mlps(27, 28, 29), without_wire, opening)),
+]
+rows, by_case = [], []
+for name, tap in cases:
+    change = lm_losses(tap) - lm_whole
+    by_speech = torch.stack([row[places].mean() for row, places in zip(change, quiet, strict=True)])
+    cost = [change[opening].mean(), change[loud].mean(), by_speech.mean(), by_speech.std() / len(by_speech) ** 0.5]
+    by_case.append([value.item() for value in cost])
+    rows.append([name, *(f"{value:+.2f}" for value in cost[:2]), f"{cost[2]:+.2f} ± {cost[3]:.2f}"])
+claim(
+    one_keys=by_case[0][2],
+    one_values=by_case[1][2],
+    one_zero=by_case[2][2],
+    one_not_sent=by_case[3][2],
+    one_not_deleted=by_case[4][2],
+    one_not_deleted_loud=by_case[4][1],
+    two_queries=by_case[5][2],
+    two_keys=by_case[6][2],
+    two_keys_error=by_case[6][3],
+    two_random=abs(by_case[7][2]),
+    two_values=by_case[8][2],
+    two_values_error=by_case[8][3],
+    two_both=by_case[9][2],
+    two_zero=by_case[10][2],
+    two_not_sent=by_case[11][2],
+    two_half_sent=by_case[12][2],
+    two_not_deleted=abs(by_case[13][2]),
+    two_not_deleted_first=by_case[13][0],
+)
+table(rows, header=["", "from the first", "from loud tokens", "from the others"])
+
+# %% [markdown]
+# ## The rest of the note, on this model
+#
+# At the quiet positions: who writes against what is there, how many dimensions are used, is the position written
+# anywhere, what does the unembedding make of the stream.
+
+# %% lm-cosines
+quiet_order = torch.randperm(int(quiet.sum()), generator=generator)
+against = []
+for layer in range(depth):
+    for kind, stream_name in (("attn_out", "resid_pre"), ("mlp_out", "resid_mid")):
+        w, x = seen[f"blocks.{layer}.{kind}"][quiet], seen[f"blocks.{layer}.{stream_name}"][quiet]
+        name = f"{'MLP' if kind == 'mlp_out' else 'heads'} {layer}"
+        against.append((name, float(cosine(w, x)), float(cosine(w, x[quiet_order]))))
+at_first = F.cosine_similarity(seen["blocks.28.mlp_out"], seen["blocks.28.resid_mid"], dim=-1)[opening].mean()
+below = sorted(against, key=lambda row: row[1] - row[2])
+claim(
+    lm_writers=len(against),
+    lm_against=sum(mine < 0 for _, mine, _ in against),
+    lm_below=sum(mine < other - 0.05 for _, mine, other in against),
+    lm_deepest=below[0][1],
+    lm_deepest_shuffled=below[0][2],
+    lm_cosine_mlp_28=at_first,
+)
+table(below[:6], header=["writes", "cosine with what is there", "with what is elsewhere"], digits=2)
+
+# %% lm-dimensions
+shown_layers = [0, 1, 2, 4, 7, 11, 12, 16, 20, 24, 28, 29, 30]
+used = {
+    layer: (dimensions(at_layer[layer][quiet]), dimensions(at_layer[layer].flatten(0, 1))) for layer in shown_layers
+}
+
+
+def position_read(x: Tensor, ridge: float = 0.3) -> float:
+    """R² of the position, read by ridge regression from the stream: fitted on six speeches, measured on four."""
+    x = F.normalize(x[:, 4:].double(), dim=-1)
+    place = torch.arange(4, 80).double().expand(len(x), -1)
+    fit, test = x[:6].flatten(0, 1), x[6:].flatten(0, 1)
+    center = fit.mean(dim=0)
+    target = place[:6].flatten() - place.mean()
+    weights = torch.linalg.solve(
+        (fit - center).T @ (fit - center) + ridge * len(fit) / 576 * torch.eye(576).double(), (fit - center).T @ target
+    )
+    left = place[6:].flatten() - place.mean() - (test - center) @ weights
+    return float(1 - left.square().mean() / place[6:].var())
+
+
+position = {layer: position_read(at_layer[layer]) for layer in shown_layers}
+claim(
+    lm_dimensions_start=used[1][0],
+    lm_dimensions_most=max(mine for mine, _ in used.values()),
+    lm_dimensions_end=used[30][0],
+    lm_dimensions_with_first=used[20][1],
+    position_read_start=position[0],
+    position_read_most=max(position.values()),
+    position_read_end=position[30],
+)
+table(
+    [[layer, *used[layer], position[layer]] for layer in shown_layers],
+    header=["layers so far", "dimensions for 90%", "with first and loud positions", "R² of the position"],
+    digits=2,
+)
+
+# %% lm-lens
+some = slice(0, 4), slice(0, 64)
+final = lm.run_from(depth, at_layer[-1][some]).log_softmax(dim=-1)
+counted = quiet[some]
+lens_layers = [*range(0, 30, 3), 29]
+divergence, agreement, mended = [], [], []
+for layer in lens_layers:
+    x = at_layer[layer]
+    for offset, kept in ((0, divergence), ((at_layer[-1] - x)[4:][quiet[4:]].mean(dim=0), mended)):  # of other speeches
+        seen_early = lm.run_from(depth, x[some] + offset).log_softmax(dim=-1)
+        kept.append((final.exp() * (final - seen_early)).sum(dim=-1)[counted].mean())
+        if kept is divergence:
+            agreement.append((seen_early.argmax(-1) == final.argmax(-1))[counted].double().mean())
+            if layer == 0:
+                echo = (seen_early.argmax(-1) == lm_read[some])[counted].double().mean()
+lines(
+    lens_layers,
+    {"logit lens": divergence, "with a constant added": mended},
+    xlabel="layers so far",
+    ylabel="KL from the output, nats",
+    log="y",
+    colours=[ORANGE, BLUE],
+    height=2.6,
+)
+claim(
+    lens_middle=divergence[lens_layers.index(15)],
+    lens_middle_mended=mended[lens_layers.index(15)],
+    lens_chance=torch.log(torch.tensor(float(lm.config.d_vocab))),
+    lens_agree_middle=agreement[lens_layers.index(15)],
+    lens_agree_late=agreement[-1],
+    lens_echo=echo,
+)
+
+# %% [markdown]
+# ## Attribution with the norm frozen
+#
+# The logit of one token against another, as a sum over the embedding, 270 heads and 30 MLPs, with the scale of the last
+# norm kept as it was; and what taking a term away does when the scale, or everything, is computed again.
+
+# %% frozen
+prompt = "The capital of France is"
+prompt_ids = torch.tensor([lm_tokenizer.encode(prompt).ids])
+right, wrong = (lm_tokenizer.encode(word).ids[0] for word in (" Paris", " London"))
+prompt_logits = lm(prompt_ids, tap=(took := record(["ln_final.scale", "blocks.29.resid_post"])))[0, -1]
+difference = float(prompt_logits[right] - prompt_logits[wrong])
+terms = decompose(lm, prompt_ids)
+frozen, again = (attribute(terms, (right, wrong), scale=scale) for scale in ("frozen", "recomputed"))
+shares = frozen.values[:, 0, -1]  # term
+
+
+def difference_without(label: str) -> float:
+    """The difference of the logits when the model runs without what that term wrote at the last position."""
+    silence = (
+        ablate(f"blocks.{label.removeprefix('mlp.')}.mlp_out", "zero", positions=-1)
+        if label.startswith("mlp")
+        else ablate("*.result", "zero", heads=[label], positions=-1)
+    )
+    found = lm(prompt_ids, tap=silence)[0, -1]
+    return float(found[right] - found[wrong])
+
+
+strongest = shares.abs().argsort(descending=True)[:8].tolist()
+end = took["blocks.29.resid_post"][0, -1]
+factors = [
+    took["ln_final.scale"][0, -1, 0]
+    / ((end - terms[terms.labels[t]][0, -1]).square().mean() + lm.config.norm_eps).sqrt()
+    for t in strongest
+]
+claim(
+    answer_logit=difference,
+    frozen_error=abs(float(shares.sum()) - difference),
+    frozen_terms=len(terms.labels),
+    frozen_first=shares[strongest[0]],
+    scale_ratio_most=max(factors),
+    scale_ratio_least=min(factors),
+)
+table(
+    [
+        [
+            label.replace("mlp.", "MLP ") if label.startswith("mlp") else f"head {label}",
+            -float(shares[t]),
+            -float(again.values[t, 0, -1]),
+            difference_without(label) - difference,
+        ]
+        for t in strongest
+        for label in [terms.labels[t]]
+    ],
+    header=["taken away", "scale frozen", "scale computed again", "everything computed again"],
     digits=2,
 )

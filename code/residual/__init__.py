@@ -3,22 +3,31 @@
 Which module answers which question:
 
 ========================================================  ======================================
-How does the model compute?                               ``model`` (begin here), ``cache``
-Read or change an activation while it runs                ``taps``
+How does the model compute?                               ``model`` (begin here), ``config``, ``heads``,
+                                                          ``positions``, ``cache``
+Which activations are there?                              ``config.activations``
+Read or change an activation while it runs                ``taps``; which heads and positions: ``where``
+What a tap of your own may and must do                    ``scope``
 Write text                                                ``sampling``
-Draw a pattern, a matrix, curves, a table                 ``plot``
+Draw a pattern, a matrix, curves, a table                 ``plot``, ``table``
 Multiply ``W_Q W_Kᵀ`` without making it                   ``factored``
 Load a committed model; SmolLM2; a Hugging Face folder    ``files.checkpoints``, ``files.pretrained``
-Text to tokens and back                                   ``files.tokens``
+Text to tokens and back                                   ``vocabulary``, ``files.tokens``
+What a measurement left behind                            ``files.results``
 What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
 Where do they look on any text, and what do they move?    ``methods.roles``
 The model as a sum over paths                             ``methods.paths``
+What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``
+Change what one part reads of another; score all edges    ``methods.edges``
+Put a dictionary into the model                           ``methods.splice``
+Freeze all that is not linear                             ``methods.linearise``
 Remove LayerNorm from the formulas                        ``methods.fold``
 Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
-The corpus; the training loop                             ``training.corpus``, ``training.train``
-How a committed model was made                            ``experiments.language``
+The corpora; the training loop                            ``training.corpus``, ``training.train``
+How a committed model was made; make it again             ``experiments.language``, ``experiments.run``
+A measurement too long for a notebook                     ``experiments.measure``
 Weights written down, not trained                         ``experiments.hand_set``
 ========================================================  ======================================
 

@@ -1,25 +1,29 @@
-"""On the command line: ``residual train``, ``residual list``, ``residual show``."""
+"""On the command line: ``residual train``, ``residual measure``, ``residual list``, ``residual show``."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
 from residual.errors import nearest
-from residual.experiments import language as experiments
-from residual.files import checkpoints
+from residual.experiments import measure as measurements
+from residual.experiments import run as experiments
+from residual.files import cards, checkpoints, results
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Train the small models of the notes, and look at what was trained.
+    """Train the small models of the notes, measure what takes long, and look at what there is.
 
     \b
-    residual list            which experiments there are, and which are trained
-    residual train gpt       train one; kill it and say it again: it goes on where it was
-    residual show gpt        its card: config, data, losses, versions, hash
+    residual list            experiments and measurements, and which of them are done
+    residual train gpt       train a model; kill it and say it again: it goes on where it was
+    residual measure NAME    measure a table of numbers that would take a notebook too long
+    residual show gpt        a card: config, data, losses, versions, hash
     """
 
 
@@ -29,7 +33,7 @@ def main() -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 2),
-    help="Of the weights before training, and of the batches; kept as NAME-seedN.",
+    help="Of the weights before training; kept as NAME-seedN.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"
@@ -39,6 +43,8 @@ def main() -> None:
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="A GPU where there is one, if not given.")
 @click.option("--threads", type=click.IntRange(1), help="Of the CPU. The same number gives the same bits.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where torch thinks it safe (autocast).")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; pays off in long runs on a GPU.")
 @click.option("--full", is_flag=True, help="Keep weights as float32; they are rounded to float16 otherwise.")
 def train(
     name: str,
@@ -48,6 +54,8 @@ def train(
     accumulate: int,
     device: str | None,
     threads: int | None,
+    bf16: bool,
+    compiled: bool,
     full: bool,
 ) -> None:
     """Train the experiment NAME; write weights and card, also of its stages.
@@ -70,6 +78,8 @@ def train(
             seed=seed,
             accumulate=accumulate,
             device=device,
+            bf16=bf16,
+            compiled=compiled,
             dtype=torch.float32 if full else torch.float16,
         )
     except KeyError as problem:
@@ -81,70 +91,154 @@ def train(
             torch.distributed.destroy_process_group()
     if made.card.sha256:
         path = (out or checkpoints.FOLDER) / f"{made.card.name}.safetensors"
-        click.echo(f"{path}: {made.card.steps} steps, validation loss {made.card.metrics['validation']:.4f}")
+        click.echo(f"{path}: {made.card.steps} steps, {_main_number(made.card, 4)}")
+
+
+@main.command("measure")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result.  [code/results]")
+@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
+def measure(name: str, out: Path | None, threads: int | None) -> None:
+    """Compute the measurement NAME; write its numbers and a card with command, versions and seconds.
+
+    A notebook that reads the numbers computes a few of them again and compares: see residual.experiments.measure.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        path = measurements.measure(name, folder=out or results.FOLDER)
+    except KeyError as problem:
+        raise click.ClickException(problem.args[0]) from None
+    except (ValueError, ModuleNotFoundError, OSError) as problem:
+        raise click.ClickException(str(problem)) from None
+    click.echo(f"{path}: {_summary(path)[0]}")
+
+
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Look there.  [code/checkpoints, code/results]"
+)
 
 
 @main.command("list")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of checkpoints.  [code/checkpoints]"
-)
+@OUT
 def list_(out: Path | None) -> None:
-    """The experiments, and the checkpoints that are there."""
-    folder = out or checkpoints.FOLDER
-    there = {path.stem for path in folder.glob("*.safetensors")}
-    for name in [*experiments.EXPERIMENTS, *sorted(there - experiments.EXPERIMENTS.keys())]:
-        about = experiments.EXPERIMENTS[name].about if name in experiments.EXPERIMENTS else ""
-        if name in there:
+    """Print the experiments and measurements, and the checkpoints and results that are there."""
+    kept, plans = _kept(out), _plans()
+    names = [*plans, *sorted(kept.keys() - plans.keys())]
+    for name in names:
+        status = "not measured" if name in measurements.MEASUREMENTS else "not trained"
+        about = plans[name].about if name in plans else ""
+        if name in kept:
             try:
-                card = checkpoints.read_card(folder / name)
-                loss = card.metrics.get("validation")
-                about = about or card.training.get("about", "")
-                status = f"{card.steps} steps" + (f", loss {loss:.3f}" if isinstance(loss, float) else "")
+                status, its_about = _summary(kept[name])
+                about = about or its_about
             except (checkpoints.CheckpointError, OSError) as problem:
                 status, about = "damaged", str(problem)
-        else:
-            status = "not trained"
-        click.echo(f"{name:12} {status:24} {about}")
+        click.echo(f"{name:{max(map(len, names))}} {status:28} {about}")
 
 
 @main.command()
 @click.argument("name")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of checkpoints.  [code/checkpoints]"
-)
+@OUT
 def show(name: str, out: Path | None) -> None:
-    """What is known of NAME: its card where it is trained, else what would be done. Verifies the weights."""
-    folder = out or checkpoints.FOLDER
-    if not (folder / f"{name}.safetensors").exists():
-        if name not in experiments.EXPERIMENTS:
-            known = {*experiments.EXPERIMENTS, *(path.stem for path in folder.glob("*.safetensors"))}
-            raise click.ClickException(f"no experiment and no checkpoint {name!r}; {nearest(name, known)}")
-        entry = experiments.EXPERIMENTS[name]
-        click.echo(f"{name}: not trained; residual train {name}\n{entry.about}")
-        for key, value in vars(entry).items():
-            if key != "about":
-                click.echo(f"  {key:14} {value}")
-        return
+    """Print the card of NAME, an experiment or a measurement; or what would be done. Verifies the file."""
+    kept, plans = _kept(out), _plans()
     try:
-        run = checkpoints.load(folder / name)
+        if name in kept:
+            click.echo("\n".join(_result(kept[name]) if _is_result(kept[name]) else _checkpoint(kept[name])))
+        elif name in plans:
+            verb, done = ("measure", "measured") if name in measurements.MEASUREMENTS else ("train", "trained")
+            click.echo(f"{name}: not {done}; residual {verb} {name}\n{plans[name].about}")
+            for key, value in vars(plans[name]).items():
+                if key != "about":
+                    click.echo(f"  {key:14} {getattr(value, '__name__', value)}")
+        else:
+            raise click.ClickException(f"no experiment and no checkpoint {name!r}; {nearest(name, {*kept, *plans})}")
     except (checkpoints.CheckpointError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
+
+
+# What is kept
+
+
+def _plans() -> dict[str, experiments.Experiment | measurements.Measurement]:
+    """What can be trained and what can be measured, by name."""
+    return {**experiments.EXPERIMENTS, **measurements.MEASUREMENTS}
+
+
+def _kept(out: Path | None) -> dict[str, Path]:
+    """The files of checkpoints and results, by name."""
+    folders = [out] if out else [checkpoints.FOLDER, results.FOLDER]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _is_result(path: Path) -> bool:
+    return path.stem in measurements.MEASUREMENTS or path.parent == results.FOLDER
+
+
+def _summary(path: Path) -> tuple[str, str]:
+    """The state of a file in a few words, and what it is about; from its card alone."""
+    if _is_result(path):
+        result = cards.read(path, cards.ResultCard)
+        return f"measured in {result.seconds:.0f} s", result.about
+    card = checkpoints.read_card(path)
+    return ", ".join(filter(None, [f"{card.steps} steps", _main_number(card, 3)])), card.training.get("about", "")
+
+
+def _checkpoint(path: Path) -> list[str]:
+    """The lines that describe a checkpoint, once its weights are verified."""
+    run = checkpoints.load(path)
     card = run.card
     parameters = sum(weight.numel() for weight in run.model.parameters())
-    click.echo(f"{card.name}: {card.training.get('about', '')}")
-    click.echo(f"  command      {card.command}")
-    click.echo(f"  config       {run.model.config}")
-    click.echo(f"  parameters   {parameters:,} as {card.dtype}; SHA-256 {card.sha256[:16]}…, verified")
-    click.echo(f"  data         {card.data}, seed {card.seed}, {card.steps} steps")
-    told = {key: value for key, value in card.training.items() if key != "about" and value is not None}
-    click.echo("  training     " + ", ".join(f"{key} {value}" for key, value in told.items()))
+    notes = {key: value for key, value in card.training.items() if key != "about" and value is not None}
+    lines = [
+        f"{card.name}: {card.training.get('about', '')}",
+        f"  command      {card.command}",
+        f"  config       {run.model.config}",
+        f"  parameters   {parameters:,} as {card.dtype}; SHA-256 {card.sha256[:16]}…, verified",
+        f"  data         {card.data}, seed {card.seed}, {card.steps} steps",
+        "  training     " + ", ".join(f"{key} {value}" for key, value in notes.items()),
+    ]
     if card.losses:
-        click.echo(f"  losses       {card.losses[0]:.3f} {experiments.sketch(card.losses)} {card.losses[-1]:.3f}")
+        lines.append(f"  losses       {card.losses[0]:.3f} {sketch(card.losses)} {card.losses[-1]:.3f}")
     for key, value in card.metrics.items():
         if isinstance(value, dict):
             value = "  ".join(f"{step}: {number:.3f}" for step, number in value.items())
-        click.echo(f"  {key:12} {value}")
-    click.echo("  versions     " + ", ".join(f"{key} {value}" for key, value in card.versions.items()))
+        lines.append(f"  {key:12} {value}")
+    return [*lines, "  versions     " + ", ".join(f"{key} {value}" for key, value in card.versions.items())]
+
+
+def _result(path: Path) -> list[str]:
+    """The lines that describe a result, once its numbers are verified."""
+    values, card = results.load_result(path)
+    return [
+        f"{card.name}: {card.about}",
+        f"  command      {card.command}",
+        f"  file         SHA-256 {card.sha256[:16]}…, verified; measured in {card.seconds:.0f} s",
+        *(f"  {name:20} {list(value.shape)}" for name, value in sorted(values.items())),
+        "  settings     " + ", ".join(f"{key} {value}" for key, value in card.settings.items()),
+        "  versions     " + ", ".join(f"{key} {value}" for key, value in card.versions.items()),
+    ]
+
+
+def sketch(values: Sequence[float], width: int | None = None) -> str:
+    """A curve in one line of text, ``▇▅▃▂▁``: means over equal stretches, from the lowest to the highest."""
+    width = min(width or max(20, shutil.get_terminal_size().columns - 30), len(values))
+    means = [
+        sum(part) / len(part)
+        for i in range(width)
+        if (part := values[i * len(values) // width : (i + 1) * len(values) // width])
+    ]
+    low, high = min(means), max(means)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (mean - low) / (high - low or 1)))] for mean in means)
+
+
+def _main_number(card: checkpoints.Card, digits: int) -> str:
+    """The number that stands for a run, with its name; nothing if its card has none."""
+    for name, value in card.metrics.items():
+        if isinstance(value, float):
+            return f"{name} {value:.{digits}f}"
+    return ""
 
 
 if __name__ == "__main__":

@@ -163,8 +163,7 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET) -> Float[Tensor, "*batch d_model"]:
         inward = F.linear(x, self.W_in.mT, self.b_in)  # batch pos d_mlp
         if self.W_gate is not None:  # Shazeer 2020, "GLU Variants Improve Transformer", equation 6
-            gate = tap("pre", F.linear(x, self.W_gate.mT, self.b_gate))
-            post = F.silu(gate) * tap("pre_linear", inward)
+            post = F.silu(tap("pre", F.linear(x, self.W_gate.mT, self.b_gate))) * tap("pre_linear", inward)
         elif self.config.act == "relu":
             post = F.relu(tap("pre", inward))
         else:
@@ -192,20 +191,19 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         x = tap("resid_pre", x)
         ln1 = tap.inside("ln1")
-        read = self.ln1(x, ln1)
+        y = self.ln1(x, ln1)
         own = self._own(x, tap, ln1.changed) if tap.names and tap.wants(*HEADS_READ) else None
-        x = x + tap("attn_out", self.attn(read, tap.inside("attn"), place, cache, padding, own))
+        y = self.attn(y, tap.inside("attn"), place, cache, padding, own)
+        x = x + tap("attn_out", y)
         return tap("resid_post", self.after_attention(x, tap))
 
-    def after_attention(
-        self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET
-    ) -> Float[Tensor, "*batch d_model"]:
+    def after_attention(self, x: Float[Tensor, "*any d_model"], tap: Scope = QUIET) -> Float[Tensor, "*any d_model"]:
         """The stream after the MLP, if there is one."""
         if self.mlp is None or self.ln2 is None:
             return x
         x = tap("resid_mid", x)
-        read = self.ln2(tap("mlp.in", x), tap.inside("ln2"))
-        return x + tap("mlp_out", self.mlp(read, tap.inside("mlp")))
+        inward = tap("mlp.in", x.view_as(x)) if tap.wants("mlp.in") else x  # a view: its gradient is the MLP's alone
+        return x + tap("mlp_out", self.mlp(self.ln2(inward, tap.inside("ln2")), tap.inside("mlp")))
 
     def _own(self, x: Tensor, tap: Scope, changed: dict[str, Tensor]) -> Own:
         """What is read by each head's maps that a tap asks for: copies of the stream, each normalised by itself."""
@@ -271,7 +269,7 @@ class Transformer(nn.Module):
             ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name, a mask of
                 another shape.
         """
-        seen = scope(tap, self._known)
+        seen = scope(tap, [] if tap is None else self._known)
         x, padding = self._embed(tokens, seen, cache, mask)
         return self.unembed(self._layers(x, 0, self.config.n_layers, seen, cache, padding), seen)
 

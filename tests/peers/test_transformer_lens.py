@@ -41,6 +41,7 @@ INSIDE = {
     "attn.z": "attn.hook_z",
     "attn.result": "attn.hook_result",
     "attn_out": "hook_attn_out",
+    "mlp.in": "hook_resid_mid",  # the same numbers; their hook_mlp_in is there only if it is switched on
     "mlp.pre": "mlp.hook_pre",
     "mlp.post": "mlp.hook_post",
     "mlp_out": "hook_mlp_out",

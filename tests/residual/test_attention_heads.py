@@ -257,3 +257,105 @@ def test_overlap_has_its_ends(k: int, seed: int) -> None:
     again, _ = torch.linalg.qr(W)
     assert_close(torch.linalg.svdvals(Q[:, :k].T @ again), torch.ones(k, dtype=torch.float64))
     assert torch.linalg.svdvals(Q[:, :k].T @ Q[:, 4 : 4 + k]).abs().max() < 1e-12
+
+
+def rotary(seed: int, n_layers: int = 2, **options) -> Transformer:
+    """A small Llama: rotary positions, norms, a gated MLP."""
+    config = Config(
+        n_layers=n_layers,
+        d_model=8,
+        n_heads=4,
+        d_head=4,
+        n_kv_heads=2,
+        n_ctx=8,
+        d_vocab=11,
+        d_mlp=7,
+        act="swiglu",
+        norm="rms",
+        positions="rotary",
+        init_std=0.7,
+        **options,
+    )
+    return Transformer(config, seed=seed).double().requires_grad_(False)
+
+
+@theorem
+@given(st.integers(1, 6), st.floats(-4, 4), seeds)
+def test_a_source_that_offers_nothing_is_a_bias_in_the_denominator(n: int, sink: float, seed: int) -> None:
+    """Softmax over n sources and one with value zero = exp(s) v / (exp(sink) + Σ exp(s)); the oracle is a loop."""
+    draw = torch.Generator().manual_seed(seed)
+    scores, values = (torch.randn(n, *shape, generator=draw, dtype=torch.float64) for shape in ((), (3,)))
+    with_sink = torch.cat([torch.tensor([sink], dtype=torch.float64), scores]).softmax(dim=0)
+    found = with_sink @ torch.cat([torch.zeros(1, 3, dtype=torch.float64), values])
+    total = math.exp(sink) + sum(math.exp(score) for score in scores)
+    expected = sum(math.exp(score) / total * value for score, value in zip(scores, values, strict=True))
+    assert_close(found, expected)
+
+
+@theorem
+@given(heads, widths, seeds)
+def test_value_weights_do_not_depend_on_the_choice_of_values(n_heads: int, d_head: int, seed: int) -> None:
+    """|x W_OV| is the same for W_V S, S⁻¹ W_O; |x W_V| is not."""
+    attn = layer(seed, n_heads, d_head).blocks[0].attn
+    draw = torch.Generator().manual_seed(seed + 1)
+    S = torch.randn(d_head, d_head, generator=draw, dtype=torch.float64) + 3 * torch.eye(d_head, dtype=torch.float64)
+    x = some_stream(seed)[0]
+    for h in range(n_heads):
+        values, other = x @ attn.W_V[h], x @ attn.W_V[h] @ S
+        assert_close((values @ attn.W_O[h]).norm(dim=1), (other @ torch.linalg.inv(S) @ attn.W_O[h]).norm(dim=1))
+        assert (values.norm(dim=1) - other.norm(dim=1)).abs().max() > 1e-3
+
+
+@theorem
+@given(seeds)
+def test_value_weighted_attention_bounds_what_arrives(seed: int) -> None:
+    """|Σ_j A_ij v_j| ≤ Σ_j A_ij |v_j|: the weights say how much is sent, and what is sent may cancel."""
+    model, tokens, seen = layer(seed, 2, 3), some_tokens(seed), record(["*.pattern", "*.v", "*.result"])
+    model(tokens, tap=seen)
+    attn = model.blocks[0].attn
+    for h in range(2):
+        sizes = (seen["blocks.0.attn.v"][0, :, h] @ attn.W_O[h]).norm(dim=-1)
+        arrives = seen["blocks.0.attn.result"][0, :, h].norm(dim=-1)
+        assert bool((arrives <= seen["blocks.0.attn.pattern"][0, h] @ sizes + 1e-12).all())
+
+
+@theorem
+@given(seeds)
+def test_with_rotary_positions_only_complex_numbers_are_free(seed: int) -> None:
+    """A factor for each pair, for queries and its inverse for the keys they share, changes nothing; any matrix does."""
+    model, tokens = rotary(seed), torch.randint(11, (1, 6), generator=torch.Generator().manual_seed(seed))
+    logits = model(tokens)
+    draw = torch.Generator().manual_seed(seed)
+    for block in model.blocks:
+        for kv in range(2):  # each key head is shared by two query heads
+            size = 0.5 + torch.rand(2, generator=draw, dtype=torch.float64)
+            turn = torch.polar(size, 6 * torch.rand(2, generator=draw, dtype=torch.float64))  # a number for each pair
+            maps = [
+                (block.attn.W_Q[2 * kv], turn),
+                (block.attn.W_Q[2 * kv + 1], turn),
+                (block.attn.W_K[kv], 1 / turn.conj()),
+            ]
+            for weights, factor in maps:  # weights [d_model d_head], a view
+                pairs = torch.complex(weights[:, :2], weights[:, 2:]) * factor
+                weights.copy_(torch.cat([pairs.real, pairs.imag], dim=1))
+    assert_close(model(tokens), logits)
+
+    R = torch.randn(4, 4, generator=draw, dtype=torch.float64) + 3 * torch.eye(4, dtype=torch.float64)
+    attn = model.blocks[0].attn
+    for weights, factor in ((attn.W_Q[0], R), (attn.W_Q[1], R), (attn.W_K[0], torch.linalg.inv(R).T)):
+        weights.copy_(weights @ factor)
+    assert (model(tokens) - logits).abs().max() > 1e-6
+
+
+@theorem
+@given(seeds)
+def test_to_hide_the_first_position_from_all_is_to_shorten_the_text(seed: int) -> None:
+    """With rotary positions: no later position looks at the first, in any head = the model on the text without it."""
+    model, tokens = rotary(seed), torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(seed))
+
+    def unseen(pattern: Tensor) -> Tensor:  # batch head query key
+        pattern = pattern.clone()
+        pattern[:, :, 1:, 0] = 0
+        return pattern / pattern.sum(dim=-1, keepdim=True)
+
+    assert_close(model(tokens, tap=at("*.pattern", unseen))[:, 1:], model(tokens[:, 1:]))

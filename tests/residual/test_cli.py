@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner
 
 from residual import Config, Transformer
-from residual.cli import main
-from residual.experiments import language as experiments
-from residual.files import checkpoints
+from residual.cli import main, sketch
+from residual.experiments import language, measure, run
+from residual.files import checkpoints, results
 from residual.methods.induction import repeats
 from residual.training.corpus import Corpus
 
-TINY = experiments.Experiment(
+TINY = language.NextToken(
     "as small as it gets",
     Config(1, 8, 2, 4, 8, 5),
     steps=12,
@@ -33,10 +33,11 @@ TINY = experiments.Experiment(
 @pytest.fixture(autouse=True)
 def tiny(tmp_path, monkeypatch):
     stream = torch.randint(5, (300,), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", TINY)
-    monkeypatch.setitem(experiments.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
-    monkeypatch.setattr(experiments, "CACHE", tmp_path / "cache")
+    monkeypatch.setitem(run.EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setitem(language.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
+    monkeypatch.setattr(run, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "checkpoints")
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
 
 
 def told(*arguments, fails=False):
@@ -46,14 +47,19 @@ def told(*arguments, fails=False):
     return result.output
 
 
+def listed(name):
+    """The line of a name in ``residual list``, with single blanks."""
+    return next(" ".join(line.split()) for line in told("list").splitlines() if line.split()[0] == name)
+
+
 def test_train_list_show(tmp_path):
-    assert "tiny         not trained" in told("list")
+    assert listed("tiny") == "tiny not trained as small as it gets"
     assert "tiny: not trained; residual train tiny" in told("show", "tiny")
-    assert "12 steps, validation loss 1." in told("train", "tiny")
+    assert "12 steps, validation 1." in told("train", "tiny")
     folder = tmp_path / "checkpoints"
     assert sorted(path.stem for path in folder.glob("*.safetensors")) == ["tiny", "tiny-0", "tiny-5"]
     assert not list((tmp_path / "cache" / "runs").glob("*.safetensors")), "no state is left of a finished run"
-    assert "tiny         12 steps, loss 1." in told("list")
+    assert listed("tiny").startswith("tiny 12 steps, validation 1.")
     shown = told("show", "tiny-5")
     assert "5 steps" in shown and "verified" in shown and "residual train tiny" in shown
     card = json.loads((folder / "tiny-5.json").read_text())
@@ -99,6 +105,38 @@ def test_slips_are_sentences(tmp_path):
     assert "damaged" in told("list")
 
 
+def test_measure_list_show(tmp_path, monkeypatch):
+    table = measure.Measurement("sums", (2, 3), lambda: lambda i, j: {"sum": torch.tensor(i + 10.0 * j)})
+    monkeypatch.setitem(measure.MEASUREMENTS, "sums", table)
+    assert listed("sums") == "sums not measured sums"
+    assert "sums: not measured; residual measure sums" in told("show", "sums")
+    assert "sums.safetensors: measured in 0 s" in told("measure", "sums")
+    assert listed("sums") == "sums measured in 0 s sums"
+    shown = told("show", "sums")
+    assert "residual measure sums" in shown and "verified" in shown and "[2, 3]" in shown
+    values, card = results.load_result(tmp_path / "results" / "sums")
+    assert values["sum"].tolist() == [[0, 10, 20], [1, 11, 21]] and {"torch", "python"} <= card.versions.keys()
+    told("train", "tiny", "--out", str(tmp_path / "other"))
+    told("measure", "sums", "--out", str(tmp_path / "other"))
+    both = told("list", "--out", str(tmp_path / "other"))
+    assert "12 steps" in both and "measured in 0 s" in both, "one folder may hold both"
+    assert "no measurement 'sum'; there is sums" in told("measure", "sum", fails=True)
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in told("measure", "sums", "--out", str(tmp_path / "file" / "folder"), fails=True)
+    path = tmp_path / "results" / "sums.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "SHA-256 differs" in told("show", "sums", fails=True)
+
+
+def test_help_names_every_command():
+    shown = told("--help")
+    assert all(f"residual {command}" in shown for command in ("list", "train", "measure", "show"))
+
+
+def test_no_measurement_has_an_experiments_name():
+    assert not measure.MEASUREMENTS.keys() & run.EXPERIMENTS.keys()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_a_sentence():
     assert "there is no GPU that this PyTorch can use" in told("train", "tiny", "--device", "cuda", fails=True)
@@ -106,7 +144,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence():
 
 def test_the_same_run_twice_at_once_is_refused(monkeypatch):
     """The second begins while the first evaluates its model."""
-    loss, answers = experiments.next_token_loss, []
+    loss, answers = language.next_token_loss, []
 
     def meanwhile(*arguments):
         if not answers:
@@ -114,36 +152,36 @@ def test_the_same_run_twice_at_once_is_refused(monkeypatch):
             answers.append(told("train", "tiny", fails=True))
         return loss(*arguments)
 
-    monkeypatch.setattr(experiments, "next_token_loss", meanwhile)
+    monkeypatch.setattr(language, "next_token_loss", meanwhile)
     told("train", "tiny")
     assert "this very run is going on in another process" in answers[1]
 
 
 def test_every_experiment_can_be_made():
     """Each entry's numbers make a model and a run; what the notes use is there."""
-    assert {"gpt", "attn-2l"} <= experiments.EXPERIMENTS.keys()
-    for name, entry in experiments.EXPERIMENTS.items():
-        assert entry.data in experiments.DATA, name
+    assert {"gpt", "attn-2l", "house", "othello"} <= run.EXPERIMENTS.keys()
+    assert {entry.data for entry in language.EXPERIMENTS.values()} <= language.DATA.keys()
+    for name, entry in run.EXPERIMENTS.items():
         assert entry.warmup < entry.steps and all(0 <= stage < entry.steps for stage in entry.stages), name
         with torch.device("meta"):
-            experiments.Transformer(entry.config)
+            entry.model()
 
 
 def test_a_curve_in_a_line():
-    assert experiments.sketch([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]) == "█▇▆▅▄▃▂▁"
-    assert len(experiments.sketch([1.0] * 1000, width=30)) == 30
+    assert sketch([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]) == "█▇▆▅▄▃▂▁"
+    assert len(sketch([1.0] * 1000, width=30)) == 30
 
 
 def test_a_run_with_repeats_keeps_what_tells_the_phase_change(tmp_path, monkeypatch):
     entry = replace(TINY, config=Config(2, 8, 2, 4, 16, 5, positions="shortformer"), repeats=2, periods=(2, 4))
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", entry)
-    seen, next_token_loss = [], experiments.next_token_loss
+    monkeypatch.setitem(run.EXPERIMENTS, "tiny", entry)
+    seen, next_token_loss = [], language.next_token_loss
 
     def spy(model, tokens):
         seen.append(tokens)
         return next_token_loss(model, tokens)
 
-    monkeypatch.setattr(experiments, "next_token_loss", spy)
+    monkeypatch.setattr(language, "next_token_loss", spy)
     told("train", "tiny")
     drawn = [tokens for tokens in seen if len(tokens) == 4]
     assert len(drawn) == 12
@@ -156,12 +194,35 @@ def test_a_run_with_repeats_keeps_what_tells_the_phase_change(tmp_path, monkeypa
     assert list(card.metrics["repeated by step"]) == ["0", "4", "5", "8", "12"]
 
 
+def test_a_run_with_a_start_token_puts_it_before_every_window(tmp_path, monkeypatch):
+    config = Config(2, 8, 2, 4, 16, 5, positions="shortformer")
+    entry = replace(TINY, config=config, repeats=2, periods=(2, 4), start=True)
+    monkeypatch.setitem(run.EXPERIMENTS, "tiny", entry)
+    stream = torch.randint(1, 5, (300,), generator=torch.Generator().manual_seed(0))
+    stream[0] = 0  # as a corpus begins
+    monkeypatch.setitem(language.DATA, "tiny", lambda: Corpus(stream[:200], stream[200:]))
+    seen, next_token_loss = [], language.next_token_loss
+
+    def spy(model, tokens):
+        seen.append(tokens)
+        return next_token_loss(model, tokens)
+
+    monkeypatch.setattr(language, "next_token_loss", spy)
+    told("train", "tiny")
+    for tokens in seen:  # of training and of evaluation
+        assert tokens.shape[1] == 17 and (tokens[:, 0] == 0).all()
+    for tokens in (tokens for tokens in seen if len(tokens) == 4):
+        assert not (tokens[2:, 1:] == 0).any(), "random tokens hold no other start token"
+        assert all(any(torch.equal(row[1 + p :], row[1:-p]) for p in (2, 3, 4)) for row in tokens[2:])
+    assert checkpoints.read_card(tmp_path / "checkpoints" / "tiny").training["start"] is True
+
+
 @torch.no_grad()
 def test_in_context_measures_are_those_of_a_loop():
     """On a model of random weights: the loss of each token by itself, sorted into first time and again."""
     model = Transformer(Config(2, 8, 2, 4, 32, 11, init_std=0.7, positions="shortformer"), seed=1).double()
     text = torch.randint(11, (3, 33), generator=torch.Generator().manual_seed(0))
-    got = experiments.in_context(model, text, (3, 9), examples=5, seed=2)
+    got = language.in_context(model, text, (3, 9), examples=5, seed=2)
     tokens, period = repeats(5, 33, (3, 9), d_vocab=11, seed=2)
     first, again = [], []
     for row, p in zip(tokens, period.flatten().tolist(), strict=True):

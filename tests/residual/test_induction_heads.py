@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
-from residual.experiments.hand_set import induction, smeared_induction
+from residual.experiments.hand_set import induction, pointer_induction, smeared_induction
 from residual.factored import FactoredMatrix
 from residual.files import checkpoints
 from residual.methods.circuits import positivity
 from residual.methods.induction import in_context, prefix_matching_score, repeats
 from residual.methods.loss import next_token_loss
+from residual.taps import record
 from residual.training.corpus import corpus
 from residual.training.train import train, windows
 
@@ -93,6 +94,30 @@ def test_smeared_keys_do_it_in_one_layer(given_):
     assert torch.allclose(one, two, atol=1e-12, rtol=0)
 
 
+@settings(deadline=None, max_examples=100)
+@given(sequences)
+def test_pointer_arithmetic_counts_the_same_bigrams(given_):
+    """Wherever the current token came before, the second algorithm gives the logits of the first."""
+    d_vocab, tokens = given_[0], [0, *given_[1]]
+    answers = pointer_induction(d_vocab, 13)(torch.tensor([tokens]))[0]
+    for i in range(1, len(tokens)):
+        if after := followers(tokens, i):
+            counts = torch.bincount(torch.tensor(after), minlength=d_vocab).double()
+            assert torch.allclose(answers[i], counts / len(after), atol=1e-12, rtol=0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 8), st.floats(1, 6))
+def test_pointers_are_diluted_by_several_matches(m, sharpness):
+    """With m earlier matches a pointer's score is at most s / m, so they get at most m / (m + n exp(-s / m))."""
+    tokens = [0, *[1, 2] * m, 1]
+    pattern = record("blocks.1.attn.pattern")
+    pointer_induction(3, 20, sharpness)(torch.tensor([tokens]), tap=pattern)
+    paid = pattern["blocks.1.attn.pattern"][0, 0, -1, 2:-1:2].sum().item()  # to the 2 after each earlier 1
+    n = len(tokens) - m
+    assert paid <= m / (m + n * math.exp(-sharpness / m)) + 1e-12
+
+
 def test_one_layer_without_smeared_keys_cannot():
     """A counterexample for any one-layer model: two contexts that it cannot tell apart at the last position.
 
@@ -107,7 +132,7 @@ def test_one_layer_without_smeared_keys_cannot():
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6))
 def test_the_circuits_of_the_model_by_hand_are_identities(seed):
-    """Its OV circuit, and its QK circuit through the head before, are multiples of Id, whatever the alphabet."""
+    """Its OV circuit, and its QK circuit through the previous-token head, are multiples of Id for any alphabet."""
     d_vocab = 2 + seed % 7
     model = induction(d_vocab, 9)
     before, match = (block.attn for block in model.blocks)

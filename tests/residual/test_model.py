@@ -76,7 +76,8 @@ def attention(x, c, W, place=None, read=None):
             if c.positions == "rotary":
                 q = turned(q, query, c.rotary_base, c.rotary_interleaved)
             seen = range(query + 1) if c.causal else range(n_pos)
-            weights = {j: math.exp(sum(q * keys[j]) / math.sqrt(c.d_head)) for j in seen}
+            scores = {j: sum(q * keys[j]) / math.sqrt(c.d_head) for j in seen}
+            weights = {j: math.exp(score - max(scores.values())) for j, score in scores.items()}
             for j in seen:
                 pattern[head, query, j] = weights[j] / sum(weights.values())
                 for m in range(d_model):

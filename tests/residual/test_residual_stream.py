@@ -127,8 +127,9 @@ def test_rotating_the_stream_changes_nothing(n_layers: int, d_mlp: int, seed: in
     before, after = record("*"), record("*")
     logits = model(tokens, tap=before)
     assert_close(in_another_basis(model, Q)(tokens, tap=after), logits)
+    in_stream = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "result", "mlp.in", "mlp_out")
     for name in before:
-        turned = name.endswith(("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "result", "mlp_out"))
+        turned = name.endswith(in_stream)
         assert_close(after[name], before[name] @ Q if turned else before[name])
 
 
@@ -304,3 +305,58 @@ def test_adam_does() -> None:
     trained = in_another_basis(steps(model, "AdamW", 0), Q)
     turned = steps(in_another_basis(model, Q), "AdamW", 0)
     assert (trained.W_E - turned.W_E).abs().max() > 1e-2
+
+
+def seen_by_the_last_norm(seed: int, norm: str) -> tuple[Transformer, Tensor, record, list[Tensor]]:
+    """A model with a final norm, its logits, what it recorded, and the terms of the stream's end."""
+    options = dict(d_mlp=7, bias=True) if norm == "layer" else dict(d_mlp=7, act="swiglu", positions="none")
+    model = random_model(seed, norm=norm, **options)
+    seen = record("*")
+    logits = model(some_tokens(seed), tap=seen)
+    terms = [seen["embed"]] + ([seen["pos_embed"]] if "pos_embed" in seen else [])
+    for layer, block in enumerate(model.blocks):
+        terms += seen[f"blocks.{layer}.attn.result"].unbind(dim=2)
+        if block.attn.b_O is not None:
+            terms.append(block.attn.b_O.expand_as(terms[0]))
+        terms.append(seen[f"blocks.{layer}.mlp_out"])
+    return model, logits, seen, terms
+
+
+@theorem
+@given(st.sampled_from(["layer", "rms"]), seeds)
+def test_attribution_with_the_norm_frozen_is_exact(norm: str, seed: int) -> None:
+    """With the last scale kept, the difference of two logits is one number for each writer, and the norm's bias."""
+    model, logits, seen, terms = seen_by_the_last_norm(seed, norm)
+    asked = model.W_U[:, 3] - model.W_U[:, 5]
+    scale = seen["ln_final.scale"][..., 0]
+    total = torch.zeros_like(scale)
+    for term in terms:
+        centered = term - term.mean(dim=-1, keepdim=True) if norm == "layer" else term
+        total += (centered * model.ln_final.w) @ asked / scale
+    if norm == "layer":
+        total += model.ln_final.b @ asked + model.b_U[3] - model.b_U[5]
+    assert_close(logits[..., 3] - logits[..., 5], total)
+
+
+@theorem
+@given(st.integers(0, 4), seeds)
+def test_a_new_scale_stretches_all_logits_alike(which: int, seed: int) -> None:
+    """Take a term away and compute the scale again: the frozen answer times σ / σ', the same factor for every token."""
+    model, logits, seen, terms = seen_by_the_last_norm(seed, "rms")
+    left = seen["blocks.1.resid_post"] - terms[which]
+    again = model.run_from(2, left)
+    scale = seen["ln_final.scale"]
+    frozen = logits - (terms[which] / scale * model.ln_final.w) @ model.W_U
+    new_scale = (left.square().mean(dim=-1, keepdim=True) + model.config.norm_eps).sqrt()
+    assert_close(again, frozen * scale / new_scale)
+
+
+@theorem
+@given(st.floats(-50, 50), seeds)
+def test_a_large_coordinate_silences_the_rest(size: float, seed: int) -> None:
+    """Behind RMSNorm, what else a position says is divided by at least |size| / √d, and a reader hears size's sign."""
+    x = torch.randn(D_MODEL, generator=generator(seed), dtype=torch.float64)
+    x[0] = size
+    y = x / x.square().mean().sqrt()
+    assert y[1:].norm() <= math.sqrt(D_MODEL) * x[1:].norm() / max(abs(size), 1e-9) + 1e-12
+    assert y[0] * size >= 0

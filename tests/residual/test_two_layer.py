@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
+from residual.experiments.hand_set import induction
 from residual.methods.circuits import composition_scores
-from residual.methods.paths import by_order, two_layer_paths
+from residual.methods.paths import by_order, score_paths, two_layer_paths
 from residual.taps import compose, freeze, record
 
 seeds = st.integers(0, 10**6)
@@ -87,6 +88,62 @@ def test_a_virtual_head_is_the_product_of_patterns_and_of_maps(seed):
         assert torch.allclose(virtual[later, earlier], moved, atol=1e-9, rtol=1e-9)
         assert torch.allclose(pattern.sum(dim=-1), torch.ones(2, 6).double())
         assert pattern.triu(diagonal=1).abs().max() == 0 and pattern.min() >= 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, options)
+def test_the_score_is_the_sum_over_pairs_of_paths(seed, config):
+    model, tokens = model_of(2, seed, **config), tokens_of(seed)
+    model(tokens, tap=(seen := record("blocks.1.attn.scores")))
+    scores = score_paths(model, tokens).sum(dim=(0, 1))
+    past = torch.ones(6, 6, dtype=torch.bool).tril()
+    assert torch.allclose(scores[..., past], seen["blocks.1.attn.scores"][..., past], atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seeds)
+def test_a_term_of_the_score_is_two_patterns_and_one_matrix(seed):
+    """``A_q ⊗ A_k ⊗ W``, with every sum written as a loop: what the query gathered meets what the key gathered."""
+    model, tokens = model_of(2, seed, n_heads=2), tokens_of(seed, batch=1)
+    model(tokens, tap=(seen := record(["blocks.0.attn.pattern", "blocks.0.resid_pre"])))
+    x, terms = seen["blocks.0.resid_pre"][0], score_paths(model, tokens)
+    first, second = (block.attn for block in model.blocks)
+    gathers = [torch.eye(6).double(), *seen["blocks.0.attn.pattern"][0]]
+    writes = [torch.eye(8).double(), *first.W_OV().AB]
+    for path, other in itertools.product(range(3), repeat=2):
+        for head in range(2):
+            W = writes[path] @ second.W_QK(head).AB @ writes[other].T / 4**0.5
+            for i, j in itertools.product(range(6), repeat=2):
+                expected = 0.0
+                for a, b in itertools.product(range(6), repeat=2):
+                    expected += gathers[path][i, a] * gathers[other][j, b] * (x[a] @ W @ x[b])
+                assert torch.isclose(terms[path, other, 0, head, i, j], expected, atol=1e-9, rtol=1e-9)
+
+
+def test_induction_by_hand_is_k_composition_alone():
+    """In the model written down, only the pair (direct query, key through head 0.0) tells the right key apart."""
+    model = induction(8, 12)
+    tokens = torch.tensor([[0, 1, 2, 3, 4, 5, 1, 6, 7, 2, 3, 1]])
+    terms = score_paths(model, tokens)[:, :, 0, 0]  # query_path key_path query key
+    after_a_match = [(6, 2), (9, 3), (10, 4), (11, 2), (11, 7)]  # the key follows an earlier copy of the query's token
+    for i, j in after_a_match:
+        assert terms[0, 1, i, j] > 1
+        others = [m for m in range(1, i + 1) if tokens[0, m - 1] != tokens[0, i]]
+        assert terms[0, 1, i, others].abs().max() < 0.01 * terms[0, 1, i, j]
+    assert terms[1, 0].abs().max() < 1e-6 and terms[1, 1].abs().max() < 1e-6
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_a_constant_write_acts_through_queries_alone(seed):
+    """The same vector at every position changes no pattern as a key; as a query it prefers some keys, for all alike."""
+    x, (c,), (W,) = matrices(seed, (6, 8))[0], *(matrices(seed + 1, (8,)), matrices(seed + 2, (8, 8)))
+    pattern = (x @ W @ x.T).softmax(dim=-1)
+    assert torch.allclose((x @ W @ (x + c).T).softmax(dim=-1), pattern, atol=1e-9)
+    ratio = ((x + c) @ W @ x.T).softmax(dim=-1) / pattern
+    ratio = ratio / ratio[:, :1]  # by how much each key gains on the first: the same for every query
+    assert torch.allclose(ratio, ratio[:1].expand(6, 6), rtol=1e-6)
+    assert not torch.allclose(ratio, torch.ones(6, 6).double(), rtol=1e-3)
 
 
 @settings(deadline=None, max_examples=30)
@@ -176,3 +233,5 @@ def test_what_is_not_linear_is_said():
         by_order(model_of(0, 0), tokens_of(0))
     with pytest.raises(ValueError, match="the model has 3 layers"):
         two_layer_paths(model_of(3, 0), tokens_of(0))
+    with pytest.raises(ValueError, match="score_paths takes one with two"):
+        score_paths(model_of(3, 0), tokens_of(0))

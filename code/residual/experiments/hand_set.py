@@ -1,6 +1,6 @@
 """Models whose weights are written down, not trained: what an induction head is, with nothing left to explain.
 
-Both read sequences that begin with a token 0 which comes nowhere else. Where the current token came before, they
+All read sequences that begin with a token 0 which comes nowhere else. Where the current token came before, they
 predict what followed it: the in-context bigram statistics. Where it did not, they say nothing of use.
 
 After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Induction heads", and Olsson
@@ -56,6 +56,55 @@ def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
     matches.W_Q[0, current, :d_vocab] = strength * tokens
     matches.W_V[0, current, :d_vocab] = tokens
     matches.W_O[0, :d_vocab, following] = tokens
+    return model
+
+
+@torch.no_grad()
+def pointer_induction(d_vocab: int, n_ctx: int, sharpness: float = 2000.0) -> Transformer:
+    """The second algorithm, with Q-composition: find where the token stood before, and look one place further.
+
+    Elhage et al. 2021, section "Induction heads", name it for models whose positions are in the residual stream. The
+    stream has a place for each of four things::
+
+        current    the token here; the embedding writes it, head 0.0 compares it, the values of head 1.0 read it
+        position   the position here; head 0.0 copies it, the keys of head 1.0 read it
+        pointer    where the token stood before; head 0.0 writes it, the queries of head 1.0 read it, moved on by one
+        next       what comes next; head 1.0 writes it, the unembedding reads it
+
+    Args:
+        sharpness: by how much the score of a match exceeds all others. Of several matches each gets its share of a
+            pointer, and so that share of the score in head 1.0: it has to be larger than in ``induction``.
+    """
+    config = Config(
+        n_layers=2,
+        d_model=2 * d_vocab + 2 * n_ctx,
+        n_heads=1,
+        d_head=d_vocab + n_ctx,
+        n_ctx=n_ctx,
+        d_vocab=d_vocab,
+        positions="learned",
+    )
+    model = _empty(config)
+    current, following, position, pointer = _places(d_vocab, d_vocab, n_ctx, n_ctx)
+    tokens, steps = torch.eye(d_vocab), torch.eye(n_ctx)
+    model.W_E[:, current] = tokens
+    assert model.W_pos is not None
+    model.W_pos[:, position] = steps
+    model.W_U[following] = tokens
+
+    finds, looks = (cast(Block, block).attn for block in model.blocks)
+    strength = sharpness * config.d_head**0.5
+    finds.W_K[0, current, :d_vocab] = tokens
+    finds.W_K[0, position, d_vocab:] = steps
+    finds.W_Q[0, current, :d_vocab] = strength * tokens
+    finds.W_Q[0, position, d_vocab:] = -2 * strength * steps  # the token here is no match for itself
+    finds.W_V[0, position, :n_ctx] = steps
+    finds.W_O[0, :n_ctx, pointer] = steps
+
+    looks.W_K[0, position, :n_ctx] = steps
+    looks.W_Q[0, pointer, :n_ctx] = strength * steps.roll(1, dims=1).triu()  # Q-composition: one place further
+    looks.W_V[0, current, :d_vocab] = tokens
+    looks.W_O[0, :d_vocab, following] = tokens
     return model
 
 

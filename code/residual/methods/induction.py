@@ -17,12 +17,22 @@ from residual.model import Transformer
 
 
 def repeats(
-    batch: int, length: int, periods: tuple[int, int], *, d_vocab: int = 512, seed: int = 0
+    batch: int,
+    length: int,
+    periods: tuple[int, int],
+    *,
+    d_vocab: int = 512,
+    start: int | None = None,
+    seed: int = 0,
 ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
     """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
 
     A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
     right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
+
+    Args:
+        length: of a row in tokens, the start token included.
+        start: a token put before each row; it stands nowhere else in it.
 
     Raises:
         ValueError: the shortest period is below 1, or above the longest.
@@ -32,8 +42,12 @@ def repeats(
         raise ValueError(f"periods from {shortest} to {longest}: the shortest is at least 1 and at most the longest")
     generator = torch.Generator().manual_seed(seed)
     period = torch.randint(shortest, longest + 1, (batch, 1), generator=generator)
-    drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
-    return drawn.gather(1, torch.arange(length) % period), period
+    if start is None:
+        drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
+        return drawn.gather(1, torch.arange(length) % period), period
+    drawn = torch.randint(d_vocab - 1, (batch, longest), generator=generator)
+    drawn += drawn >= start  # every token but that
+    return torch.cat([torch.full((batch, 1), start), drawn.gather(1, torch.arange(length - 1) % period)], 1), period
 
 
 # Where heads look
@@ -78,7 +92,10 @@ def prefix_matching_score(
         raise ValueError(f"a stretch of {max(shortest, longest)} distinct tokens cannot be drawn from {c.d_vocab}")
     generator = torch.Generator().manual_seed(seed)
     period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
-    stretch = torch.rand(examples, c.d_vocab, generator=generator).argsort(dim=1)[:, :longest]  # distinct tokens
+    drawn = torch.rand(examples, c.d_vocab, generator=generator)
+    if start is not None:
+        drawn[:, start] = 1  # last of all: the start token stands at the start alone
+    stretch = drawn.argsort(dim=1)[:, :longest]  # distinct tokens
     tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
     query = torch.arange(n_pos).expand(examples, -1)
     repeats = torch.arange(1, n_pos // shortest + 1)
@@ -151,7 +168,13 @@ class _Attended:
 
 @torch.no_grad()
 def in_context(
-    model: Transformer, text: Tokens, periods: tuple[int, int], *, examples: int = 64, seed: int = 0
+    model: Transformer,
+    text: Tokens,
+    periods: tuple[int, int],
+    *,
+    examples: int = 64,
+    start: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
 
@@ -160,17 +183,21 @@ def in_context(
       when what was read so far helps (the paper: the 500th token's loss less the 50th's)
     - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
     - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
+
+    Args:
+        text: begins with the start token in every row, where there is one.
+        start: the token put before each row of random tokens, for models that expect one.
     """
     text = whole_texts(model, text)
-    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, seed=seed)
+    tokens, period = repeats(examples, text.shape[1], periods, d_vocab=model.config.d_vocab, start=start, seed=seed)
     of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
-    again = (torch.arange(1, text.shape[1]) >= period).to(text.device)  # batch pos
+    again = (torch.arange(1, text.shape[1]) >= period + int(start is not None)).to(text.device)  # batch pos
     n_pos = of_text.shape[1]
     found = {
         "first period": of_random[~again].mean(),
         "repeated": of_random[again].mean(),
         "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
-        "prefix-matching": prefix_matching_score(model, periods=periods, seed=seed).max(),
+        "prefix-matching": prefix_matching_score(model, periods=periods, start=start, seed=seed).max(),
         "previous-token": previous_token_score(model, text[:, :-1]).max(),
     }
     if model.config.n_layers > 1:

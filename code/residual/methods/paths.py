@@ -5,7 +5,8 @@ terms are paths: through no head (the direct path), through one, through two in 
 
 From Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Path Expansion of Logits" and
 "Term Importance Analysis". That paper gets the terms up to order n from n runs, with head outputs saved and fed back;
-here one pass carries all orders along.
+here one pass carries all orders along. ``score_paths`` is the other half of the expansion, for the scores instead of
+the logits: "Path Expansion of Attention Scores QK Circuit".
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual.model import Attention, Block, Transformer
+from residual.model import Attention, Block, Transformer, angles, rotate
 from residual.taps import record
 
 
 class Paths(NamedTuple):
-    """What each path of a model with two layers writes to the end of the stream; its logits are ``· @ W_U``."""
+    """The write of each path of a two-layer model to the end of the stream; its logits are ``· @ W_U``."""
 
     direct: Float[Tensor, "batch pos d_model"]
     heads: Float[Tensor, "layer head batch pos d_model"]
@@ -49,15 +50,63 @@ def two_layer_paths(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Pat
     """Every path of a model with two layers, by itself.
 
     Raises:
-        ValueError: as ``by_order``; or the model has not two layers.
+        ValueError: as ``by_order``; or the model does not have two layers.
     """
-    if model.config.n_layers != 2:
-        raise ValueError(f"the model has {model.config.n_layers} layers; two_layer_paths takes one with two")
+    _check_two_layers(model, "two_layer_paths")
     patterns, start = _frozen(model, tokens)
     first, second = _layers(model)
     early, late = _moved(first, patterns[0], start), _moved(second, patterns[1], start)
     virtual = torch.stack([_moved(second, patterns[1], x) for x in early], dim=1)
     return Paths(start, torch.stack([early, late]), virtual)
+
+
+def score_paths(
+    model: Transformer, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "query_path key_path batch head query key"]:
+    """The attention scores of the second layer, by the path that the query takes and the path that the key takes.
+
+    Path 0 is direct: the embedding, with positions where the model adds them. Path 1 + h goes through head h of the
+    first layer. Both sides of ``x_1 W_QK x_1ᵀ / √d_head`` are sums of paths, so the score is a sum over pairs::
+
+        (h, g)   A^h x_0 (W_OV^h W_QK W_OV^gᵀ) x_0ᵀ A^gᵀ / √d_head        the term A^h ⊗ A^g ⊗ W of the paper
+
+    The sum over both axes of paths is ``blocks.1.attn.scores``, exactly, without the causal mask. Four kinds of term:
+    ``[0, 0]`` no composition, ``[1:, 0]`` Q-composition, ``[0, 1:]`` K-composition, ``[1:, 1:]`` both.
+
+    Raises:
+        ValueError: as ``two_layer_paths``.
+    """
+    _check_two_layers(model, "score_paths")
+    patterns, start = _frozen(model, tokens)
+    first, second = _layers(model)
+    q, k = _queries_and_keys(model, second, torch.cat([start[None], _moved(first, patterns[0], start)]))
+    pairs = "query_path batch query head d_head, key_path batch key head d_head"
+    return einsum(q, k, f"{pairs} -> query_path key_path batch head query key") * model.config.d_head**-0.5
+
+
+def _check_two_layers(model: Transformer, function: str) -> None:
+    if model.config.n_layers != 2:
+        raise ValueError(f"the model has {model.config.n_layers} layers; {function} takes one with two")
+
+
+def _queries_and_keys(
+    model: Transformer, attn: Attention, paths: Float[Tensor, "path batch pos d_model"]
+) -> tuple[Float[Tensor, "path batch pos head d_head"], Float[Tensor, "path batch pos head d_head"]]:
+    """The part of each query and key that each path brings; positions that only these see come with path 0."""
+    c, n_pos = model.config, paths.shape[2]
+    if c.positions == "shortformer" and model.W_pos is not None:
+        paths = torch.cat([paths[:1] + model.W_pos[:n_pos], paths[1:]])
+    into_heads = "path batch pos d_model, head d_model d_head -> path batch pos head d_head"
+    q = einsum(paths, attn.W_Q, into_heads)
+    k = einsum(paths, attn._shared(attn.W_K, dim=0), into_heads)
+    if c.positions == "rotary":  # a rotation is linear, and so is smearing: both act on each part by itself
+        turn = angles(0, n_pos, c.d_head, c.rotary_base)
+        place = torch.stack([turn.cos(), turn.sin()])[:, :, None].to(q)
+        q, k = rotate(q, place, c.rotary_interleaved), rotate(k, place, c.rotary_interleaved)
+    if attn.smear is not None:
+        own = attn._shared(attn.smear.sigmoid(), dim=0)[:, None]  # head 1
+        k = own * k + (1 - own) * torch.cat([k[:, :, :1], k[:, :, :-1]], dim=2)
+    return q, k
 
 
 def _frozen(model: Transformer, tokens: Tensor) -> tuple[list[Tensor], Tensor]:

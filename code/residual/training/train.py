@@ -143,9 +143,13 @@ def learning_rate(step: int, steps: int, highest: float, warmup: int = 0) -> flo
 def windows(
     tokens: Int[Tensor, " tokens"], batch: int, length: int, *, step: int = 0, seed: int = 0
 ) -> Int[Tensor, "batch length"]:
-    """``batch`` stretches of ``length`` tokens, from random places that ``seed`` and ``step`` alone decide.
+    """``batch`` stretches of ``length`` tokens, from random places that ``step`` alone decides.
 
     Inside the loss that ``train`` asks for: only the rows of this share of the batch, on the model's device.
+
+    Args:
+        seed: decides nothing, though it was meant to: PyTorch's generator on the CPU keeps the low 32 bits of what it
+            is given. So runs that differ in their seed saw the same batches in the same order.
 
     Raises:
         ValueError: there are fewer than ``length`` tokens; the batch cannot be cut into equal shares.

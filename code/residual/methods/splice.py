@@ -1,0 +1,68 @@
+"""Put a function into the model in place of a part of it: a sparse autoencoder, a transcoder, a reconstruction.
+
+A dictionary f reads an activation x and predicts an activation y (an autoencoder: y = x). What it misses is the error
+``y - f(x)``; three ways to run the model with it differ in what becomes of that::
+
+    drop      f(x)                      the model lives on what the dictionary explains
+    keep      f(x) + stop(y - f(x))     the same values as without it, and gradients that go through f
+    given     f(x) + error              f may be changed (a feature ablated); its error is that of an unchanged run
+
+The second and third are from Marks et al. 2024, "Sparse Feature Circuits", Section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from residual.errors import nearest
+from residual.scope import find, on_copy
+
+
+class splice:
+    """Replace the activation ``write`` by ``f`` of the activation ``read``, in each run.
+
+    >>> model(tokens, tap=splice("blocks.1.resid_post", "blocks.1.resid_post", sae))
+    >>> model(tokens, tap=splice("blocks.1.ln2.normalized", "blocks.1.mlp_out", transcoder, error="keep"))
+
+    An error to give is ``seen[write] - f(seen[read])``, with both recorded from an unchanged run.
+
+    Raises:
+        ValueError: an unknown ``error``; and, when the model runs, no such activation, ``write`` is computed before
+            ``read``, or f returns another shape than that of ``write``.
+    """
+
+    writes = False
+
+    def __init__(
+        self,
+        read: str,
+        write: str,
+        f: Callable[[Tensor], Tensor],
+        *,
+        error: Literal["drop", "keep"] | Tensor = "drop",
+    ) -> None:
+        if isinstance(error, str) and error not in ("drop", "keep"):
+            raise ValueError(f"no error {error!r}; {nearest(error, ['drop', 'keep'])}, or give a tensor")
+        self.read, self.write, self.f, self.error = read, write, f, error
+        self._read: Tensor | None = None  # from where it is read to where it is written, and no longer
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name == self.read:
+            self._read = x
+        if name != self.write or self._read is None:
+            return x
+        y, self._read = on_copy(self.f, self._read), None
+        if y.shape != x.shape:
+            raise ValueError(f"f returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
+        if isinstance(self.error, Tensor):
+            return y + self.error.to(y)
+        return y if self.error == "drop" else y + (x - y).detach()
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        names = find([self.read, self.write], known)
+        if known.index(self.write) < known.index(self.read):
+            raise ValueError(f"{self.write} is computed before {self.read}; only a later activation can follow from it")
+        return names
