@@ -89,12 +89,23 @@ def forward(
     return seen
 
 
-def gpt(name: str, tokens: Tensor, dtype: torch.dtype = torch.float64, norm: Callable | None = None) -> Tensor:
-    """Logits of a GPT-2 with tied embeddings. ``norm(x)`` may replace the normalization, before its gain and bias."""
+def gpt(
+    name: str,
+    tokens: Tensor,
+    dtype: torch.dtype = torch.float64,
+    norm: Callable[[Tensor], Tensor] | None = None,
+    shift: Tensor | float = 0,
+) -> Tensor:
+    """Logits of a GPT-2 with tied embeddings.
+
+    Args:
+        norm: a normalization instead of LayerNorm's, before its gain and bias.
+        shift: what is added to the positions' vectors, ``[pos d_model]``.
+    """
     c, w = config(name), {key: tensor.to(dtype) for key, tensor in weights(name).items()}
     n, n_heads = tokens.shape[1], c["n_heads"]
     norm = norm or layer_norm
-    x = w["W_E"][tokens] + w["W_pos"][:n]
+    x = w["W_E"][tokens] + w["W_pos"][:n] + shift
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     for layer in range(c["n_layers"]):
         b = {key.split(".", 2)[2]: tensor for key, tensor in w.items() if key.startswith(f"blocks.{layer}.")}
