@@ -1,7 +1,7 @@
 """A number computed a second time, held against the note and against the notebook.
 
-``Again(value, within)`` is one entry of a note's table; its key is the claim's name. It has to lie ``within`` what
-the notebook published, and what the note says has to be true of it or of a number that near.
+A test file has ``NUMBERS``: by note, a table of ``Again(compute, within)`` by the claim's name. The value has to lie
+``within`` what the notebook published, and what the note says has to be true of it or of a number that near.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
+
+import pytest
 
 from weave.claims import holds, read
 from weave.site import Layout, Site
@@ -24,6 +26,13 @@ class Again(NamedTuple):
 
     compute: Callable[[], Number]
     within: float = 1e-6
+
+
+def each(numbers: dict[str, dict[str, Again]]) -> pytest.MarkDecorator:
+    """A test of its own for each entry of the tables."""
+    rows = [(note, name, number) for note, table in numbers.items() for name, number in table.items()]
+    ids = [f"{note}-{name}" for note, name, _ in rows]
+    return pytest.mark.parametrize(("note", "name", "number"), rows, ids=ids)
 
 
 @cache

@@ -3,11 +3,10 @@
 from functools import cache
 from itertools import combinations
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import Seen, forward, loss, over
 from .text import counts, cut, drawn, tokenizer
 from .weights import W_OV, card, heads, parameters, weights
@@ -193,7 +192,7 @@ def flops(width: int) -> int:
     return 2 * N * D * width + 2 * N * N * width + (2 * N * width * D if width < D else 0)
 
 
-NUMBERS = {
+AGAIN = {
     "parameters": Again(lambda: parameters(NAME), 0),
     "tokens_seen": Again(lambda: card(NAME)["steps"] * card(NAME)["training"]["batch"] * 64, 0),
     "windows": Again(lambda: len(cut(65)), 0),
@@ -247,6 +246,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("attention-heads", name, NUMBERS[name]) == []
+NUMBERS = {"attention-heads": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

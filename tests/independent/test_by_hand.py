@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-import pytest
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 
 N, D, D_HEAD, HEADS = 1024, 768, 64, 12  # GPT-2 small's context, widths and heads
 
@@ -132,6 +131,6 @@ PRODUCTS = {
 NUMBERS = {"einstein-notation": EINSTEIN, "tensor-products": PRODUCTS}
 
 
-@pytest.mark.parametrize(("note", "name"), [(note, name) for note, table in NUMBERS.items() for name in table])
-def test_the_number_comes_out_again(note: str, name: str) -> None:
-    assert wrong(note, name, NUMBERS[note][name]) == []
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

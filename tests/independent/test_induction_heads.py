@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import Seen, forward, losses
 from .matching import (
     NAMES,
@@ -176,7 +175,7 @@ def own_keys() -> list[float]:
     ]
 
 
-NUMBERS = {
+AGAIN = {
     "text_only_best": Again(lambda: scores("attn-2l").max(), 0.01),
     "earliest_turn": Again(lambda: min(map(turn, NAMES)), 0),
     "latest_turn": Again(lambda: max(map(turn, NAMES)), 0),
@@ -219,6 +218,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("induction-heads", name, NUMBERS[name]) == []
+NUMBERS = {"induction-heads": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

@@ -3,11 +3,10 @@
 import math
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import Seen, forward, losses, over
 from .text import counts, cut, tokenizer, tokens
 from .weights import SEEDS, W_OV, heads, named, parameters, weights
@@ -167,7 +166,7 @@ def raised(word: str) -> float:
 # -- a bug: keys of "keep", the outputs of "in mind" and "at bay"
 
 NULL = 0.2568  # the note's limit; ``limit`` draws its own
-NUMBERS = {
+AGAIN = {
     "train_tokens": Again(lambda: len(tokens("train", VOCAB)), 0),
     "parameters": Again(lambda: parameters(NAME), 0),
     "windows": Again(lambda: len(windows()), 0),
@@ -211,6 +210,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("one-layer", name, NUMBERS[name]) == []
+NUMBERS = {"one-layer": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

@@ -5,11 +5,10 @@ from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import Seen, forward, loss, over
 from .text import cut, drawn, tokenizer
 from .weights import W_OV, card, heads, parameters, weights
@@ -274,7 +273,7 @@ def third() -> Tensor:
     return over(NAME, cut(129)[::3])
 
 
-NUMBERS = {
+AGAIN = {
     "parameters": Again(lambda: parameters(NAME), 0),
     "tokens_seen": Again(lambda: card(NAME)["steps"] * card(NAME)["training"]["batch"] * 128, 0),
     "windows": Again(lambda: len(cut(129)), 0),
@@ -360,6 +359,9 @@ def ruler() -> Tensor:
     return torch.linalg.eigh(spread.T @ spread).eigenvectors[:, -1]
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("residual-stream", name, NUMBERS[name]) == []
+NUMBERS = {"residual-stream": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

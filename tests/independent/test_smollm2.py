@@ -2,12 +2,11 @@
 
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
 from . import llama
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import losses
 from .matching import matching, previous
 from .text import repeats
@@ -104,6 +103,6 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize(("note", "name"), [(note, name) for note, table in NUMBERS.items() for name in table])
-def test_the_number_comes_out_again(note: str, name: str) -> None:
-    assert wrong(note, name, NUMBERS[note][name]) == []
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

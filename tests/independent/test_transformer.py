@@ -3,11 +3,10 @@
 import math
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import gpt, layer_norm, loss, losses, over
 from .text import counts, cut, drawn, speeches, tokens
 from .weights import CHECKPOINTS, card, parameters, weights
@@ -107,7 +106,7 @@ def surprise_real() -> float:
     return float(losses(logits(), windows()[:, 1:])[:, 15:95].mean())
 
 
-NUMBERS = {
+AGAIN = {
     "gpt2_parameters": Again(lambda: TOTAL, 0),
     "gpt2_untied": Again(lambda: TOTAL + VOCAB * D, 0),
     "gpt2_matrices": Again(lambda: MATRICES, 0),
@@ -144,6 +143,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("transformer", name, NUMBERS[name]) == []
+NUMBERS = {"transformer": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

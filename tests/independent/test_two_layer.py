@@ -3,11 +3,10 @@
 from functools import cache
 from itertools import product
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .forward import forward, losses
 from .matching import NAMES, again, changed, edge, inductors, mover, repeated
 from .text import cut
@@ -172,7 +171,7 @@ def chance() -> float:
     return baseline(128, 16, 300)[0]
 
 
-NUMBERS = {
+AGAIN = {
     "windows_few": Again(lambda: len(cut(129, 512, 128)[::62]), 0),
     "direct_gain": Again(lambda: on_speeches().fall("nothing", "direct"), 0.04),
     "heads_gain": Again(lambda: on_speeches().fall("direct", "heads"), 0.04),
@@ -206,6 +205,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("two-layer", name, NUMBERS[name]) == []
+NUMBERS = {"two-layer": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []

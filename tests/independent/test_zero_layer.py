@@ -3,11 +3,10 @@
 import itertools
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
-from .claims import Again, wrong
+from .claims import Again, each, wrong
 from .text import counts, tokenizer, tokens
 
 
@@ -102,7 +101,7 @@ def n_tokens() -> int:
     return len(tokens("train"))
 
 
-NUMBERS = {
+AGAIN = {
     "train_tokens": Again(n_tokens, 0),
     "live_tokens": Again(lambda: len(live()), 0),
     "dead_tokens": Again(lambda: 512 - len(live()), 0),
@@ -123,6 +122,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_comes_out_again(name: str) -> None:
-    assert wrong("zero-layer", name, NUMBERS[name]) == []
+NUMBERS = {"zero-layer": AGAIN}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []
