@@ -139,7 +139,7 @@ def loss(logits: Tensor, targets: Tensor) -> float:
     return losses(logits, targets).mean().item()
 
 
-def over(name: str, windows: Tensor, run: Callable = forward, size: int = 128) -> Tensor:
+def over(name: str, windows: Tensor, run: Callable = forward, size: int = 16) -> Tensor:
     """The loss of each window ``[window pos]``, in single precision, a few windows at a time."""
     found = []
     for part in windows.split(size):

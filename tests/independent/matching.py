@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .forward import Seen, forward, losses
 from .text import drawn, repeats
-from .weights import SEEDS, named, weights
+from .weights import SEEDS, heads, named
 
 NAMES = [named("induction", seed) for seed in SEEDS]
 PERIODS = (8, 32)
@@ -55,7 +55,7 @@ def again() -> tuple[Tensor, Tensor]:
 
 @cache
 def run(name: str) -> Seen:
-    return forward(name, again()[0][:, :-1], apart=True)
+    return forward(name, again()[0][:, :-1], torch.float32, apart=True)
 
 
 def repeated(logits: Tensor) -> float:
@@ -69,7 +69,7 @@ def first_time(logits: Tensor) -> float:
 
 
 def changed(name: str, **changes: Callable[[Tensor, int], Tensor]) -> Seen:
-    return forward(name, again()[0][:, :-1], **changes)
+    return forward(name, again()[0][:, :-1], torch.float32, **changes)
 
 
 def at_mean(layer: int, chosen: list[int]) -> Callable[[Tensor, int], Tensor]:
@@ -89,7 +89,7 @@ def edge(name: str) -> float:
     """The rise of the loss when the induction heads' keys get the mean of what the previous-token head wrote."""
     seen, readers = run(name), inductors(name)
     wrote = seen.written[0][:, :, mover(name)]
-    W_K = weights(name)["blocks.1.attn.W_QKV"].transpose(1, 2)[4:8]
+    W_K = heads(name, 1)["K"].float()
 
     def change(k: Tensor, layer: int) -> Tensor:
         if layer == 0:

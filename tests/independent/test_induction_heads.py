@@ -80,14 +80,14 @@ def replaced(layer: int, chosen: list[int], pattern: Tensor) -> Callable[[Tensor
 
 
 def one_back() -> Tensor:
-    exact = torch.diag(torch.ones(127, dtype=torch.float64), -1)
+    exact = torch.diag(torch.ones(127), -1)
     exact[0, 0] = 1
     return exact
 
 
 def pure() -> Tensor:
     """Even attention to what followed; to the first position where nothing did."""
-    found = following().double()
+    found = following().float()
     found[:, :, 0] += found.sum(dim=-1) == 0
     return found / found.sum(dim=-1, keepdim=True)
 
@@ -109,13 +109,13 @@ def windows() -> Tensor:
 
 @cache
 def on_speeches(name: str) -> Seen:
-    return forward(name, windows()[:, :-1])
+    return forward(name, windows()[:, :-1], torch.float32)
 
 
 def worth(name: str, layer: int, chosen: list[int]) -> float:
     """The rise of the loss on speeches with these heads at their mean."""
     base = losses(on_speeches(name).logits, windows()[:, 1:]).mean()
-    gone = forward(name, windows()[:, :-1], z=at_mean(layer, chosen)).logits
+    gone = forward(name, windows()[:, :-1], torch.float32, z=at_mean(layer, chosen)).logits
     return float(losses(gone, windows()[:, 1:]).mean() - base)
 
 
@@ -148,13 +148,16 @@ def positivity(M: Tensor) -> float:
 
 @cache
 def corner() -> list[tuple[float, float]]:
-    """QK through the previous-token head and OV, of each induction head, from the 512 × 512 tables themselves."""
+    """QK through the previous-token head and OV, of each induction head.
+
+    The 512 × 512 tables' eigenvalues that are not zero, from the side of the stream: A B has those of B A.
+    """
     found = []
     for name in NAMES:
         w, first = weights(name), W_OV(name, 0)[mover(name)]
         for head in inductors(name):
-            through = w["W_E"] @ W_QK(name, 1)[head] @ (w["W_E"] @ first).T
-            copies = w["W_E"] @ W_OV(name, 1)[head] @ w["W_U"]
+            through = W_QK(name, 1)[head] @ first.T @ w["W_E"].T @ w["W_E"]
+            copies = W_OV(name, 1)[head] @ w["W_U"] @ w["W_E"]
             found.append((positivity(through), positivity(copies)))
     return found
 

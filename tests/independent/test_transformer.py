@@ -37,8 +37,8 @@ def every() -> Tensor:
 
 @cache
 def part() -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of every sixth window: of the model, of ``attn-2l``, of counted bigrams, one added to each pair."""
-    some = every()[::6]
+    """Losses of every eighth window: of the model, of ``attn-2l``, of counted bigrams, one added to each pair."""
+    some = every()[::8]
     p = (counts() + 1) / (counts() + 1).sum(dim=1, keepdim=True)
     return over(NAME, some, gpt), over("attn-2l", some), -p[some[:, :-1], some[:, 1:]].log().mean(dim=1)
 
