@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
+from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,6 +53,53 @@ for sequences in (1, 3, 4):
     rows.append([sequences, "×".join(map(str, got.shape)), len(there), sequences * heads])
 claim(pairs_computed=tuple(rows[-1][2:]), pairs_with_one_sequence=tuple(rows[0][2:]))
 table(rows, header=["sequences", "shape of x @ W_Q", "queries computed", "wanted"])
+
+# %% [markdown]
+# ## Drawn
+#
+# A factor is a disk, a name is a line: a bound one joins two disks, a free one ends in the open.
+
+# %% networks
+networks = panels(2, 2, height=3.3)
+
+
+def disk(ax: Axes, x: float, y: float, name: str) -> None:
+    shape = {"boxstyle": "circle,pad=0.3", "facecolor": "none", "edgecolor": BLUE, "linewidth": 1.4}
+    ax.text(x, y, name, ha="center", va="center", bbox=shape)
+
+
+def leg(ax: Axes, x: tuple[float, float], name: str, bound: bool) -> None:
+    """A line at height 0 from x[0] to x[1], with its name above; gray where it is summed over."""
+    ax.plot(x, (0, 0), color=GREY if bound else ORANGE, linewidth=1.6)
+    ax.text(sum(x) / 2, 0.22, name, ha="center", va="bottom", fontsize=8, rotation=30)
+
+
+chains = {
+    "a query: two free": (["x", "Q"], ["pos", "d_model", "d_head"]),
+    "xᵀ W y: none free": (["x", "W", "y"], ["", "i", "j", ""]),
+    "scores of one head": (["x", "Q", "K", "y"], ["query", "d_model", "d_head", "d_model'", "key"]),
+}
+for ax, (title, (factors, legs)) in zip(networks.flat, chains.items(), strict=False):
+    for place, name in enumerate(factors):
+        disk(ax, place, 0, name)
+    for place, name in enumerate(legs, -1):
+        if name:
+            inner = 0.27
+            ax_ends = (place + inner, place + 1 - inner)
+            leg(ax, ax_ends, name, bound=0 <= place < len(factors) - 1)
+    middle = (len(factors) - 1) / 2
+    ax.set(xlim=(middle - 2.6, middle + 2.6), ylim=(-0.6, 1.1), title=title)
+ring = networks.flat[3]
+corners = [(math.sin(a), math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
+for (x, y), name, label in zip(corners, "ABC", "jki", strict=True):
+    disk(ring, 1.1 * x, 0.9 * y, name)
+    middle = math.atan2(x, y) + math.pi / 3
+    arc = torch.linspace(middle - 0.75, middle + 0.75, 30)
+    ring.plot(1.1 * arc.sin(), 0.9 * arc.cos(), color=GREY, linewidth=1.6)
+    ring.text(1.45 * math.sin(middle), 1.2 * math.cos(middle), label, ha="center", va="center", fontsize=9)
+ring.set(xlim=(-2.6, 2.6), ylim=(-1.5, 1.35), title="tr ABC: a ring")
+for ax in networks.flat:
+    ax.axis("off")
 
 # %% [markdown]
 # ## Slips of the pen
@@ -406,6 +454,24 @@ claim(
     ),
 )
 table(rows, header=["line", "sums over", "keeps apart", "FLOPs"])
+
+# %% [markdown]
+# The same shares in a block of SmolLM2, whose MLP has three matrices and whose nine heads share three keys and values.
+
+
+# %% smollm2
+def pattern_share(tokens: int, d: int = 576, keys: int = 3 * 64, d_mlp: int = 1536) -> float:
+    """The share of a block's FLOPs that goes into scores and into moving by the pattern, for one sequence."""
+    every_pair = 2 * 2 * tokens**2 * d
+    every_token = 2 * tokens * (2 * d**2 + 2 * d * keys + 3 * d * d_mlp)
+    return every_pair / (every_pair + every_token)
+
+
+claim(
+    smollm2_pattern_share=pattern_share(1024),
+    smollm2_pattern_share_full=pattern_share(8192),
+    smollm2_half_at=next(n for n in range(1, 8193) if pattern_share(n) >= 0.5),
+)
 
 # %% [markdown]
 # ## Gradients

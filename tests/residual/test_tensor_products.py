@@ -222,14 +222,18 @@ def test_weights_that_act_from_the_left(n: int, d: int, seed: int) -> None:
 
 
 @theorem
-@given(size, size, seeds)
-def test_commutation(n: int, d: int, seed: int) -> None:
-    """Both orders of vec differ by one permutation P, and P (A ⊗ B) Pᵀ = B ⊗ A."""
+@given(size, size, size, size, seeds)
+def test_commutation(m: int, n: int, p: int, q: int, seed: int) -> None:
+    """Both orders of vec differ by a permutation for each shape; P_mp (A ⊗ B) P_nqᵀ = B ⊗ A for A [m n], B [p q]."""
     draw = Draw(seed)
-    A, B, X = draw.matrix(n, n), draw.matrix(d, d), draw.matrix(n, d)
-    P = torch.eye(n * d, dtype=torch.float64)[vec_col(torch.arange(n * d).reshape(n, d))]
-    assert_close(P @ vec(X), vec_col(X))
-    assert_close(P @ kron(A, B) @ P.T, kron(B, A))
+    A, B, X = draw.matrix(m, n), draw.matrix(p, q), draw.matrix(n, q)
+
+    def commutation(rows: int, columns: int) -> Tensor:
+        order = vec_col(torch.arange(rows * columns).reshape(rows, columns))
+        return torch.eye(rows * columns, dtype=torch.float64)[order]
+
+    assert_close(commutation(n, q) @ vec(X), vec_col(X))
+    assert_close(commutation(m, p) @ kron(A, B) @ commutation(n, q).T, kron(B, A))
 
 
 # What a transformer does with it

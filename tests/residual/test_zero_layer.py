@@ -246,3 +246,21 @@ def test_tied_weights_make_a_reversible_chain(counts, d_model, seed):
     flow = share[:, None] * logits.softmax(-1)
     torch.testing.assert_close(flow, flow.T, atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(share @ logits.softmax(-1), share)  # so these shares are stationary
+
+
+@untimed
+@given(st.integers(2, 7), st.integers(2, 6), seeds)
+def test_a_tied_direct_path_echoes_where_embeddings_are_as_long(vocab, d_model, seed):
+    """Logits e_i diag(w) e_j / scale_i: largest at j = i where w > 0 and all e diag(w) e are equal (Cauchy–Schwarz)."""
+    config = Config(n_layers=0, d_model=d_model, n_ctx=1, d_vocab=vocab, positions="none", norm="rms", tied=True)
+    model = Transformer(config, seed=seed).double().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    model.ln_final.w.copy_(torch.rand(d_model, generator=generator, dtype=torch.float64) + 0.1)
+    rows = torch.randn(vocab, d_model, generator=generator, dtype=torch.float64)
+    model.W_E.copy_(rows / (rows.square() @ model.ln_final.w).sqrt()[:, None])
+    tokens = torch.arange(vocab)
+    assert torch.equal(model(tokens[:, None])[:, 0].argmax(-1), tokens)
+    nearest = ((model.W_E[1:] * model.ln_final.w) @ model.W_E[0]).max()  # the largest cosine with another
+    model.W_E[0] *= 0.01  # a short one is outdone by any other that is nearer than that
+    after = model(tokens[:1, None])[0, 0]
+    assert bool(after[1:].max() > after[0]) == bool(nearest > 0.01)
