@@ -1,0 +1,84 @@
+"""A number computed a second time, held against the note and against the notebook.
+
+A test file has ``NUMBERS``: by note, a table of ``Again(compute, within)`` by the claim's name. The value has to lie
+``within`` what the notebook published, and what the note says has to be true of it or of a number that near.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+
+from weave.claims import holds, read
+from weave.site import Layout, Site
+
+from .weights import ROOT
+
+Number = float | tuple[int, int]
+
+
+class Again(NamedTuple):
+    """How to compute a number again, and how far it may be from the published one."""
+
+    compute: Callable[[], Number]
+    within: float = 1e-6
+
+
+def each(numbers: dict[str, dict[str, Again]]) -> pytest.MarkDecorator:
+    """A test of its own for each entry of the tables."""
+    rows = [(note, name, number) for note, table in numbers.items() for name, number in table.items()]
+    ids = [f"{note}-{name}" for note, name, _ in rows]
+    return pytest.mark.parametrize(("note", "name", "number"), rows, ids=ids)
+
+
+@cache
+def says(note: str) -> dict[str, list[str]]:
+    """What the note writes for each claim of its own notebook: texts by name."""
+    notebook = note.replace("-", "_") + ".py"
+    text = (ROOT / f"docs/notes/{note}.md").read_text("utf-8")
+    found: dict[str, list[str]] = {}
+    for words, path, name in re.findall(r"\[([^\]\[]+)\]\(([^)\s#]*)#=(\w+)\)", text):
+        if path in ("", f"../../code/notebooks/{notebook}"):
+            found.setdefault(name, []).append(words)
+    return found
+
+
+@cache
+def published(note: str) -> dict[str, Number]:
+    """What the notebook computed; it runs first where something that it reads has changed."""
+    path = f"code/notebooks/{note.replace('-', '_')}.py"
+    site = Site(Layout(ROOT))
+    site.execute(only=[path])
+    run = site.run_of(path)
+    assert run, f"{path} does not run: {site.outcomes[path].problems}"
+    return {name: entry.value for name, entry in run.published.items()}
+
+
+def wrong(note: str, name: str, number: Again) -> list[str]:
+    """Each way in which the second program contradicts the note, in words; none where they agree."""
+    if name not in says(note):
+        return [f"docs/notes/{note}.md has no claim {name} any more; take it out of this table, or rename it"]
+    value = number.compute()
+    value = value if isinstance(value, tuple) else float(value)
+    problems = []
+    was = published(note)[name]
+    if isinstance(value, tuple) or isinstance(was, tuple):
+        near, candidates = value == was, [value]
+    else:
+        low, high = value - number.within, value + number.within
+        near, candidates = low <= was <= high, [value, low, high]
+    if not near:
+        problems.append(f"{note}: {name} is {value} by the second program, {was} by the notebook; ± {number.within}")
+    for words in says(note)[name]:
+        written = read(words)
+        if written is None:
+            continue  # a claim in words, which the notebook's own check reads
+        shown = float(written.shown)
+        nearest = shown if not isinstance(value, tuple) and low <= shown <= high else candidates[0]
+        if not any(holds(written, candidate) for candidate in (*candidates, nearest)):
+            problems.append(f"docs/notes/{note}.md says {words} for {name}; the second program has {value}")
+    return problems
