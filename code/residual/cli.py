@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from residual.experiments import measure as measurements
 from residual.experiments import run as experiments
 from residual.files import cards, checkpoints, results
 
+DEFINE_KINDS = ("residual.files.checkpoints",)
+"""The modules of this library that add to ``checkpoints.KINDS``. ``residual show`` imports them all."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -21,7 +25,7 @@ def main() -> None:
 
     \b
     residual list            experiments and measurements, and which of them are done
-    residual train gpt       train a model; kill it and say it again: it goes on where it was
+    residual train gpt       train a model; after a kill, the same command goes on where it stopped
     residual measure NAME    measure a table of numbers that would take a notebook too long
     residual show gpt        a card: config, data, losses, versions, hash
     """
@@ -29,21 +33,25 @@ def main() -> None:
 
 @main.command("train")
 @click.argument("name")
-@click.option("--steps", type=click.IntRange(1), help="Other than the experiment's; kept as NAME-stepsN.")
+@click.option("--steps", type=click.IntRange(1), help="Instead of the experiment's; kept as NAME-stepsN.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 2),
-    help="Of the weights before training; kept as NAME-seedN.",
+    help="Of the weights before training, and of nothing else: a step draws the same batch whatever the seed. "
+    "Kept as NAME-seedN.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"
 )
 @click.option(
-    "--accumulate", type=click.IntRange(1), default=1, help="Compute each batch in so many turns: less memory."
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    help="Compute each batch in this many parts: less memory.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="A GPU where there is one, if not given.")
-@click.option("--threads", type=click.IntRange(1), help="Of the CPU. The same number gives the same bits.")
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where torch thinks it safe (autocast).")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. The same number gives the same bits.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where PyTorch's autocast does.")
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; pays off in long runs on a GPU.")
 @click.option("--full", is_flag=True, help="Keep weights as float32; they are rounded to float16 otherwise.")
 def train(
@@ -91,13 +99,13 @@ def train(
             torch.distributed.destroy_process_group()
     if made.card.sha256:
         path = (out or checkpoints.FOLDER) / f"{made.card.name}.safetensors"
-        click.echo(f"{path}: {made.card.steps} steps, {_main_number(made.card, 4)}")
+        click.echo(f"{path}: {', '.join([_steps(made.card), *_main_number(made.card, 4)])}")
 
 
 @main.command("measure")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result.  [code/results]")
-@click.option("--threads", type=click.IntRange(1), help="Of the CPU.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def measure(name: str, out: Path | None, threads: int | None) -> None:
     """Compute the measurement NAME; write its numbers and a card with command, versions and seconds.
 
@@ -115,7 +123,9 @@ def measure(name: str, out: Path | None, threads: int | None) -> None:
 
 
 OUT = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Look there.  [code/checkpoints, code/results]"
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Look there.  [code/checkpoints, code/results]",
 )
 
 
@@ -145,7 +155,9 @@ def show(name: str, out: Path | None) -> None:
     kept, plans = _kept(out), _plans()
     try:
         if name in kept:
-            click.echo("\n".join(_result(kept[name]) if _is_result(kept[name]) else _checkpoint(kept[name])))
+            card = cards.read_any(kept[name])
+            described = _checkpoint(kept[name]) if isinstance(card, cards.Card) else _result(kept[name])
+            click.echo("\n".join(described))
         elif name in plans:
             verb, done = ("measure", "measured") if name in measurements.MEASUREMENTS else ("train", "trained")
             click.echo(f"{name}: not {done}; residual {verb} {name}\n{plans[name].about}")
@@ -172,31 +184,39 @@ def _kept(out: Path | None) -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
 
 
-def _is_result(path: Path) -> bool:
-    return path.stem in measurements.MEASUREMENTS or path.parent == results.FOLDER
-
-
 def _summary(path: Path) -> tuple[str, str]:
     """The state of a file in a few words, and what it is about; from its card alone."""
-    if _is_result(path):
-        result = cards.read(path, cards.ResultCard)
-        return f"measured in {result.seconds:.0f} s", result.about
-    card = checkpoints.read_card(path)
-    return ", ".join(filter(None, [f"{card.steps} steps", _main_number(card, 3)])), card.training.get("about", "")
+    card = cards.read_any(path)
+    if isinstance(card, cards.ResultCard):
+        return f"measured in {card.seconds:.0f} s", card.about
+    return ", ".join([_steps(card), *_main_number(card, 3)]), card.training.get("about", "")
 
 
 def _checkpoint(path: Path) -> list[str]:
-    """The lines that describe a checkpoint, once its weights are verified."""
-    run = checkpoints.load(path)
-    card = run.card
-    parameters = sum(weight.numel() for weight in run.model.parameters())
+    """The lines that describe a checkpoint, once its weights are verified.
+
+    The module of an unknown kind may lie anywhere. Then the file is compared with its card, but the card with no model.
+    """
+    for module in DEFINE_KINDS:
+        importlib.import_module(module)
+    card = checkpoints.read_card(path)
+    if card.kind in checkpoints.KINDS:
+        run = checkpoints.load(path)
+        config, card = str(run.model.config), run.card
+        parameters = f"{sum(weight.numel() for weight in run.model.parameters()):,} as {card.dtype}"
+    else:
+        weights = cards.read_tensors(path, card, dict.fromkeys(card.shapes, card.dtype))
+        config = ", ".join(f"{key} {value}" for key, value in card.config.items())
+        config += f" (of the kind {card.kind}, which {card.module or 'no module here'} defines: not compared)"
+        parameters = f"{sum(weight.numel() for weight in weights.values()):,} as {card.dtype}, buffers included"
+    drawn = [card.data or "no data", *([] if card.seed is None else [f"seed {card.seed}"]), _steps(card)]
     notes = {key: value for key, value in card.training.items() if key != "about" and value is not None}
     lines = [
         f"{card.name}: {card.training.get('about', '')}",
         f"  command      {card.command}",
-        f"  config       {run.model.config}",
-        f"  parameters   {parameters:,} as {card.dtype}; SHA-256 {card.sha256[:16]}…, verified",
-        f"  data         {card.data}, seed {card.seed}, {card.steps} steps",
+        f"  config       {config}",
+        f"  parameters   {parameters}; SHA-256 {card.sha256[:16]}…, verified",
+        f"  data         {', '.join(drawn)}",
         "  training     " + ", ".join(f"{key} {value}" for key, value in notes.items()),
     ]
     if card.losses:
@@ -233,12 +253,13 @@ def sketch(values: Sequence[float], width: int | None = None) -> str:
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (mean - low) / (high - low or 1)))] for mean in means)
 
 
-def _main_number(card: checkpoints.Card, digits: int) -> str:
-    """The number that stands for a run, with its name; nothing if its card has none."""
-    for name, value in card.metrics.items():
-        if isinstance(value, float):
-            return f"{name} {value:.{digits}f}"
-    return ""
+def _steps(card: checkpoints.Card) -> str:
+    return "steps unknown" if card.steps is None else f"{card.steps} steps"
+
+
+def _main_number(card: checkpoints.Card, digits: int) -> list[str]:
+    """The number that stands for a run, with its name; none if its card has none."""
+    return [f"{name} {value:.{digits}f}" for name, value in card.metrics.items() if isinstance(value, float)][:1]
 
 
 if __name__ == "__main__":

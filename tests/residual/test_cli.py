@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from residual import Config, Transformer
+from residual import Config, Transformer, cli
 from residual.cli import main, sketch
 from residual.experiments import language, measure, run
 from residual.files import checkpoints, results
@@ -126,6 +128,44 @@ def test_measure_list_show(tmp_path, monkeypatch):
     path = tmp_path / "results" / "sums.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "SHA-256 differs" in told("show", "sums", fails=True)
+
+
+def test_a_card_says_what_its_file_is_wherever_it_lies(tmp_path, monkeypatch):
+    """A checkpoint among the results, under a measurement's name; a result among the checkpoints, under another's."""
+    monkeypatch.setitem(
+        measure.MEASUREMENTS, "sums", measure.Measurement("sums", (2,), lambda: lambda i: {"n": torch.tensor(i)})
+    )
+    model = Transformer(TINY.config)
+    checkpoints.save(checkpoints.Run(model, checkpoints.Card("sums", {})), tmp_path / "results" / "sums")
+    told("measure", "sums", "--out", str(tmp_path / "checkpoints"))
+    for kind in (".safetensors", ".json"):
+        (tmp_path / "checkpoints" / f"sums{kind}").rename(tmp_path / "checkpoints" / f"mine{kind}")
+    assert listed("mine") == "mine measured in 0 s sums" and "[2]" in told("show", "mine")
+    assert listed("sums") == "sums steps unknown sums"
+    shown = told("show", "sums")
+    assert "no data, steps unknown" in shown and "seed None" not in shown
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(tmp_path):
+    for command in (["list"], ["show", "tiny"]):
+        assert "does not exist" in told(*command, "--out", str(tmp_path / "nope"), fails=True)
+
+
+def test_every_module_that_adds_a_kind_is_imported_by_show():
+    """A module that writes to ``checkpoints.KINDS`` has to be on the list, and nothing else is."""
+    package = Path(cli.__file__).parent
+    adding = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            written = {ast.unparse(t.value if isinstance(t, ast.Subscript) else t) for t in targets if t is not None}
+            if isinstance(node, ast.Assign | ast.AnnAssign) and written & {"KINDS", "checkpoints.KINDS"}:
+                adding.add(".".join(("residual", *path.relative_to(package).with_suffix("").parts)))
+    assert set(cli.DEFINE_KINDS) == adding
+
+
+def test_help_says_what_a_seed_decides():
+    assert "and of nothing else" in " ".join(told("train", "--help").split())
 
 
 def test_help_names_every_command():

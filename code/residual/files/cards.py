@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -94,15 +95,31 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card | ResultCard) ->
     same bytes.
 
     Raises:
-        ValueError: a number on the card is not finite.
+        ValueError: the card could not be read back, such as for a number that is not finite; or a tensor has a name
+            that no safetensors file can hold.
     """
+    for name in tensors:
+        if not isinstance(name, str) or name == "__metadata__" or not _is_unicode(name):
+            raise ValueError(f"no tensor of a safetensors file can have the name {name!r:.60}; nothing was saved")
     blob = safetensors.torch.save(dict(tensors))
     card.sha256 = hashlib.sha256(blob).hexdigest()
     card.shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
+    beside = path.with_suffix(".json")
+    _check(card, beside)
     text = card_text(card)
+    if not _is_unicode(text):
+        raise ValueError(f"{beside}: the card has half a character (a surrogate) in it; nothing was saved")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, blob)
-    write_whole(path.with_suffix(".json"), text.encode())
+    write_whole(beside, text.encode())
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_tensors(path: Path, card: Card | ResultCard, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
@@ -184,12 +201,7 @@ def read(path: str | Path, card_type: type[AnyCard]) -> AnyCard:
         CheckpointError: it is not a card of that type.
     """
     path = weights_path(path).with_suffix(".json")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{path} is not JSON ({problem})") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is not a card: it holds no object")
+    found = _found(path)
     is_result = found.get("kind") == "result"
     if is_result != (card_type is ResultCard):
         raise CheckpointError(
@@ -203,25 +215,73 @@ def read(path: str | Path, card_type: type[AnyCard]) -> AnyCard:
     if unknown := found.keys() - known:
         raise CheckpointError(f"{path} is not a card: it has unknown fields {', '.join(sorted(unknown))}")
     card = card_type(**found)
-    hints = get_type_hints(card_type)
-    for name in known:
-        wanted = getattr(hints[name], "__origin__", None) or get_args(hints[name]) or hints[name]
-        value = getattr(card, name)
-        if not isinstance(value, (int, float) if wanted is float else wanted):
-            raise CheckpointError(f"{path}: {name} is {value!r:.60}, which is no {hints[name]}")
-    if isinstance(card, Card):
-        _check_numbers(path, {"losses": card.losses, **card.metrics})
-    for name, shape in card.shapes.items():
-        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
-            raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
+    _check(card, path)
     return card
 
 
-def _check_numbers(path: Path, columns: Mapping[str, Any]) -> None:
-    for name, numbers in columns.items():
-        for number in numbers.values() if isinstance(numbers, dict) else numbers if isinstance(numbers, list) else ():
-            if not isinstance(number, int | float) or not math.isfinite(number):
+def read_any(path: str | Path) -> Card | ResultCard:
+    """The card beside the tensors in ``path``, of a checkpoint or of a result as its ``kind`` says.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is not a card.
+    """
+    is_result = _found(weights_path(path).with_suffix(".json")).get("kind") == "result"
+    return read(path, ResultCard) if is_result else read(path, Card)
+
+
+def _found(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{path} is not JSON ({problem})") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is not a card: it holds no object")
+    return found
+
+
+def _check(card: Card | ResultCard, path: Path) -> None:
+    """Compare a card's entries with its fields' types; numbers have to be finite, and counts not below zero.
+
+    Raises:
+        CheckpointError: one does not fit; the message begins with ``path`` and says which.
+    """
+    hints = get_type_hints(type(card))
+    for name, value in vars(card).items():
+        wanted = getattr(hints[name], "__origin__", None) or get_args(hints[name]) or hints[name]
+        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
+            is_class = isinstance(hints[name], type) and not get_args(hints[name])
+            named = hints[name].__name__ if is_class else hints[name]
+            raise CheckpointError(f"{path}: {name} is {value!r:.60}, which is no {named}")
+        if name in ("steps", "seconds") and value is not None and value < 0:
+            raise CheckpointError(f"{path}: {name} is {value}, which is below zero")
+        for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
+            _check_finite(path, key, entry)
+    for key, value in card.versions.items():
+        if not isinstance(value, str):
+            raise CheckpointError(f"{path}: the version of {key} is {value!r:.60}, which is no str")
+    columns = {"losses": card.losses, **card.metrics} if isinstance(card, Card) else {}
+    for name, column in columns.items():
+        numbers = column.values() if isinstance(column, dict) else column if isinstance(column, list) else [column]
+        for number in numbers:
+            if type(number) not in (int, float):
                 raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is no number")
+    for name, shape in card.shapes.items():
+        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
+            raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
+
+
+def _check_finite(path: Path, name: str, entry: Any) -> None:
+    """Look at every number in an entry, however deep it lies; a whole number that no float can hold is none."""
+    left = [entry]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+        elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+            raise CheckpointError(f"{path}: {name} has {value!r:.60}, which is no number")
 
 
 def card_text(card: Card | ResultCard) -> str:

@@ -11,7 +11,6 @@ A module that defines another kind of model adds it to ``KINDS``::
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +53,18 @@ class Kind:
     """The classes that belong to a kind of card.
 
     ``module(config)`` makes the model, also on the device "meta", and keeps the config as ``.config``.
+
+    Raises:
+        TypeError: not two classes. By the class of a model, ``save`` knows its kind.
     """
 
-    config: Callable[..., Any]  # a dataclass of numbers, strings and booleans
-    module: Callable[[Any], nn.Module]
+    config: type[Any]  # a dataclass of numbers, strings and booleans
+    module: type[nn.Module]
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            if not isinstance(given, type):
+                raise TypeError(f"the {name} of a kind is a class; this is {given!r:.60}")
 
 
 KINDS: dict[str, Kind] = {"transformer": Kind(Config, Transformer)}
@@ -82,8 +89,8 @@ def save(run: Run, path: str | Path, *, dtype: torch.dtype = torch.float32) -> P
         dtype: of the numbers in the file. ``torch.float16`` halves it, and keeps 11 significant bits of each.
 
     Raises:
-        ValueError: the model is of no kind in ``KINDS``; a weight is not finite, too large for ``dtype`` or a whole
-            number; or a number on the card is not finite.
+        ValueError: the model is of no kind in ``KINDS``; a weight is empty, not finite, too large for ``dtype`` or a
+            whole number; or the card could not be read back, such as for a number that is not finite.
     """
     path = cards.weights_path(path)
     kinds = [kind for kind, entry in KINDS.items() if entry.module is type(run.model)]
@@ -96,7 +103,9 @@ def save(run: Run, path: str | Path, *, dtype: torch.dtype = torch.float32) -> P
     for name, weight in _state(run.model).items():
         if not weight.is_floating_point():
             raise ValueError(f"{name} is {weight.dtype}; a checkpoint holds floating-point numbers; nothing was saved")
-        stored = weight.detach().to("cpu", dtype).contiguous()
+        if not weight.numel():
+            raise ValueError(f"{name} is empty (shape {list(weight.shape)}): make no weight of it; nothing was saved")
+        stored = weight.detach().to("cpu", dtype, copy=True).contiguous()  # shares nothing
         if not stored.isfinite().all():
             why = "is not finite" if not weight.isfinite().all() else f"has entries too large for {dtype}"
             raise ValueError(f"{name} {why}; nothing was saved")

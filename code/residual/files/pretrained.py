@@ -10,6 +10,7 @@ is changed on its way: LayerNorms are not folded, nothing is centred (fold.py do
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -45,7 +46,7 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, download: bo
     stored = gguf(path) if path.is_file() else hugging_face(path)
     model: Any = _model(stored, dtype)
     if path.is_file() or (path / "tokenizer.json").is_file():
-        model.vocabulary = Vocabulary(lambda: tokenizer(path))
+        model.vocabulary = Vocabulary(functools.partial(tokenizer, path))
     return model
 
 
@@ -119,7 +120,7 @@ def _model(stored: Stored, dtype: torch.dtype) -> Transformer:
             if not parameter.isfinite().all():
                 for source, tensor in sources.items():
                     if not tensor.isfinite().all():
-                        raise ValueError(f"{where} has {source} with entries that are not finite: its training failed")
+                        raise ValueError(f"{where} has {source} with entries that are not finite")
                 raise ValueError(f"{where} has {' or '.join(sources)} with entries too large for {dtype}")
     return model
 

@@ -26,8 +26,8 @@ def save_result(path: str | Path, values: Mapping[str, Tensor], card: ResultCard
     NaN and infinity are kept: a table of scores may have entries that mean nothing.
 
     Raises:
-        ValueError: there are no values, a value is empty or of a type that no file here holds, or a number on the
-            card is not finite.
+        ValueError: there are no values; a value is empty, of a type that no file here holds, or of a name that no file
+            holds; or the card could not be read back, such as for a number that is not finite.
     """
     path = cards.weights_path(path)
     names = {dtype: name for name, dtype in DTYPES.items()}

@@ -6,7 +6,7 @@ Trained once on the training speeches (``python -m residual.training.corpus`` ma
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
 @cache
 def vocabulary(d_vocab: int = D_VOCAB) -> Vocabulary:
     """The committed tokenizer as a model's vocabulary. It is opened at its first use."""
-    return Vocabulary(lambda: tokenizer(d_vocab))
+    return Vocabulary(partial(tokenizer, d_vocab))
 
 
 def words(tokens: Int[Tensor, " pos"] | Iterable[int], d_vocab: int = D_VOCAB) -> list[str]:

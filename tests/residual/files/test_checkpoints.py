@@ -144,6 +144,19 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(shapes={"W_E": "7 6"}), "the shape of W_E is '7 6'"),
         (dict(shapes={"W_E": [7, 6]}), "the card has for W_U the shape none; its config has"),
         (dict(steps="many"), "steps is 'many'"),
+        (dict(steps=-5), "steps is -5, which is below zero"),
+        (dict(steps=True), "steps is True"),
+        (dict(seed=False), "seed is False"),
+        (dict(losses=[True]), "losses has True, which is no number"),
+        (dict(losses=[10**400]), "losses has 10{59,}, which is no number"),
+        (dict(metrics={"validation": math.nan}), "validation has nan, which is no number"),
+        (dict(metrics={"validation": "low"}), "validation has 'low', which is no number"),
+        (dict(metrics={"validation": None}), "validation has None, which is no number"),
+        (dict(metrics={"validation": [1.0, True]}), "validation has True, which is no number"),
+        (dict(training={"lr": math.inf}), "lr has inf, which is no number"),
+        (dict(training={"betas": [0.9, [{"x": math.nan}]]}), "betas has nan, which is no number"),
+        (dict(config={"init_std": math.nan}), "init_std has nan, which is no number"),
+        (dict(versions={"torch": 2}), "the version of torch is 2"),
         (dict(losses=[2.5, "low"]), "losses has 'low', which is no number"),
         (dict(losses=[2.5, math.nan]), "losses has nan, which is no number"),
         (dict(metrics={"validation by step": {"3": None}}), "validation by step has None, which is no number"),
@@ -225,6 +238,20 @@ def test_a_model_of_another_kind_is_listed_and_shown(toy):
     assert "SHA-256 differs" in CliRunner().invoke(main, ["show", "small-toy", "--out", str(path.parent)]).output
 
 
+def test_a_model_of_a_kind_that_nothing_here_defines_is_shown_from_its_card(toy, monkeypatch):
+    _, path = toy
+    monkeypatch.delitem(KINDS, "toy")
+    show = ["show", "small-toy", "--out", str(path.parent)]
+    shown = CliRunner().invoke(main, show)
+    assert shown.exit_code == 0, shown.output
+    assert f"n_features 5, d_hidden 2, act relu (of the kind toy, which {__name__} defines: not" in shown.output
+    assert "20 as F32, buffers included" in shown.output and "verified" in shown.output
+    rewrite(path, shapes={"W": [5, 2], "b": [5], "seen": [6]})
+    assert "the file has for seen the shape [5]; its card has [6]" in CliRunner().invoke(main, show).output
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "SHA-256 differs" in CliRunner().invoke(main, show).output
+
+
 @pytest.mark.parametrize(
     "fields, says",
     [
@@ -251,6 +278,33 @@ def test_a_kind_that_nothing_defines(toy, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"Toy is of no kind that is known; add its kind to checkpoints\.KINDS"):
         save(Run(model, Card("x", {})), tmp_path / "x")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_kind_is_two_classes():
+    """A function that makes the model would do for ``load``, but not for ``save``, which knows a kind by its class."""
+    with pytest.raises(TypeError, match="the module of a kind is a class; this is <function"):
+        Kind(ToyConfig, lambda config: Toy(config))
+    with pytest.raises(TypeError, match="the config of a kind is a class"):
+        Kind(lambda **fields: ToyConfig(**fields), Toy)
+
+
+def test_what_could_not_be_loaded_is_not_saved(toy, tmp_path):
+    model, _ = toy
+    model.none = torch.nn.Parameter(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match=r"none is empty \(shape \[0, 3\]\).* nothing was saved"):
+        save(Run(model, Card("x", {})), tmp_path / "x")
+    del model.none
+    model.register_parameter("__metadata__", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(ValueError, match="the name '__metadata__'; nothing was saved"):
+        save(Run(model, Card("x", {})), tmp_path / "x")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_weights_that_share_memory_are_saved_as_what_they_show(toy, tmp_path):
+    model, _ = toy
+    model.b = torch.nn.Parameter(model.W.detach()[:, 0])  # a view of another weight
+    back = load(save(Run(model, Card("x", {})), tmp_path / "x"))
+    assert torch.equal(back.model.b, model.b) and torch.equal(back.model.W, model.W)
 
 
 def test_whole_numbers_are_no_weights(toy, tmp_path):
@@ -281,11 +335,13 @@ def test_a_model_of_other_data_brings_none(tmp_path):
 
 
 def test_a_card_that_could_not_be_read_is_not_written(tmp_path):
-    """JSON has no word for what is not a finite number."""
-    for number in (math.nan, math.inf):
+    for number in (math.nan, math.inf, True, "low"):
         for fields in (dict(losses=[2.5, number]), dict(metrics={"validation": number})):
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match="which is no number"):
                 save(Run(Transformer(CONFIG), Card("small", {}, **fields)), tmp_path / "small")
+    for fields, says in [(dict(steps=-1), "steps is -1"), (dict(data="\ud800"), "half a character")]:
+        with pytest.raises(ValueError, match=says):
+            save(Run(Transformer(CONFIG), Card("small", {}, **fields)), tmp_path / "small")
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import types
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import gguf
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 from residual.files import formats, hugging_face
 from residual.files import pretrained as weights
+from residual.files.checkpoints import load as load_checkpoint
 from residual.sampling import generate
 
 # ---- Small random models, as Hugging Face stores them
@@ -445,6 +447,16 @@ def test_a_model_brings_its_vocabulary(tmp_path):
     broken = weights.load(folder)
     with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
         broken.vocabulary.tokens("ab")
+
+
+def test_a_loaded_model_goes_to_another_process(tmp_path):
+    """As ``spawn`` sends it, before the tokenizer's first use and after."""
+    write_gguf(tmp_path / "m.gguf")
+    for model in (weights.load(tmp_path / "m.gguf"), load_checkpoint("gpt").model):
+        sent = ForkingPickler.loads(ForkingPickler.dumps(model.vocabulary))
+        words = model.vocabulary.words([3, 7, 5])
+        assert sent.words([3, 7, 5]) == words
+        assert ForkingPickler.loads(ForkingPickler.dumps(model.vocabulary)).words([3, 7, 5]) == words
 
 
 def test_a_loaded_model_can_be_trained_and_sampled(tmp_path):

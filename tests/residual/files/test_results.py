@@ -81,6 +81,10 @@ def rewrite(path, blob=None, **fields):
     [
         (None, dict(kind="transformer"), "is the card of a checkpoint: checkpoints.load reads it"),
         (None, dict(seconds="long"), "seconds is 'long'"),
+        (None, dict(seconds=math.nan), "seconds has nan, which is no number"),
+        (None, dict(seconds=-1), "seconds is -1, which is below zero"),
+        (None, dict(seconds=True), "seconds is True"),
+        (None, dict(settings={"at": [math.inf]}), "at has inf, which is no number"),
         (None, dict(extra=1), "unknown fields extra"),
         (None, dict(shapes={"scores": [2, 2]}), r"the file has for exact the shape \[1\]; its card has none"),
         (None, dict(dtypes={}), "exact is torch.float64; the card says nothing"),
@@ -106,6 +110,9 @@ def test_a_result_is_no_checkpoint(tmp_path):
     [
         ({}, "there is nothing to save"),
         ({"scores": [1.0]}, "scores is a list; a result holds tensors"),
+        ({"__metadata__": torch.ones(1)}, "the name '__metadata__'; nothing was saved"),
+        ({"\ud800": torch.ones(1)}, r"the name '\\ud800'; nothing was saved"),
+        ({1: torch.ones(1)}, "the name 1; nothing was saved"),
         ({"scores": torch.ones(2, dtype=torch.complex64)}, r"scores is torch.complex64 \[2\]; a result holds"),
         ({"scores": torch.ones(0, 3)}, r"scores is torch.float32 \[0, 3\]; .* none empty"),
     ],
@@ -113,7 +120,7 @@ def test_a_result_is_no_checkpoint(tmp_path):
 def test_what_cannot_be_saved(tmp_path, values, says):
     with pytest.raises(ValueError, match=says):
         saved(tmp_path, values)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="seconds has nan, which is no number"):
         save_result(tmp_path / "x", VALUES, ResultCard("x", seconds=math.nan))
     assert not list(tmp_path.iterdir())
 
