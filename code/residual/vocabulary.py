@@ -53,11 +53,17 @@ class Vocabulary:
 
         Raises:
             TypeError: neither a string nor a list of strings.
-            ValueError: no texts, or a text without a token.
+            ValueError: no texts, a text without a token, or one with half a character (a surrogate) in it.
         """
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"texts are a string or a list of strings; this is {texts!r:.60}")
+        for index, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as problem:
+                half = ascii(text[problem.start])
+                raise ValueError(f"text {index} has half a character, {half}, at {problem.start}: no UTF-8") from None
         found = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         if not found:
             raise ValueError("there are no texts; give a string or a list of strings")
@@ -83,7 +89,13 @@ class Vocabulary:
         Raises:
             TypeError, ValueError: as ``words``.
         """
-        return self.tokenizer.decode(self._row(tokens), skip_special_tokens=False)
+        row = self._row(tokens)
+        if not self._byte_level:
+            return self.tokenizer.decode(row, skip_special_tokens=False)
+        pieces = [self._raw(token) for token in row]  # decode() would take an added "é" for a byte's name
+        return b"".join(piece.encode() if isinstance(piece, str) else piece for piece in pieces).decode(
+            errors="replace"
+        )
 
     def _row(self, tokens: Any) -> list[int]:
         """The tokens as Python's whole numbers, all of them in the vocabulary."""
@@ -104,16 +116,32 @@ class Vocabulary:
         return row
 
     def _word(self, token: int) -> str:
+        raw = self._raw(token)
+        if not isinstance(raw, str):
+            return _bytes(raw)
+        if self._byte_level or token in self._added:
+            return raw
+        return re.sub(r"^<0x([0-9A-F]{2})>$", lambda byte: _bytes(bytes.fromhex(byte[1])), raw).replace("▁", " ")
+
+    def _raw(self, token: int) -> str | bytes:
+        """The bytes that a token of byte-level BPE stands for; of an added token, and of any other kind, its name."""
+        name = self.tokenizer.id_to_token(token)
+        assert name is not None  # _row has looked
+        of_character = _bytes_of_characters()
+        if not self._byte_level or token in self._added or not all(character in of_character for character in name):
+            return name
+        return bytes(of_character[character] for character in name)
+
+    @cached_property
+    def _byte_level(self) -> bool:
         from tokenizers import decoders
 
-        shown = self.tokenizer.id_to_token(token)
-        assert shown is not None  # _row has looked
-        if not isinstance(self.tokenizer.decoder, decoders.ByteLevel):  # SentencePiece's way of writing
-            return re.sub(r"^<0x([0-9A-F]{2})>$", lambda byte: _bytes(bytes.fromhex(byte[1])), shown).replace("▁", " ")
-        of_character = _bytes_of_characters()
-        if not all(character in of_character for character in shown):  # a special token, which is no bytes
-            return shown
-        return _bytes(bytes(of_character[character] for character in shown))
+        return isinstance(self.tokenizer.decoder, decoders.ByteLevel)
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        """The tokens that stand for their own name: special ones, and those added after the training."""
+        return frozenset(self.tokenizer.get_added_tokens_decoder())
 
 
 def _bytes(raw: bytes) -> str:

@@ -84,6 +84,7 @@ def test_what_is_no_row_of_tokens(row, error, says):
         ([], ValueError, "there are no texts"),
         ("", ValueError, "text 0 has no token"),
         (["a", ""], ValueError, "text 1 has no token"),
+        (["a", "b\ud800"], ValueError, r"text 1 has half a character, '\\ud800', at 1"),
         ([1, 2], TypeError, r"texts are a string or a list of strings; this is \[1, 2\]"),
         (torch.tensor([1]), TypeError, r"this is tensor\(\[1\]\)"),
         (7, TypeError, "this is 7"),
@@ -125,6 +126,27 @@ def test_no_text_is_cut_off_or_padded_by_the_tokenizer():
     cutting.enable_padding(length=9)
     tokens, mask = Vocabulary(cutting).tokens("The Senate")
     assert tokens.shape == (1, 4) and mask.all()
+
+
+@pytest.mark.parametrize("added", ["é", " é", "Ġ", "<|x|>", "€", "▁a", "<0x41>"])
+def test_an_added_token_stands_for_its_own_name(added):
+    """Also one whose name could be that of a byte: U+00E9 is how byte-level BPE writes the byte E9."""
+    of_bytes = Tokenizer.from_str(tokenizer().to_str())
+    of_bytes.add_tokens([added])
+    made, token = Vocabulary(of_bytes), of_bytes.token_to_id(added)
+    assert made.words([token]) == [added] and made.text([token]) == added
+    tokens, _ = made.tokens(f"The{added}né")
+    assert token in tokens[0] and made.text(tokens[0]) == f"The{added}né"
+    pieces = Tokenizer(models.BPE(vocab={"<unk>": 0}, merges=[], unk_token="<unk>", byte_fallback=True))
+    pieces.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    pieces.add_tokens([added])
+    assert Vocabulary(pieces).words([1]) == [added]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 511), max_size=12))
+def test_any_row_of_byte_level_tokens_is_the_text_that_the_tokenizer_decodes(row):
+    assert SMALL.text(row) == tokenizer().decode(row, skip_special_tokens=False)
 
 
 def test_words_of_a_sentencepiece_vocabulary():
