@@ -17,7 +17,8 @@ For more than one panel, or to add something, make the axes first and pass one o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import matplotlib
@@ -28,7 +29,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from residual.table import plain, signed, table
+from residual.arrays import floats, to_numpy
+from residual.table import plain, shortened, signed, table
 
 __all__ = ["attention", "heatmap", "lines", "panels", "ramp", "style", "table", "to_numpy"]
 
@@ -38,6 +40,9 @@ COLOURS = (BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY)
 
 WIDTH = 5.2
 """Inches. At a phone's 340 px, 10 pt text is then still 9 px tall."""
+
+LONGEST_TICK, LONGEST_NAME, LONGEST_LINE = 20, 40, 90
+"""Characters of a row's name, of a curve's, and of a line of a title; what is longer has an ellipsis in its middle."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -132,9 +137,10 @@ def heatmap(
         height: of the figure in inches, where no ``ax`` is given.
 
     Raises:
-        ValueError: no matrix of real numbers, an empty one, names of another number, or no limit above 0.
+        ValueError: no matrix of real numbers, an empty one, names of another number, no limit above 0, or a format or
+            block that cannot be.
     """
-    matrix = to_numpy(matrix).astype(float)
+    matrix = floats(matrix)
     if matrix.ndim != 2 or not matrix.size:
         raise ValueError(f"heatmap draws a matrix; this has shape {matrix.shape}")
     n_rows, n_columns = matrix.shape
@@ -142,8 +148,16 @@ def heatmap(
     finite = matrix[np.isfinite(matrix)]
     if limit is None:
         limit = float(np.abs(finite).max(initial=0)) or 1.0
-    if not 0 < limit < np.inf:
+    if not isinstance(limit, Real) or not 0 < limit < np.inf:
         raise ValueError(f"limit is {limit}; it must be a number above 0")
+    try:
+        signed(1.0, values)
+    except ValueError:
+        raise ValueError(f"values is {values!r}, a format that no number has; give one such as '.2f'") from None
+    down, across = block if isinstance(block, tuple) else (block, block)
+    for every in () if block is None else (down, across):
+        if not isinstance(every, Integral) or every < 1:
+            raise ValueError(f"block is {block!r}; it is a number of rows and columns, 1 or more, or one for each")
     ax = ax if ax is not None else panels(height=height or 0.8 + (WIDTH - 1.2) * min(1.2, n_rows / n_columns))
     ax.imshow(ramp(matrix, limit, colours), interpolation="none", aspect="equal")
     ax.spines[:].set_visible(False)
@@ -155,8 +169,7 @@ def heatmap(
             axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     if columns is not None and max(len(name) for name in columns) > 2:
         ax.tick_params(axis="x", rotation=90)
-    if block is not None:
-        down, across = (block, block) if isinstance(block, int) else block
+    if down and across:
         hairline: dict[str, Any] = {"color": INK, "alpha": 0.35, "linewidth": 0.7}
         for y in range(0, n_rows + 1, down):
             ax.plot([-0.5, n_columns - 0.5], [y - 0.5, y - 0.5], **hairline, clip_on=False)
@@ -187,14 +200,16 @@ def attention(
     The destination is down the side and the source along the bottom: a row says where that token looks.
 
     Raises:
-        ValueError: no such array, an empty one, tokens or titles of another number, or no limit above 0.
+        ValueError: no such array, an empty one, tokens or titles of another number, no limit above 0, or no columns.
     """
-    pattern = to_numpy(pattern).astype(float)
+    pattern = floats(pattern)
     if pattern.ndim != 3 or not pattern.size:
         raise ValueError(f"attention draws [head query key]; this has shape {pattern.shape}")
     n_heads = len(pattern)
     names = _names(tokens, pattern.shape[2], "tokens")
     _names(titles, n_heads, "heads")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; it must be at least 1")
     columns = min(columns, n_heads)
     rows = -(-n_heads // columns)
     side = WIDTH / columns
@@ -241,10 +256,17 @@ def lines(
         colours: one for each series, in order or by name.
 
     Raises:
-        ValueError: no series, a series of another length than ``x``, or one without a point that can be drawn.
+        ValueError: no series, a series of another length than ``x``, one without a point that can be drawn or without a
+            colour, or a ``log`` of other axes.
     """
-    x = to_numpy(x).astype(float)
-    curves = {name: to_numpy(y).astype(float) for name, y in series.items()}
+    x = floats(x)
+    if not isinstance(series, Mapping):
+        raise ValueError(f"series are a mapping from names to values; this is a {type(series).__name__}")
+    if set(log) - {"x", "y"}:
+        raise ValueError(f"log is {log!r}; it names axes: 'x', 'y' or 'xy'")
+    if isinstance(colours, Mapping) and (missing := series.keys() - colours.keys()):
+        raise ValueError(f"colours has none for the series {', '.join(map(repr, sorted(missing, key=str)))}")
+    curves = {name: floats(y) for name, y in series.items()}
     ends = [_end(x, name, y, log) for name, y in curves.items()]
     if not ends:
         raise ValueError("there are no series; give names and their values")
@@ -261,7 +283,7 @@ def lines(
         else:
             colour = (colours or COLOURS)[index % len(colours or COLOURS)]
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=colour, marker=marker)
-        named.append((plain(name), colour, *ends[index]))
+        named.append((shortened(plain(name), LONGEST_NAME), colour, *ends[index]))
     ax.margins(x=0.02)
     if len(named) > 1 or named[0][0]:
         _name_at_the_ends(ax, named)
@@ -342,35 +364,18 @@ def _colour_bar(ax: Axes, least: float, limit: float, colours: tuple[str, str], 
         bar.yaxis.set_label_position("right")
 
 
-def _names(names: Sequence[Any] | None, n: int, what: str) -> list[str] | None:
+def _names(names: Iterable[Any] | None, n: int, what: str) -> list[str] | None:
     if names is None:
         return None
-    if len(names) != n:
-        raise ValueError(f"there are {len(names)} names for {n} {what}")
-    return [plain(name) for name in names]
+    shown = [shortened(plain(name), LONGEST_TICK) for name in names]
+    if len(shown) != n:
+        raise ValueError(f"there are {len(shown)} names for {n} {what}")
+    return shown
 
 
 def _label(ax: Axes, **texts: str) -> None:
     """Set those texts that are given, as they are, and leave what the axes have for the others."""
     for part, text in texts.items():
         if text:
-            shown = "\n".join(map(plain, str(text).split("\n")))
+            shown = "\n".join(shortened(plain(line), LONGEST_LINE) for line in str(text).split("\n"))
             getattr(ax, f"set_{part}")(shown, parse_math=False)
-
-
-def to_numpy(values: Any) -> np.ndarray:
-    """An array of a tensor (detached, on the CPU, of a float that numpy knows), a list or an array.
-
-    Raises:
-        ValueError: the numbers are complex.
-    """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if values.is_floating_point() and values.itemsize < 4:  # bfloat16 is unknown to numpy
-            values = values.float()
-    if isinstance(values, list | tuple):
-        values = [to_numpy(value) if hasattr(value, "detach") else value for value in values]
-    found = np.asarray(values)
-    if np.iscomplexobj(found):
-        raise ValueError("the numbers are complex; give their real part, imaginary part or magnitude")
-    return found

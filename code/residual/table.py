@@ -76,8 +76,14 @@ def plain(text: Any) -> str:
         character
         if character.isprintable() or unicodedata.category(character) == "Zs"
         else character.encode("unicode_escape").decode()
-        for character in str(text)
+        for character in str(_of_one(text))
     )
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or its two ends around an ellipsis where it is longer."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: longest - half - 1]}…{text[-half:]}"
 
 
 def signed(number: float, form: str) -> str:

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from residual import plot
-from residual.table import plain
+from residual.table import plain, shortened
 
 LIGHT, DARK = "#ffffff", "#1e2129"
 
@@ -135,11 +135,12 @@ def test_any_label_of_a_matrix_is_drawn_as_it_is(labels: list[str]) -> None:
     n = len(labels)
     plot.heatmap(np.eye(n), rows=labels, columns=labels, xlabel=labels[0], title=labels[1], bar=labels[0])
     shown = texts_of_figure()
-    for label in filter(None, map(plain, labels)):
-        assert shown.count(label) >= 2 * list(map(plain, labels)).count(label)
+    ticks = [shortened(plain(label), plot.LONGEST_TICK) for label in labels]
+    for tick in filter(None, ticks):
+        assert shown.count(tick) >= 2 * ticks.count(tick)
     plot.attention(np.full((1, n, n), 1 / n), tokens=labels, titles=[labels[0]])
     shown = texts_of_figure()
-    assert all(shown.count(plain(label)) >= 2 for label in labels if label)
+    assert all(shown.count(tick) >= 2 for tick in ticks if tick)
 
 
 @settings(max_examples=8, deadline=None)
@@ -147,7 +148,7 @@ def test_any_label_of_a_matrix_is_drawn_as_it_is(labels: list[str]) -> None:
 def test_any_name_of_a_curve_is_drawn_as_it_is(names: list[str]) -> None:
     plot.lines([1, 2, 3], {name: [i, 1, 2 * i] for i, name in enumerate(names)}, xlabel=names[0])
     shown = texts_of_figure()
-    assert all(plain(name) in shown for name in names if name)
+    assert all(shortened(plain(name), plot.LONGEST_NAME) in shown for name in names if name)
 
 
 @given(st.lists(LABEL, min_size=1, max_size=4))
@@ -158,6 +159,32 @@ def test_any_text_stands_in_a_table(cells: list[str]) -> None:
     assert [cell.text or "" for cell in found.iter("th")] == list(map(plain, cells))
     assert len(repr(shown).split("\n")) == 2, "a row is a line"
     assert html.escape(plain(cells[0])) in shown._repr_html_()
+
+
+def test_numbers_are_names_whatever_holds_them() -> None:
+    plot.heatmap(torch.eye(2).to_sparse(), rows=torch.tensor([17, 23]), columns=(name for name in [np.int64(5), 0.5]))
+    shown = texts_of_figure()
+    assert {"17", "23", "5", "0.5"} <= set(shown) and not any("tensor" in text for text in shown)
+    assert repr(plot.table([[1]], [torch.tensor(3)])).split() == ["3", "1"]
+
+
+def test_long_names_leave_the_axes_room() -> None:
+    """Both ends of a name stay: what tells two apart may be at either."""
+    long = "a" * 300
+    names = [f"1{long}2", f"1{long}3"]
+    figures = {
+        lambda: plot.heatmap(np.eye(2), rows=names, columns=names, title=long, xlabel=long, ylabel=long): 20,
+        lambda: plot.lines([1, 2], {names[0]: [1, 2], names[1]: [2, 1]}, title=long): 40,
+        lambda: plot.attention(np.ones((2, 2, 2)), tokens=names): 20,
+    }
+    for draw, longest in figures.items():
+        draw()
+        plt.gcf().canvas.draw()
+        assert plt.gca().get_window_extent().width > 0.15 * plt.gcf().bbox.width
+        shown = texts_of_figure()
+        begin, end = "1" + "a" * (longest // 2 - 2), "a" * (longest // 2 - 1)
+        assert {f"{begin}…{end}2", f"{begin}…{end}3"} <= set(shown)
+        assert max(map(len, shown)) <= plot.LONGEST_LINE
 
 
 def test_a_title_may_have_two_lines() -> None:
@@ -224,6 +251,16 @@ def test_curves_with_gaps() -> None:
         (lambda: plot.heatmap(np.eye(2), rows=["a"]), "there are 1 names for 2 rows"),
         (lambda: plot.heatmap(np.eye(2), columns="abc"), "there are 3 names for 2 columns"),
         (lambda: plot.heatmap(np.eye(2), limit=0), "limit is 0; it must be a number above 0"),
+        (lambda: plot.heatmap(np.eye(2), limit="a"), "limit is a; it must be a number above 0"),
+        (lambda: plot.heatmap(np.eye(2), values="zz"), "values is 'zz', a format that no number has"),
+        (lambda: plot.heatmap(np.eye(2), block=0), "block is 0; it is a number of rows and columns, 1 or more"),
+        (lambda: plot.heatmap(np.eye(2), block=(1, -1)), r"block is \(1, -1\)"),
+        (lambda: plot.heatmap([[1], [2, 3]]), r"the rows differ in length: \[\[1\], \[2, 3\]\]"),
+        (lambda: plot.heatmap([["a"]]), r"these are no numbers: \[\['a'\]\]"),
+        (lambda: plot.attention(np.ones((2, 2, 2)), columns=0), "columns is 0; it must be at least 1"),
+        (lambda: plot.lines([1, 2], {"a": [1, 2]}, log="z"), "log is 'z'; it names axes"),
+        (lambda: plot.lines([1, 2], {"a": [1, 2]}, colours={"b": "red"}), "colours has none for the series 'a'"),
+        (lambda: plot.lines([1, 2], [[1, 2]]), "series are a mapping from names to values; this is a list"),
         (lambda: plot.attention(np.zeros((0, 2, 2))), r"attention draws .* this has shape \(0, 2, 2\)"),
         (lambda: plot.attention(np.eye(2)), r"attention draws \[head query key\]; this has shape \(2, 2\)"),
         (lambda: plot.attention(np.ones((1, 2, 2)), tokens=[]), "there are 0 names for 2 tokens"),
