@@ -129,7 +129,7 @@ def heatmap(
     """A matrix ``[row column]`` as coloured cells; zero is the page's own colour, as is where NaN or −∞ stands.
 
     Args:
-        rows, columns: names of the rows and columns, shown as they are; without them, sparse indices.
+        rows, columns: names of the rows and columns, shown as they are but for long ones; without them, sparse indices.
         limit: the magnitude drawn in full colour (default: the largest finite one in the matrix).
         values: a format such as ``".2f"``; each cell then shows its number (and there is no colour bar).
         bar: the label of the colour bar; None for no bar.
@@ -137,8 +137,8 @@ def heatmap(
         height: of the figure in inches, where no ``ax`` is given.
 
     Raises:
-        ValueError: no matrix of real numbers, an empty one, names of another number, no limit above 0, or a format or
-            block that cannot be.
+        ValueError: not a matrix of real numbers, or an empty one; too few or too many names; a limit, format or block
+            that cannot be.
     """
     matrix = floats(matrix)
     if matrix.ndim != 2 or not matrix.size:
@@ -200,7 +200,8 @@ def attention(
     The destination is down the side and the source along the bottom: a row says where that token looks.
 
     Raises:
-        ValueError: no such array, an empty one, tokens or titles of another number, no limit above 0, or no columns.
+        ValueError: not such an array, or an empty one; too few or too many tokens or titles; a limit not above 0; no
+            columns.
     """
     pattern = floats(pattern)
     if pattern.ndim != 3 or not pattern.size:

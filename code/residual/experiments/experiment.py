@@ -19,7 +19,11 @@ from torch import Tensor
 class Experiment(ABC):
     """A run. Its fields are all that decides the weights, and all of them are written on the card.
 
-    What is random in a step comes from the step's number alone (see ``training.train``).
+    A base class rather than a protocol, because the families inherit the fields: every run has steps, a learning rate
+    and a seed, and ``run`` reads and replaces them.
+
+    What is random in a step comes from the step's number alone (see ``training.train``). So runs that differ in their
+    seed differ in their weights before training, and read the same batches in the same order.
     """
 
     about: str
@@ -31,7 +35,7 @@ class Experiment(ABC):
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float | None = 1.0
     data: str  # its name
-    seed: int = 0  # of the weights before training
+    seed: int = 0  # of the weights before training, and of nothing else
     stages: tuple[int, ...] = ()  # after these updates a checkpoint of its own is kept: NAME-STEPS
     evaluate_every: int = 50
 

@@ -199,7 +199,7 @@ EXPERIMENTS = {
         evaluate_every=25,
     ),
     "house": NextToken(
-        "GPT-2 in small, four layers, on the State of the Union and the World English Bible in 2,048 tokens",
+        "A small GPT-2, four layers, on the State of the Union and the World English Bible in 2,048 tokens",
         Config(
             n_layers=4,
             d_model=256,

@@ -1,7 +1,7 @@
 """Models that saw nothing of Othello but the moves: do they know the board? (Li et al. 2023, "Emergent World
 Representations"; Nanda et al. 2023, "Emergent Linear Representations".)
 
-The entry says which run it was. What draws the games is not here yet, so that it cannot be trained.
+The entry holds the numbers of a run that cannot be made yet: the code that draws the games is not part of the library.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Othello(Experiment):
             ValueError: there are no games.
         """
         raise ValueError(
-            "othello cannot be trained yet: what draws random legal games is not part of the library; "
-            "the entry says which model and which run it will be"
+            "othello cannot be trained yet: the code that draws random legal games is not part of the library; "
+            "the entry holds the numbers of the run"
         )
 
     def evaluate(self, model: Transformer) -> Mapping[str, Tensor]:

@@ -56,7 +56,8 @@ def run(
     """Train what ``name`` describes and write it to ``folder``, stages too. A killed run goes on where it was.
 
     Args:
-        steps, seed: other ones than the entry's.
+        steps: instead of the entry's.
+        seed: instead of the entry's; of the weights before training. The batches are the same whatever the seed.
         device: a GPU where there is one, if not given.
         bf16: compute the loss in bfloat16 where torch thinks it safe (autocast). Weights, updates and evaluations
             stay in float32.

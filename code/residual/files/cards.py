@@ -43,7 +43,7 @@ class Card:
     kind: str = "transformer"  # which config and module belong to it: checkpoints.KINDS
     module: str = ""  # where the module's class is defined; only ever shown
     data: str = ""
-    seed: int | None = None
+    seed: int | None = None  # of the weights before training; the batches depend on the step alone
     steps: int | None = None  # updates made so far
     training: dict[str, Any] = field(default_factory=dict)  # batch, learning rate, …
     losses: list[float] = field(default_factory=list)  # before each update, in nats
