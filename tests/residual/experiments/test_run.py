@@ -147,6 +147,6 @@ def test_othello_is_described_and_cannot_be_trained_yet(tmp_path):
     entry = othello.EXPERIMENTS["othello"]
     assert sum(weight.numel() for weight in entry.model().parameters()) == 6_364_989
     assert entry.drawn(entry.steps) == {"games": 11_439_104}
-    with pytest.raises(ValueError, match="othello cannot be trained yet: what draws random legal games"):
+    with pytest.raises(ValueError, match="othello cannot be trained yet: the code that draws random legal games"):
         train(tmp_path, "othello")
     assert not list(tmp_path.glob("*.safetensors"))
