@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import matplotlib
@@ -148,8 +148,10 @@ def heatmap(
     finite = matrix[np.isfinite(matrix)]
     if limit is None:
         limit = float(np.abs(finite).max(initial=0)) or 1.0
-    if not isinstance(limit, Real) or not 0 < limit < np.inf:
+    found = floats(limit)
+    if found.ndim or not 0 < found < np.inf:
         raise ValueError(f"limit is {limit}; it must be a number above 0")
+    limit = float(found)
     try:
         signed(1.0, values)
     except ValueError:

@@ -162,7 +162,12 @@ def test_any_text_stands_in_a_table(cells: list[str]) -> None:
 
 
 def test_numbers_are_names_whatever_holds_them() -> None:
-    plot.heatmap(torch.eye(2).to_sparse(), rows=torch.tensor([17, 23]), columns=(name for name in [np.int64(5), 0.5]))
+    plot.heatmap(
+        torch.eye(2).to_sparse(),
+        rows=torch.tensor([17, 23]),
+        limit=torch.tensor(1.0),
+        columns=(name for name in [np.int64(5), 0.5]),
+    )
     shown = texts_of_figure()
     assert {"17", "23", "5", "0.5"} <= set(shown) and not any("tensor" in text for text in shown)
     assert repr(plot.table([[1]], [torch.tensor(3)])).split() == ["3", "1"]
@@ -251,7 +256,8 @@ def test_curves_with_gaps() -> None:
         (lambda: plot.heatmap(np.eye(2), rows=["a"]), "there are 1 names for 2 rows"),
         (lambda: plot.heatmap(np.eye(2), columns="abc"), "there are 3 names for 2 columns"),
         (lambda: plot.heatmap(np.eye(2), limit=0), "limit is 0; it must be a number above 0"),
-        (lambda: plot.heatmap(np.eye(2), limit="a"), "limit is a; it must be a number above 0"),
+        (lambda: plot.heatmap(np.eye(2), limit="a"), "these are no numbers: 'a'"),
+        (lambda: plot.heatmap(np.eye(2), limit=[1, 2]), r"limit is \[1, 2\]; it must be a number above 0"),
         (lambda: plot.heatmap(np.eye(2), values="zz"), "values is 'zz', a format that no number has"),
         (lambda: plot.heatmap(np.eye(2), block=0), "block is 0; it is a number of rows and columns, 1 or more"),
         (lambda: plot.heatmap(np.eye(2), block=(1, -1)), r"block is \(1, -1\)"),
