@@ -148,10 +148,10 @@ def heatmap(
     finite = matrix[np.isfinite(matrix)]
     if limit is None:
         limit = float(np.abs(finite).max(initial=0)) or 1.0
-    found = floats(limit)
-    if found.ndim or not 0 < found < np.inf:
+    highest = floats(limit)
+    if highest.ndim or not 0 < highest < np.inf:
         raise ValueError(f"limit is {limit}; it must be a number above 0")
-    limit = float(found)
+    limit = float(highest)
     try:
         signed(1.0, values)
     except ValueError:
