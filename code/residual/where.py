@@ -16,6 +16,12 @@ HEADED = ("q", "k", "v", "rot_q", "rot_k", "q_in", "k_in", "v_in", "z", "result"
 Heads = int | str | Sequence[int | str]  # 3: head 3 of every layer; "1.3": that of layer 1
 
 
+def held(values):
+    """Heads or positions that can be read more than once: an iterator becomes a list."""
+    once = isinstance(values, Iterable) and not isinstance(values, str | Sequence | Tensor | np.ndarray)
+    return list(values) if once else values
+
+
 class per_example:
     """One position for each example: ``positions=per_example([4, 2])`` is 4 in the first and 2 in the second.
 

@@ -74,8 +74,8 @@ class patch_edges:
     Args:
         edges: pairs (writer, reader), of those in ``writers(model.config)`` and ``readers(model.config)``.
         recorded: of ``written``, for as many examples as are run, or for one.
-        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position; or ``"zero"``,
-            which needs no recording. A bias of an MLP is no part of its term.
+        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position, which should
+            be of one length; or ``"zero"``, which needs no recording. A bias of an MLP is no part of its term.
 
     Raises:
         ValueError: no such writer or reader, or the reader comes first; nothing recorded, or of another shape.
@@ -116,11 +116,12 @@ class patch_edges:
                 begin.name, torch.zeros(1 if end.head is None else rows, width)
             )
             mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
-        self._changes: dict[str, Tensor] = {}  # of this run, as its terms are written; the next run clears it
+        self._terms: dict[str, Tensor] = {}  # of this run, as they are written; the next run clears both
+        self._changes: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name in self._heads:
-            self._changes[name] = self._change(name, x)
+            self._terms[name], self._changes[name] = x, self._change(name, x)
         if name in self._reads:
             y = x
             for source, mask in self._reads[name].items():
@@ -129,7 +130,13 @@ class patch_edges:
             x = y
         return x
 
+    def settled(self, name: str, x: Tensor) -> None:
+        """Take what is written in this run after all taps."""
+        if name in self._heads and x is not self._terms.get(name):
+            self._changes[name] = self._change(name, x)
+
     def resolve(self, known: list[str]) -> frozenset[str]:
+        self._terms.clear()
         self._changes.clear()
         names = [*self._heads, *self._reads]
         return find(names, known) if names else frozenset()

@@ -13,7 +13,7 @@ from torch import Tensor
 from residual.checks import Tokens, as_tokens, check_tokens
 from residual.errors import nearest
 from residual.model import Transformer
-from residual.where import Heads, Positions, mark, parse_heads, per_example
+from residual.where import Heads, Positions, held, mark, parse_heads, per_example
 
 if TYPE_CHECKING:
     from residual.methods.reruns import BaseRun
@@ -37,7 +37,7 @@ class Sites:
         positions: Positions | None,
         together: bool,
     ) -> None:
-        c = model.config
+        c, heads, positions = model.config, held(heads), held(positions)
         n_heads = 1 if name in OF_STREAM else c.kv_heads if name in ("k", "v") else c.n_heads
         if heads is not None and layers is not None:
             raise ValueError("the names of heads say their layers; leave layers out")

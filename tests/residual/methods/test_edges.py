@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from residual import Config, Transformer
 from residual.methods.attribution import decompose
 from residual.methods.edges import edge_attribution, patch_edges, readers, writers, written
-from residual.taps import at, compose, freeze, patch, record
+from residual.taps import ablate, at, compose, freeze, patch, record
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.py"))))
 models, batch, same = shared.models, shared.batch, shared.same
@@ -309,3 +309,13 @@ def test_errors_are_sentences(call, words):
     with pytest.raises(ValueError) as raised:
         call()
     assert words in str(raised.value)
+
+
+def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
+    """An edge from a head that another tap silences takes nothing away: on either side."""
+    model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7)).double()
+    tokens, other = batch(0), written(model, batch(1))
+    edges, silence = [("0.1", "1.0.k"), ("0.1", "logits")], ablate("blocks.0.attn.z", heads=1)
+    expected = model(tokens, tap=compose(silence, patch_edges(model, edges, other)))
+    same(model(tokens, tap=compose(patch_edges(model, edges, other), silence)), expected)
+    same(model(tokens, tap=compose(patch_edges(model, edges, how="zero"), silence)), model(tokens, tap=silence))
