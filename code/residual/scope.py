@@ -9,8 +9,8 @@ the caller changes with it. A tap with ``writes = False`` among its attributes, 
 leave the tensor as it is, and gets it without a copy.
 
 Two methods of a tap are called if it has them: ``settled(name, x)``, with what an activation has become once all taps
-are done, and ``padded(real)``, before each run, with the tokens that are real, or None where all are; it returns the tap
-for that run.
+are done; and ``padded(real)``, before each run, with the tokens that are real, or None where all are. The second
+returns the tap for that run.
 """
 
 from __future__ import annotations

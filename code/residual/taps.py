@@ -181,7 +181,7 @@ class patch(Placed):
         heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
-        self.recorded = dict(recorded)
+        self.recorded = {name: _tensor(value, name) for name, value in recorded.items()}
         for pattern in _listed(names):
             if not any(fnmatchcase(name, pattern) for name in self.recorded):
                 raise ValueError(f"{pattern!r} was not recorded; {nearest(pattern, self.recorded)}")
@@ -252,7 +252,7 @@ class ablate(Placed):
             raise ValueError(f"the reference has no {name}; {nearest(name, self.reference)}")
         if self.reference is None and self.start is not None:
             raise ValueError("in a text that grows, means and resamples need a reference; give one")
-        source = x if self.reference is None else self.reference[name]
+        source = x if self.reference is None else _tensor(self.reference[name], name)
         real = self.real if self.reference is None else getattr(self.reference, "real", None)
         if real is not None and not self.across_positions:
             raise ValueError(
@@ -312,14 +312,16 @@ class steer(Placed):
         heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
-        self.names, self.direction, self.strength = _listed(names), direction, strength
+        self.names, self.direction, self.strength = _listed(names), _tensor(direction, "the direction"), strength
         self.heads, self.positions = held(heads), held(positions)
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if not matches(name, self.names):
             return x
         direction = self.direction.to(x)
-        if self.start is not None and direction.ndim == x.ndim and direction.shape[1] > 1:
+        if direction.ndim == x.ndim and direction.shape[1] == 1 < len(direction):
+            direction = direction.repeat_interleave(self.copies, dim=0)
+        elif self.start is not None and direction.ndim == x.ndim and direction.shape[1] > 1:
             direction = self._aligned(name, direction.expand(-1, -1, *x.shape[2:]), torch.zeros_like(x))
         axes = zip(direction.shape, x.shape, strict=False) if direction.ndim == x.ndim else ((0, 1),)
         if direction.shape != x.shape[-1:] and not all(a in (1, b) for a, b in axes):
@@ -376,6 +378,13 @@ def growing(tap: Tap, start: int, copies: int = 1) -> Tap:
     """
     method = getattr(tap, "growing", None)
     return tap if method is None else method(start, copies)
+
+
+def _tensor(value, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{what} is no tensor, and no table of numbers that could be one: {type(value)}") from None
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

@@ -491,3 +491,17 @@ def test_the_mean_over_one_example_is_refused():
 def test_the_inputs_of_heads_are_written_out():
     with pytest.raises(ValueError, match=r"'\*_in' names no input of a head; write q_in, k_in or v_in out"):
         model_for()(batch(1), tap=record("*_in"))
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.tolist, torch.Tensor.numpy])
+def test_directions_and_recordings_may_be_lists_or_arrays(kind):
+    model, tokens, direction = model_for(), batch(2), torch.arange(6.0)
+    expected = model(tokens, tap=steer("embed", direction))
+    assert torch.equal(model(tokens, tap=steer("embed", kind(direction))), expected)
+    value = torch.ones(1, 5, 6).double()
+    expected = model(tokens, tap=patch({"embed": value}))
+    assert torch.equal(model(tokens, tap=patch({"embed": kind(value)})), expected)
+    assert torch.equal(model(tokens, tap=ablate("embed", "mean", {"embed": kind(value)})), expected)
+    for make in (lambda: steer("embed", "up"), lambda: patch({"embed": [[1], [2, 3]]})):
+        with pytest.raises(ValueError, match="is no tensor, and no table of numbers that could be one"):
+            make()
