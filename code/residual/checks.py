@@ -24,7 +24,7 @@ class Checked:
 
     Raises:
         TypeError: a field that does not exist (the message lists the nearest).
-        ValueError: a value that is none of its field's.
+        ValueError: a value that its field does not take.
     """
 
     def __new__(cls, *args, **kwargs):

@@ -260,9 +260,9 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
-        With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards. In a batch of texts
-        of unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text
-        or a list of them, which are padded on the left and masked.
+        With a ``cache``, ``tokens`` continue the text that it holds, and are added to it. In a batch of texts of
+        unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text or
+        a list of them, which are padded on the left and masked.
 
         Raises:
             TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.

@@ -138,9 +138,10 @@ def mark(name: str, x: Tensor, positions: Positions, start: int | None = None) -
 
 
 def check_fit(name: str, x: Tensor, value: Tensor) -> None:
-    """
+    """Refuse a value that does not fit: it must have the shape of ``x``, or a single example that stands for all.
+
     Raises:
-        ValueError: the value has not the shape of x, be it with one example for all.
+        ValueError: it has another shape.
     """
     if value.ndim == x.ndim and value.shape[1:] == x.shape[1:] and len(value) not in (1, len(x)):
         raise ValueError(f"a value of {len(value)} examples does not fit the {len(x)} of {name}; give as many, or 1")

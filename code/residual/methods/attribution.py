@@ -196,7 +196,8 @@ def attribute(
             example, ``[batch]``. Or a vector that reads the normalized stream as a column of ``W_U`` does.
         scale: ``"frozen"``: the final norm divides by the scale of the run. The values of all terms sum to the logit,
             the terms ``ln_final.b`` and ``b_U`` included. ``"recomputed"``: the logit minus the logit of the stream
-            without the term, whose scale is another: what zero ablation of the direct path does. No sum holds.
+            without the term, divided by its own scale, as zero ablation of the direct path does. These do not sum to
+            the logit.
 
     Raises:
         TypeError: a direction of another kind.

@@ -230,7 +230,7 @@ def edge_attribution(
     if corrupted_mask is not None and (mask is None or not torch.equal(mask, corrupted_mask)):
         raise ValueError("a clean text and its corrupted text differ in length; patching needs the same positions")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"{steps!r} steps are none; give a whole number, 1 or more")
+        raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 1")
     other = written(model, corrupted, mask)
     begin, end, columns = _writers(c), _readers(c), readers(c)
     towards = embed(clean, model.W_E) - other["embed"]

@@ -311,11 +311,11 @@ SEEN = written(SMALL, batch(0))
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; the metric"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; the metric"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "at one for each of the 3"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=1.5), "1.5 steps are none"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=1.5), "steps is 1.5; it must be a whole"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric).top(-1), "cannot take -1 edges; give a whole"),
         (
             lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=0),
-            "0 steps are none; give a whole number, 1 or more",
+            "steps is 0; it must be a whole number",
         ),
     ],
 )
