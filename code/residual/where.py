@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ HEADED = ("q", "k", "v", "rot_q", "rot_k", "q_in", "k_in", "v_in", "z", "result"
 Heads = int | str | Sequence[int | str]  # 3: head 3 of every layer; "1.3": that of layer 1
 
 
-def held(values):
+def held(values: Any) -> Any:
     """Heads or positions that can be read more than once: an iterator becomes a list."""
     once = isinstance(values, Iterable) and not isinstance(values, str | Sequence | Tensor | np.ndarray)
     return list(values) if once else values
