@@ -71,7 +71,7 @@ claim(
     loss_bigram=by_bigram.mean(),
     gain_over_bigrams=(by_bigram - whole).mean(),
 )
-held_out = windows(text.validation, 128, n_ctx + 1, seed=1)  # what the measurements below are made on
+held_out = windows(text.validation, 128, n_ctx + 1)  # what the measurements below are made on
 loss_model = losses_of(model, held_out)  # window
 
 # %% [markdown]

@@ -100,7 +100,7 @@ def with_patterns(pattern, heads=range(12)):
 
 
 # what a head would do if it looked at places, not at tokens: its mean pattern over many windows
-many = windows(text.train, 64, 129, seed=5)[:, :-1]
+many = windows(text.train, 64, 129)[:, :-1]
 model(many, tap=(seen := record("*.pattern")))
 typical = seen["blocks.0.attn.pattern"].mean(dim=0, keepdim=True)
 direct = of_logits(stream @ model.W_U)

@@ -41,7 +41,7 @@ generator = torch.Generator().manual_seed(0)
 
 # %% model
 text = corpus()
-held_out = windows(text.validation, 32, c.n_ctx + 1, seed=1)
+held_out = windows(text.validation, 32, c.n_ctx + 1)
 read, target = held_out[:, :-1], held_out[:, 1:]
 
 

@@ -483,7 +483,7 @@ claim(
 
 # %% surprise
 prompt_length, new = 16, 80
-prompts = windows(text.validation, 32, prompt_length + new, seed=2)
+prompts = windows(text.validation, 32, prompt_length + new)
 begun = prompts[:, :prompt_length]
 texts = {
     "real text": prompts,

@@ -32,7 +32,7 @@ class KVCache:
         return all_k.narrow(2, 0, start + n), all_v.narrow(2, 0, start + n)
 
     def keep(self, real: Bool[Tensor, "batch pos"] | None, stop: int) -> Bool[Tensor, "batch stop"] | None:
-        """Keep which of the next tokens are real (None: all), and return it for all up to ``stop``; None: all are."""
+        """Note which of the next tokens are real (None: all), and return all marks up to ``stop``; None: all are."""
         if real is None and self.real is None:
             return None
         if self.real is None:

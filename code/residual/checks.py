@@ -24,7 +24,7 @@ class Checked:
 
     Raises:
         TypeError: a field that does not exist (the message lists the nearest).
-        ValueError: a value that is none of its field's.
+        ValueError: a value that its field does not take.
     """
 
     def __new__(cls, *args, **kwargs):
@@ -155,13 +155,19 @@ def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None
         raise ValueError(f"resid has shape {list(resid.shape)}; it must be [batch pos d_model = {d_model}]")
 
 
-def check_layer(layer: int, n_layers: int) -> None:
+def check_layer(layer: int, n_layers: int, end: bool = True) -> None:
     """
+    Args:
+        end: whether ``n_layers``, the end of the stream, counts.
+
     Raises:
-        ValueError: there is no such layer to start at, or to stop before.
+        ValueError: not a whole number; there is no such layer to start at, or to stop before.
     """
-    if not 0 <= layer <= n_layers:
-        raise ValueError(f"there is no layer {layer} to start or stop at; the model's layers are 0 to {n_layers - 1}")
+    if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
+        raise ValueError(f"a layer is a whole number; {layer!r} is none")
+    if not 0 <= layer < n_layers + end:
+        layers = f"0 to {n_layers - 1}" if n_layers else "none"
+        raise ValueError(f"there is no layer {layer}; the model's are {layers}{f', and {n_layers} its end' * end}")
 
 
 def check_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:

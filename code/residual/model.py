@@ -97,8 +97,8 @@ class Attention(HeadWeights):
             k, v = self._shared(k, dim=1), self._shared(v, dim=1)
             scores = einsum(q, k, "batch head query d_head, batch head key d_head -> batch head query key")
             scores = scores.mul_(c.d_head**-0.5)  # in place, here and below: this is what takes the memory
-            scores = tap("scores", scores if future is None else scores.add_(future))
-            pattern = tap("pattern", scores.softmax(dim=-1))  # batch head query key; rows sum to 1
+            scores = tap("scores", scores if future is None else scores.add_(future), future)
+            pattern = tap("pattern", scores.softmax(dim=-1), future)  # batch head query key; rows sum to 1
             z = einsum(pattern, v, "batch head query key, batch head key d_head -> batch query head d_head")
         else:  # the same lines in one kernel, which never stores the pattern
             causal = c.causal and n_query > 1 and future is None
@@ -260,9 +260,9 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
 
-        With a ``cache``, ``tokens`` follow those that it has seen, and it has seen them afterwards. In a batch of texts
-        of unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text
-        or a list of them, which are padded on the left and masked.
+        With a ``cache``, ``tokens`` continue the text that it holds, and are added to it. In a batch of texts of
+        unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text or
+        a list of them, which are padded on the left and masked.
 
         Raises:
             TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.
@@ -307,7 +307,7 @@ class Transformer(nn.Module):
         """
         check_stream(resid, layer, self.config.n_layers, self.config.d_model)
         seen = scope(tap, activations(self.config, layer) if tap is not None else [])
-        padding = self._padding(resid, cache, mask)
+        padding = self._padding(resid, cache, mask, seen)
         return self.unembed(self._layers(resid, layer, self.config.n_layers, seen, cache, padding), seen)
 
     def unembed(self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET) -> Float[Tensor, "*batch d_vocab"]:
@@ -335,7 +335,7 @@ class Transformer(nn.Module):
         W_E = self.W_E
         tokens, mask = as_tokens(given, mask, self.vocabulary, W_E.device)
         rows = embed(tokens, W_E)
-        padding = self._padding(rows, cache, mask)
+        padding = self._padding(rows, cache, mask, tap)
         x = tap("embed", rows)  # batch pos d_model
         if self.config.positions == "learned" and self.W_pos is not None:
             start, stop = span(rows, self.config.n_ctx, cache)
@@ -356,11 +356,12 @@ class Transformer(nn.Module):
             cache.length = stop
         return x
 
-    def _padding(self, x: Tensor, cache: KVCache | None, mask: Tensor | None) -> Padding | None:
+    def _padding(self, x: Tensor, cache: KVCache | None, mask: Tensor | None, tap: Scope) -> Padding | None:
+        mask = check_mask(mask, x)
+        tap.padded(mask)
         if mask is None and (cache is None or cache.real is None):
             return None
         start, stop = span(x, self.config.n_ctx, cache)
-        mask = check_mask(mask, x)
         if cache is not None:
             mask = cache.keep(mask, stop)
         return None if mask is None else Padding(mask, start, self.config.causal)

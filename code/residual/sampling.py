@@ -52,10 +52,11 @@ def generate(
         mask: true at real tokens, where prompts of unequal length are padded on the left.
 
     Raises:
-        ValueError: the sequence does not fit the context, or a setting makes no sense.
+        ValueError: the sequence does not fit the context, or a setting makes no sense; a bidirectional model is to
+            keep keys and values.
     """
     tokens, mask = as_tokens(tokens, mask, model.vocabulary, model.W_E.device)
-    mask = _check(model, tokens, mask, n, temperature=temperature, top_k=top_k, top_p=top_p, chunk=chunk)
+    mask = _check(model, tokens, mask, n, cached, temperature=temperature, top_k=top_k, top_p=top_p, chunk=chunk)
     batch, start = tokens.shape
     generator = torch.Generator(tokens.device).manual_seed(seed)
     with _no_gradients(tap):
@@ -90,7 +91,7 @@ def beam(
         ValueError: the sequence does not fit the context, or there are fewer continuations than ``width``.
     """
     tokens, mask = as_tokens(tokens, mask, model.vocabulary, model.W_E.device)
-    mask = _check(model, tokens, mask, n, width=width, chunk=chunk)
+    mask = _check(model, tokens, mask, n, cached, width=width, chunk=chunk)
     d_vocab, n = model.config.d_vocab, int(n)
     if width > d_vocab**n:
         raise ValueError(
@@ -163,6 +164,7 @@ def _check(
     tokens: Tensor,
     mask: Tensor | None,
     n: int,
+    cached: bool,
     temperature: float = 1.0,
     top_p: float | None = None,
     **counts: int | None,
@@ -190,6 +192,10 @@ def _check(
     if tokens.shape[1] + n > model.config.n_ctx:
         raise ValueError(
             f"{tokens.shape[1]} tokens and {n} more are longer than the model's context, n_ctx = {model.config.n_ctx}"
+        )
+    if cached and not model.config.causal:
+        raise ValueError(
+            "in a bidirectional model each new token changes all earlier positions; give cached=False, too"
         )
     mask = check_mask(mask, tokens)
     if mask is not None and not bool(mask[:, -1].all()):

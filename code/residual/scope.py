@@ -7,6 +7,10 @@ asks for them by name: the last part of the pattern is written out, as in ``"*.q
 A tap may write to the tensor that it gets. It gets a copy, so that no weight, no recorded activation and no tensor of
 the caller changes with it. A tap with ``writes = False`` among its attributes, as all those of taps.py, promises to
 leave the tensor as it is, and gets it without a copy.
+
+Two methods of a tap are called if it has them: ``settled(name, x)``, with what an activation has become once all taps
+are done; and ``padded(real)``, before each run, with the tokens that are real, or None where all are. The second
+returns the tap for that run.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from residual.errors import nearest
@@ -44,7 +49,8 @@ class Scope:
         """Whether any of these activations is asked for, and so has to exist."""
         return bool(self.names) and any(self.prefix + name in self.names for name in names)
 
-    def __call__(self, name: str, x: Tensor) -> Tensor:
+    def __call__(self, name: str, x: Tensor, future: Tensor | None = None) -> Tensor:
+        """What the tap makes of the activation; where ``future`` is -∞, it stays as it was, so that none leaks in."""
         if self.tap is None:
             return x
         full = self.prefix + name
@@ -52,8 +58,29 @@ class Scope:
             return x
         y = apply(self.tap, full, x)
         if y is not x:
+            if future is not None:
+                y = torch.where(future.isneginf(), x, y)
             self.changed[name] = y
+        settle(self.tap, full, y)
         return y
+
+    def padded(self, real: Tensor | None) -> None:
+        """Tell the tap which tokens are real."""
+        if self.tap is not None:
+            self.tap = padded(self.tap, real)
+
+
+def settle(tap: Tap, name: str, x: Tensor) -> None:
+    """Tell a tap that asks what the activation has become, with all taps done."""
+    method = getattr(tap, "settled", None)
+    if method is not None:
+        method(name, x)
+
+
+def padded(tap: Tap, real: Tensor | None) -> Tap:
+    """The tap for a run in which these tokens are real; None: all are."""
+    method = getattr(tap, "padded", None)
+    return tap if method is None else method(real)
 
 
 def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
@@ -61,7 +88,7 @@ def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
 
     Raises:
         TypeError: the tap returned no tensor.
-        ValueError: the tap returned a tensor of another shape.
+        ValueError: the tap returned a tensor of another shape, kind of number or device.
     """
     if name.endswith(BY_NAME_ALONE) and not hasattr(tap, "resolve"):
         return x
@@ -70,15 +97,21 @@ def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
         raise TypeError(f"the tap returned {type(y).__name__} for {name}; return a tensor (x itself, to keep it)")
     if y.shape != x.shape:
         raise ValueError(f"the tap returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
+    if (y.dtype, y.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"the tap returned {y.dtype} on {y.device} for {name}, which is {x.dtype} on {x.device}; return y.to(x)"
+        )
     return y
 
 
 def on_copy(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ``function(x)``, where the function may write to its argument; if it does nothing, ``x`` itself."""
     copy = x.clone()
-    before = None if copy.is_inference() else copy._version  # counts what is written; inference tensors count nothing
+    before = None if copy.is_inference() else copy._version  # counts most writing, but none through .data or .numpy()
     y = function(copy)
-    return x if y is copy and before is not None and copy._version == before else y
+    if y is not copy or (before is not None and copy._version != before):
+        return y
+    return x if copy.shape == x.shape and torch.equal(copy, x) else copy
 
 
 def scope(tap: Tap | None, known: list[str]) -> Scope:
@@ -108,6 +141,9 @@ def find(patterns: Iterable[str], known: Iterable[str]) -> frozenset[str]:
     known, found = list(known), set()
     for pattern in patterns:
         matching = [name for name in known if matches(name, [pattern])]
+        if not matching and any(fnmatchcase(name, pattern) for name in known):
+            last = pattern.rsplit(".", 1)[-1]
+            raise ValueError(f"{last!r} names no input of a head; write q_in, k_in or v_in out, as in '*.q_in'")
         if not matching:
             raise ValueError(f"the model has no activation {pattern!r}; {nearest(pattern, known)}")
         found.update(matching)

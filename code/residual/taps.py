@@ -10,7 +10,8 @@ At every named activation the model calls ``x = tap(name, x)``. Any function of 
 The taps below also say which names they want, so that the model materialises those and nothing else. There is
 nothing to register and nothing to remove: a tap lives as long as the call it is given to. Gradients flow
 through. A name may be a pattern, ``"blocks.*.attn.pattern"``; one that matches nothing is an error that lists
-the nearest. A function may write to what it gets, ``x[:, 0] = 0``, and return it: it is a copy.
+the nearest. A function may write to what it gets, ``x[:, 0] = 0``, and return it: it is a copy. In scores and
+patterns, what the model hides (later keys, padding) stays hidden, whatever a tap puts there.
 
 ``heads`` are numbers, of every layer that the names match, or ``"1.3"``, head 3 of layer 1. ``positions`` are numbers
 or a slice, the same in every example; ``per_example`` of one for each; or a bool tensor ``[batch pos]``.
@@ -28,8 +29,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residual.errors import nearest
-from residual.scope import Tap, apply, find, matches, on_copy, wanted
-from residual.where import Heads, Positions, check_fit, is_square, parse_heads, per_example, put, repeated, with_heads
+from residual.scope import Tap, apply, find, matches, on_copy, padded, settle, wanted
+from residual.where import (
+    Heads,
+    Positions,
+    check_fit,
+    held,
+    is_square,
+    parse_heads,
+    per_example,
+    put,
+    repeated,
+    with_heads,
+)
 
 __all__ = [
     "Heads",
@@ -83,12 +95,18 @@ class record(Named, Mapping[str, Tensor]):
 
     def __init__(self, names: str | Iterable[str] = "*") -> None:
         self.names = _listed(names)
+        self.real: Tensor | None = None  # in the last run, where some tokens were padding: true at the others
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if matches(name, self.names):
             self._seen[name] = x
         return x
+
+    def padded(self, real: Tensor | None) -> record:
+        """This tap, which keeps what is real."""
+        self.real = real
+        return self
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -163,12 +181,12 @@ class patch(Placed):
         heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
-        self.recorded = dict(recorded)
+        self.recorded = {name: _tensor(value, name) for name, value in recorded.items()}
         for pattern in _listed(names):
             if not any(fnmatchcase(name, pattern) for name in self.recorded):
                 raise ValueError(f"{pattern!r} was not recorded; {nearest(pattern, self.recorded)}")
         self.names = [name for name in self.recorded if any(fnmatchcase(name, each) for each in _listed(names))]
-        self.heads, self.positions = heads, positions
+        self.heads, self.positions = held(heads), held(positions)
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         return self._put(name, x, self._aligned(name, self.recorded[name], x)) if name in self.names else x
@@ -194,15 +212,19 @@ class ablate(Placed):
             ``"resample"``, what another example has there, one drawn for each example and the same for all names.
         reference: recorded activations, by name; if not given, those of the run itself.
         heads, positions: only there, as in ``patch``.
-        across_positions: take the mean over positions too, so that even the position is forgotten.
+        across_positions: take the mean over positions too, so that even the position is forgotten. Padding does not
+            count: neither in a run with a mask nor in a ``record`` of one (a plain dict does not know of any).
         seed: of the draw.
 
     Which of the three is meant changes the conclusions (Miller et al. 2024, "Transformer Circuit Faithfulness
     Metrics Are Not Robust"): say it with every result.
 
     Raises:
-        ValueError: an unknown ``how``; and, when the model runs, as ``patch``.
+        ValueError: an unknown ``how``; and, when the model runs, as ``patch``; a mean over one example, or resampling
+            from one; a mean at each position, or resampling, of examples that are padded.
     """
+
+    real: Tensor | None = None  # in a run with padding, true at the tokens that are none
 
     def __init__(
         self,
@@ -218,7 +240,8 @@ class ablate(Placed):
         if how not in ("zero", "mean", "resample"):
             raise ValueError(f"cannot ablate by {how!r}; {nearest(how, ['zero', 'mean', 'resample'])}")
         self.names, self.how, self.reference = _listed(names), how, reference
-        self.heads, self.positions, self.across_positions, self.seed = heads, positions, across_positions, seed
+        self.heads, self.positions = held(heads), held(positions)
+        self.across_positions, self.seed = across_positions, seed
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if not matches(name, self.names):
@@ -229,16 +252,33 @@ class ablate(Placed):
             raise ValueError(f"the reference has no {name}; {nearest(name, self.reference)}")
         if self.reference is None and self.start is not None:
             raise ValueError("in a text that grows, means and resamples need a reference; give one")
-        source = x if self.reference is None else self.reference[name]
+        source = x if self.reference is None else _tensor(self.reference[name], name)
+        real = self.real if self.reference is None else getattr(self.reference, "real", None)
+        if real is not None and not self.across_positions:
+            raise ValueError(
+                f"some of the examples are padded, and a {self.how} would take padding for values; give texts of one "
+                "length, or the mean with across_positions=True, which leaves padding out"
+            )
         if self.how == "resample":
             value = source[self._others(len(x) // self.copies, len(source))]
         else:
             if self.across_positions and is_square(name):
                 raise ValueError(f"{name} has a query and a key axis; a mean across positions would mix them")
-            value = source.mean(dim=(0, 1) if self.across_positions else 0, keepdim=True)
+            if self.reference is None and len(x) == 1 and not self.across_positions:
+                raise ValueError("the mean over one example is the example: run at least two, or give a reference")
+            if self.across_positions and real is not None:
+                value = source[real].mean(dim=0)[None, None]
+            else:
+                value = source.mean(dim=(0, 1) if self.across_positions else 0, keepdim=True)
             if self.across_positions:
                 return self._put(name, x, value.expand(1, x.shape[1], *value.shape[2:]))
         return self._put(name, x, value if self.reference is None else self._aligned(name, value, x))
+
+    def padded(self, real: Tensor | None) -> ablate:
+        """This tap in a run in which these tokens are real."""
+        tap = copy.copy(self)
+        tap.real = real
+        return tap
 
     def _others(self, batch: int, pool: int) -> Tensor:
         """For each example, the row to take instead: from the run itself never its own (one random cycle)."""
@@ -272,14 +312,16 @@ class steer(Placed):
         heads: Heads | None = None,
         positions: Positions | None = None,
     ) -> None:
-        self.names, self.direction, self.strength = _listed(names), direction, strength
-        self.heads, self.positions = heads, positions
+        self.names, self.direction, self.strength = _listed(names), _tensor(direction, "the direction"), strength
+        self.heads, self.positions = held(heads), held(positions)
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if not matches(name, self.names):
             return x
         direction = self.direction.to(x)
-        if self.start is not None and direction.ndim == x.ndim and direction.shape[1] > 1:
+        if direction.ndim == x.ndim and direction.shape[1] == 1 < len(direction):
+            direction = direction.repeat_interleave(self.copies, dim=0)
+        elif self.start is not None and direction.ndim == x.ndim and direction.shape[1] > 1:
             direction = self._aligned(name, direction.expand(-1, -1, *x.shape[2:]), torch.zeros_like(x))
         axes = zip(direction.shape, x.shape, strict=False) if direction.ndim == x.ndim else ((0, 1),)
         if direction.shape != x.shape[-1:] and not all(a in (1, b) for a, b in axes):
@@ -291,7 +333,11 @@ class steer(Placed):
 
 
 class compose:
-    """Several taps as one; at each activation they are applied from left to right."""
+    """Several taps as one; at each activation they are applied from left to right.
+
+    A tap that reads an activation for another one (``linearise``, ``splice``, ``patch_edges``) reads what it has become
+    after the last of them. A ``record`` keeps what it is at its turn.
+    """
 
     writes = False
 
@@ -305,6 +351,15 @@ class compose:
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         return frozenset().union(*(wanted(tap, known) for tap in self.taps))
+
+    def settled(self, name: str, x: Tensor) -> None:
+        """Tell the taps that ask for it what the activation has become."""
+        for tap in self.taps:
+            settle(tap, name, x)
+
+    def padded(self, real: Tensor | None) -> compose:
+        """These taps in a run in which these tokens are real."""
+        return compose(*(padded(tap, real) for tap in self.taps))
 
     def growing(self, start: int, copies: int) -> compose:
         """These taps in a text that grows: see ``growing``."""
@@ -323,6 +378,13 @@ def growing(tap: Tap, start: int, copies: int = 1) -> Tap:
     """
     method = getattr(tap, "growing", None)
     return tap if method is None else method(start, copies)
+
+
+def _tensor(value, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{what} is no tensor, and no table of numbers that could be one: {type(value)}") from None
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

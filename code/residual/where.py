@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,12 @@ from torch import Tensor
 HEADED = ("q", "k", "v", "rot_q", "rot_k", "q_in", "k_in", "v_in", "z", "result", "scores", "pattern")
 
 Heads = int | str | Sequence[int | str]  # 3: head 3 of every layer; "1.3": that of layer 1
+
+
+def held(values: Any) -> Any:
+    """Heads or positions that can be read more than once: an iterator becomes a list."""
+    once = isinstance(values, Iterable) and not isinstance(values, str | Sequence | Tensor | np.ndarray)
+    return list(values) if once else values
 
 
 class per_example:
@@ -132,9 +139,10 @@ def mark(name: str, x: Tensor, positions: Positions, start: int | None = None) -
 
 
 def check_fit(name: str, x: Tensor, value: Tensor) -> None:
-    """
+    """Refuse a value that does not fit: it must have the shape of ``x``, or a single example that stands for all.
+
     Raises:
-        ValueError: the value has not the shape of x, be it with one example for all.
+        ValueError: it has another shape.
     """
     if value.ndim == x.ndim and value.shape[1:] == x.shape[1:] and len(value) not in (1, len(x)):
         raise ValueError(f"a value of {len(value)} examples does not fit the {len(x)} of {name}; give as many, or 1")

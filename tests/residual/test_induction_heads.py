@@ -166,7 +166,7 @@ def test_the_turn_happens_again(one_thread):
 
     def loss(step):
         random, _ = repeats(16, 129, (8, 32), seed=10**9 + step)  # not those of the run
-        return next_token_loss(model, torch.cat([windows(text.train, 16, 129, step=step, seed=77), random]))
+        return next_token_loss(model, torch.cat([windows(text.train, 16, 129, step=step), random]))
 
     before = in_context(model, held_out, (8, 32))
     train(model, loss, steps=150, lr=1e-2, weight_decay=0.1, clip=1.0)

@@ -847,7 +847,7 @@ def test_bad_config(fields, error, says):
 
 def test_bad_restart():
     model, stream = small(), torch.zeros(2, 3, 6)
-    with pytest.raises(ValueError, match="there is no layer 3 to start or stop at; the model's layers are 0 to 1"):
+    with pytest.raises(ValueError, match="there is no layer 3; the model's are 0 to 1, and 2 its end"):
         model.run_from(3, stream)
     with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
         model.run_from(0, stream[..., 0])
@@ -864,3 +864,15 @@ def test_bad_cache():
         model(torch.ones(2, 5, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match="a bidirectional model has no cache"):
         Transformer(Config(causal=False)).cache(1)
+
+
+@pytest.mark.parametrize("layer", [1.5, "1", True, None])
+def test_a_layer_is_a_whole_number(layer):
+    model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7))
+    for call in (
+        lambda: model.run_to(torch.zeros(1, 2).long(), layer),
+        lambda: model.run_from(layer, torch.zeros(1, 2, 6)),
+    ):
+        with pytest.raises(ValueError, match=f"a layer is a whole number; {layer!r} is none"):
+            call()
+    assert model.run_to(torch.zeros(1, 2).long(), np.int64(1)).shape == (1, 2, 6)

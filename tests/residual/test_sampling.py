@@ -396,5 +396,18 @@ def test_bad_input_is_a_sentence(call, says):
 
 
 def test_a_bidirectional_model_has_no_next_token():
-    with pytest.raises(ValueError, match="a bidirectional model has no cache"):
-        generate(Transformer(Config(1, 6, 2, 3, 12, 5, causal=False)), prompts(1, 3), 1)
+    model = Transformer(Config(1, 6, 2, 3, 12, 5, causal=False))
+    with pytest.raises(ValueError, match="each new token changes all earlier positions; give cached=False"):
+        generate(model, prompts(1, 3), 1)
+    assert generate(model, prompts(1, 3), 1, cached=False).shape == (1, 4)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_beam_steers_each_example_its_own_way(cached):
+    model = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=0.8), 3).double()
+    direction = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0)).double()
+    found, scores = beam(model, prompts(2, 3), 4, 3, tap=steer("embed", direction), cached=cached)
+    for i in range(2):
+        alone = beam(model, prompts(2, 3)[i : i + 1], 4, 3, tap=steer("embed", direction[i, 0]), cached=cached)
+        assert torch.equal(found[i], alone[0][0])
+        torch.testing.assert_close(scores[i], alone[1][0])

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual import Config, Transformer
+from residual.methods.splice import splice
+from residual.sampling import generate
 from residual.taps import ablate, at, compose, freeze, parse_heads, patch, per_example, record, steer
 
 
@@ -354,3 +356,152 @@ def test_bad_input_is_a_sentence(make, says):
     model(batch(1), tap=seen)
     with pytest.raises(ValueError, match=says):
         model(batch(1), tap=make(seen))
+
+
+# What a tap cannot do
+
+
+def any_tap(kind, name, seen):
+    """A tap of each kind that changes a square activation as much as it can."""
+    return {
+        "zero": lambda: ablate(name),
+        "mean": lambda: ablate(name, "mean", seen),
+        "own mean": lambda: ablate(name, "mean"),
+        "resample": lambda: ablate(name, "resample", seen, seed=1),
+        "patch": lambda: patch({name: torch.ones_like(seen[name])}),
+        "freeze": lambda: freeze({name: 0.1 * torch.ones_like(seen[name])}),
+        "steer": lambda: steer(name, torch.linspace(0.1, 1, 5).double()),
+        "at": lambda: at(name, lambda x: 0.2 + 0 * x.nan_to_num(neginf=0)),
+        "function": lambda: lambda at_name, x: x.fill_(0.3) if at_name == name else x,
+        "compose": lambda: compose(ablate(name), steer(name, torch.ones(5).double())),
+    }[kind]()
+
+
+KINDS = ["zero", "mean", "own mean", "resample", "patch", "freeze", "steer", "at", "function", "compose"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["blocks.0.attn.scores", "blocks.1.attn.pattern"])
+def test_no_tap_shows_the_future(kind, name):
+    model, tokens, seen = model_for(), batch(3), record(name)
+    model(batch(3, seed=1), tap=seen)
+    later = tokens.clone()
+    later[:, 3:] = (later[:, 3:] + 1) % 7
+    tap = any_tap(kind, name, seen)
+    found, other = model(tokens, tap=tap), model(later, tap=tap)
+    assert torch.equal(found[:, :3], other[:, :3]) and not torch.allclose(found[:, 3:], other[:, 3:])
+    mask = torch.tensor([[False, False, True, True, True], [True] * 5, [True] * 5])
+    if "mean" not in kind:
+        changed = torch.where(mask, tokens, 6 - tokens)  # nor padding
+        torch.testing.assert_close(model(tokens, tap=tap, mask=mask)[mask], model(changed, tap=tap, mask=mask)[mask])
+
+
+@pytest.mark.parametrize("make", [lambda: ablate("*.scores"), lambda: at("*.scores", lambda x: 0.5 * x)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_changed_scores_write_the_same_text_with_and_without_kept_keys(make, padded):
+    model, tokens = model_for(n_ctx=9), batch(2)
+    mask = torch.tensor([[not padded, True, True, True, True], [True] * 5])
+    kept = generate(model, tokens, 4, tap=make(), mask=mask)
+    assert torch.equal(kept, generate(model, tokens, 4, tap=make(), mask=mask, cached=False))
+
+
+@pytest.mark.parametrize("keyword, values", [("heads", [0, "1.1"]), ("positions", [1, 3])])
+def test_heads_and_positions_may_be_iterators(keyword, values):
+    model, tokens, seen = model_for(), batch(2), record("*.z")
+    model(batch(2, seed=1), tap=seen)
+    for make in (ablate, lambda names, **where: patch(seen, names, **where), lambda n, **w: steer(n, DIRECTION, **w)):
+        expected = model(tokens, tap=make("*.z", **{keyword: values}))
+        for once in (iter(values), (value for value in values)):
+            tap = make("*.z", **{keyword: once})
+            assert torch.equal(model(tokens, tap=tap), expected) and torch.equal(model(tokens, tap=tap), expected)
+
+
+DIRECTION = torch.ones(3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.data[:, 0].zero_(),
+        lambda x: x.detach()[:, 0].zero_(),
+        lambda x: x.detach().numpy()[:, 0].fill(0),
+        lambda x: x.untyped_storage().copy_((x * torch.tensor([0, 1, 1, 1, 1]).view(1, 5, 1)).untyped_storage()),
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_what_is_written_past_the_counter_of_torch_counts_too(write, mode):
+    model, tokens, name = model_for(), batch(2), "blocks.0.resid_post"
+
+    def write_and_return(x):
+        write(x)
+        return x
+
+    with mode():
+        expected = model(tokens, tap=ablate(name, positions=0))
+        for tap in (
+            at(name, write_and_return),
+            lambda at_name, x: write_and_return(x) if at_name == name else x,
+            splice(name, name, write_and_return),
+        ):
+            torch.testing.assert_close(model(tokens, tap=tap), expected)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.resid_pre", "blocks.0.attn.pattern", "blocks.0.attn.z"])
+@pytest.mark.parametrize("to", [torch.float32, torch.float16, torch.int64, torch.bool, torch.complex128, "meta"])
+def test_a_tap_returns_the_kind_of_number_that_it_got(name, to):
+    with pytest.raises(ValueError, match=f"the tap returned .* for {name}, which is torch.float64 on cpu; return y.to"):
+        model_for()(batch(2), tap=at(name, lambda x: x.to(to)))
+
+
+# Means and padding
+
+
+def test_a_mean_leaves_padding_out():
+    model, mask = model_for(positions="rotary", d_head=2), torch.tensor([[False, False, True, True, True], [True] * 5])
+    tokens, name = batch(2), "blocks.0.attn.z"
+    model(tokens, tap=(seen := record(name)), mask=mask)
+    mean = seen[name][mask].mean(dim=0)
+    expected = model(tokens, tap=at(name, lambda x: mean.expand_as(x)), mask=mask)
+    for reference in (None, seen):
+        tap = ablate(name, "mean", reference, across_positions=True)
+        torch.testing.assert_close(model(tokens, tap=tap, mask=mask), expected)
+        torch.testing.assert_close(model(tokens, tap=compose(tap, record(name)), mask=mask), expected)
+    model(batch(2, seed=3), tap=seen)  # the same record, of a run without padding
+    mean = seen[name].mean(dim=(0, 1))
+    expected = model(tokens, tap=at(name, lambda x: mean.expand_as(x)))
+    torch.testing.assert_close(model(tokens, tap=ablate(name, "mean", seen, across_positions=True)), expected)
+
+
+@pytest.mark.parametrize("how", ["mean", "resample"])
+def test_padding_at_a_position_is_no_value(how):
+    model, tokens = model_for(), batch(2)
+    mask = torch.tensor([[False, False, True, True, True], [True] * 5])
+    model(tokens, tap=(seen := record("*.z")), mask=mask)
+    for tap, real in ((ablate("*.z", how), mask), (ablate("*.z", how, seen), None), (ablate("*.z", how, seen), mask)):
+        with pytest.raises(ValueError, match=f"some of the examples are padded, and a {how} would take padding"):
+            model(tokens, tap=tap, mask=real)
+
+
+def test_the_mean_over_one_example_is_refused():
+    with pytest.raises(ValueError, match="the mean over one example is the example: run at least two, or give"):
+        model_for()(batch(1), tap=ablate("*.z", "mean"))
+    model_for()(batch(1), tap=ablate("*.z", "mean", across_positions=True))
+
+
+def test_the_inputs_of_heads_are_written_out():
+    with pytest.raises(ValueError, match=r"'\*_in' names no input of a head; write q_in, k_in or v_in out"):
+        model_for()(batch(1), tap=record("*_in"))
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.tolist, torch.Tensor.numpy])
+def test_directions_and_recordings_may_be_lists_or_arrays(kind):
+    model, tokens, direction = model_for(), batch(2), torch.arange(6.0)
+    expected = model(tokens, tap=steer("embed", direction))
+    assert torch.equal(model(tokens, tap=steer("embed", kind(direction))), expected)
+    value = torch.ones(1, 5, 6).double()
+    expected = model(tokens, tap=patch({"embed": value}))
+    assert torch.equal(model(tokens, tap=patch({"embed": kind(value)})), expected)
+    assert torch.equal(model(tokens, tap=ablate("embed", "mean", {"embed": kind(value)})), expected)
+    for make in (lambda: steer("embed", "up"), lambda: patch({"embed": [[1], [2, 3]]})):
+        with pytest.raises(ValueError, match="is no tensor, and no table of numbers that could be one"):
+            make()

@@ -1,7 +1,7 @@
 """Models whose weights are written down, not trained: what an induction head is, with nothing left to explain.
 
 All read sequences that begin with a token 0 which comes nowhere else. Where the current token came before, they
-predict what followed it: the in-context bigram statistics. Where it did not, they say nothing of use.
+predict what followed it: the in-context bigram statistics. Where it did not, their logits mean nothing.
 
 After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Induction heads", and Olsson
 et al. 2022, "In-context Learning and Induction Heads", argument 2 (smeared keys).

@@ -54,11 +54,11 @@ class NextToken(Experiment):
             ModuleNotFoundError: the data are not installed.
         """
         c, text = self.config, DATA[self.data]()
-        drawn = windows(text.train, self.batch - self.repeats, self._length, step=step, seed=self.seed)
+        drawn = windows(text.train, self.batch - self.repeats, self._length, step=step)
         drawn = self._begun(drawn, text)
         if self.repeats:
-            seed, start = (self.seed + 1 << 32) + step, self._start(text)  # (only the step counts: see windows)
-            random, _ = repeats(self.repeats, c.n_ctx + 1, self.periods, d_vocab=c.d_vocab, start=start, seed=seed)
+            start = self._start(text)
+            random, _ = repeats(self.repeats, c.n_ctx + 1, self.periods, d_vocab=c.d_vocab, start=start, seed=step)
             drawn = torch.cat([drawn, share(random).to(drawn)])
         return next_token_loss(model, drawn)
 

@@ -1,6 +1,6 @@
 """Measurements too long for a notebook's minute: ``NAME.safetensors`` in ``code/results``, and its card beside it.
 
->>> values, card = load_result("smollm2-heads")
+>>> values, card = load_result("smollm2-head-ablations")
 
 A notebook that reads a result computes a random part of it again and compares.
 """

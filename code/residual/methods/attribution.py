@@ -18,13 +18,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residual.checks import Tokens
+from residual.checks import Tokens, check_layer
 from residual.errors import nearest
+from residual.methods.sites import indices
 from residual.model import Block, Transformer
 from residual.taps import record
 
@@ -119,7 +121,7 @@ def decompose(
     *,
     layer: int | None = None,
     by: Literal["component", "head", "source"] = "head",
-    neurons: Iterable[int] = (),
+    neurons: int | Iterable[int] = (),
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Terms:
     """Return what was written to the stream before ``layer``, term by term; to its end, if no layer is given.
@@ -131,7 +133,7 @@ def decompose(
     Args:
         by: a term for each attention layer, for each head, or for each head and source position,
             ``A_ij v_j W_O`` (Elhage et al. 2021, "Attention Heads as Information Movement").
-        neurons: the layers whose MLP is split into its neurons.
+        neurons: the layers whose MLP is split into its neurons; or one of them.
         mask: as for the model.
 
     Raises:
@@ -139,13 +141,10 @@ def decompose(
     """
     c = model.config
     end = c.n_layers if layer is None else layer
-    if not 0 <= end <= c.n_layers:
-        raise ValueError(
-            f"there is no layer {layer}; the model's layers are 0 to {c.n_layers - 1}, {c.n_layers} its end"
-        )
+    check_layer(end, c.n_layers)
     if by not in ("component", "head", "source"):
         raise ValueError(f"cannot split by {by!r}; {nearest(by, ['component', 'head', 'source'])}")
-    split = set(neurons)
+    split = set(indices([neurons] if isinstance(neurons, int | np.integer) else list(neurons), c.n_layers, "layer"))
     if wrong := [i for i in split if not 0 <= i < end or not c.d_mlp]:
         raise ValueError(f"layer {wrong[0]} has no MLP before layer {end}; leave it out of neurons")
     names = ["embed"] + ["pos_embed"] * (c.positions == "learned")
@@ -197,7 +196,8 @@ def attribute(
             example, ``[batch]``. Or a vector that reads the normalized stream as a column of ``W_U`` does.
         scale: ``"frozen"``: the final norm divides by the scale of the run. The values of all terms sum to the logit,
             the terms ``ln_final.b`` and ``b_U`` included. ``"recomputed"``: the logit minus the logit of the stream
-            without the term, whose scale is another: what zero ablation of the direct path does. No sum holds.
+            without the term, divided by its own scale, as zero ablation of the direct path does. These do not sum to
+            the logit.
 
     Raises:
         TypeError: a direction of another kind.
@@ -253,16 +253,16 @@ def logit_lens(
     c = model.config
     names = [f"blocks.{layer}.resid_pre" for layer in range(c.n_layers)]
     end = model.run_to(tokens, c.n_layers, tap=(seen := record(names or "embed")), mask=mask)
-    some = [positions] if isinstance(positions, int) else positions
-    try:
-        streams = [x[:, some] for x in [*(seen[name] for name in names), end]]
-    except IndexError:
-        raise ValueError(f"there is no position {positions} in {end.shape[1]} tokens") from None
+    some = indices(positions, end.shape[1], "position")
+    if not some:
+        raise ValueError(f"positions is {positions!r}, which is none of {end.shape[1]}; give one or more")
+    streams = [x[:, some] for x in [*(seen[name] for name in names), end]]
     logits = model.run_from(c.n_layers, streams[-1])[None]  # by itself: the model's own, bit for bit
     if c.n_layers:  # and the others at once, since W_U is large
         earlier = model.run_from(c.n_layers, torch.cat(streams[:-1])).unflatten(0, (c.n_layers, -1))
         logits = torch.cat([earlier, logits])
-    return logits[:, :, 0] if isinstance(positions, int) else logits
+    single = not isinstance(positions, slice) and torch.as_tensor(positions).ndim == 0
+    return logits[:, :, 0] if single else logits
 
 
 def _variance_without(terms: Terms, x: Tensor, centred: bool) -> Float[Tensor, "term batch pos"]:
@@ -286,6 +286,8 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
             raise ValueError(f"a direction is one token or a pair (answer, wrong); these are {len(direction)}")
         (u, b), (v, d) = (_read(model, token, batch) for token in direction)
         return u - v, None if b is None or d is None else b - d
+    if isinstance(direction, np.ndarray | np.integer):
+        direction = torch.as_tensor(direction)
     if isinstance(direction, Tensor) and direction.is_floating_point():
         if direction.shape not in ((c.d_model,), (batch, c.d_model), (1, c.d_model)):
             raise ValueError(
@@ -293,7 +295,11 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
                 f"of {batch} examples"
             )
         return direction.to(model.W_E).reshape(-1, 1, c.d_model), None
-    if not isinstance(direction, int | Tensor) or isinstance(direction, bool):
+    if (
+        not isinstance(direction, int | Tensor)
+        or isinstance(direction, bool)
+        or getattr(direction, "dtype", None) == torch.bool
+    ):
         raise TypeError(
             f"a direction is a token, a pair (answer, wrong) or a vector; this is {type(direction).__name__}"
         )

@@ -229,7 +229,7 @@ def _head_of(model: Transformer, layer: int, head: int | slice) -> tuple[Attenti
     """The attention of a layer, and the head, both known to exist."""
     places = indices(layer, model.config.n_layers, "layer")
     if isinstance(layer, slice) or len(places) != 1:
-        raise ValueError(f"a circuit is that of one layer; {layer!r} is none")
+        raise ValueError(f"layer is {layer!r}; a circuit is in one layer, so give one whole number")
     if not isinstance(head, slice):
         heads = indices(head, model.config.n_heads, "head")
         if len(heads) != 1:

@@ -16,22 +16,21 @@ is then key head 0, for all the query heads that share it. An edge to one sharer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residual.checks import Tokens, as_tokens, embed
 from residual.errors import nearest
+from residual.methods.reruns import Metric, Position, positions_read
 from residual.model import Block, Config, Norm, Transformer
 from residual.taps import at, compose, find, record
-
-Metric = Callable[[Tensor], Tensor]
-Position = int | Int[Tensor, " batch"] | None
 
 
 class _End(NamedTuple):
@@ -74,8 +73,8 @@ class patch_edges:
     Args:
         edges: pairs (writer, reader), of those in ``writers(model.config)`` and ``readers(model.config)``.
         recorded: of ``written``, for as many examples as are run, or for one.
-        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position; or ``"zero"``,
-            which needs no recording. A bias of an MLP is no part of its term.
+        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position, which should
+            be of one length; or ``"zero"``, which needs no recording. A bias of an MLP is no part of its term.
 
     Raises:
         ValueError: no such writer or reader, or the reader comes first; nothing recorded, or of another shape.
@@ -116,11 +115,12 @@ class patch_edges:
                 begin.name, torch.zeros(1 if end.head is None else rows, width)
             )
             mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
-        self._changes: dict[str, Tensor] = {}  # of this run, as its terms are written; the next run clears it
+        self._terms: dict[str, Tensor] = {}  # of this run, as they are written; the next run clears both
+        self._changes: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name in self._heads:
-            self._changes[name] = self._change(name, x)
+            self._terms[name], self._changes[name] = x, self._change(name, x)
         if name in self._reads:
             y = x
             for source, mask in self._reads[name].items():
@@ -129,7 +129,13 @@ class patch_edges:
             x = y
         return x
 
+    def settled(self, name: str, x: Tensor) -> None:
+        """Take what is written in this run after all taps."""
+        if name in self._heads and x is not self._terms.get(name):
+            self._changes[name] = self._change(name, x)
+
     def resolve(self, known: list[str]) -> frozenset[str]:
+        self._terms.clear()
         self._changes.clear()
         names = [*self._heads, *self._reads]
         return find(names, known) if names else frozenset()
@@ -161,13 +167,27 @@ class EdgeScores:
     readers: list[str]
 
     def __getitem__(self, edge: tuple[str, str]) -> Tensor:
+        """The score of an edge (writer, reader).
+
+        Raises:
+            KeyError: there is no such writer or reader, or the reader comes first.
+        """
         for name, names in zip(edge, (self.writers, self.readers), strict=True):
             if name not in names:
                 raise KeyError(f"no {name!r} is there; {nearest(name, names)}")
-        return self.values[self.writers.index(edge[0]), self.readers.index(edge[1])]
+        place = self.writers.index(edge[0]), self.readers.index(edge[1])
+        if not bool(self.exists[place]):
+            raise KeyError(f"{edge[1]} reads the stream before {edge[0]} writes to it; that is no edge")
+        return self.values[place]
 
     def top(self, n: int) -> list[tuple[str, str]]:
-        """The ``n`` edges with the largest scores, whatever their sign, largest first."""
+        """The ``n`` edges with the largest scores, whatever their sign, largest first; all, where there are fewer.
+
+        Raises:
+            ValueError: ``n`` is no whole number, or below 0.
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"cannot take {n!r} edges; give a whole number, 0 or above")
         order = self.values.abs().masked_fill(~self.exists, -1).flatten().argsort(descending=True, stable=True)
         pairs = [divmod(i, len(self.readers)) for i in order[: min(n, int(self.exists.sum()))].tolist()]
         return [(self.writers[i], self.readers[j]) for i, j in pairs]
@@ -209,8 +229,8 @@ def edge_attribution(
         )
     if corrupted_mask is not None and (mask is None or not torch.equal(mask, corrupted_mask)):
         raise ValueError("a clean text and its corrupted text differ in length; patching needs the same positions")
-    if steps < 1:
-        raise ValueError(f"{steps} steps are none; give 1 or more")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 1")
     other = written(model, corrupted, mask)
     begin, end, columns = _writers(c), _readers(c), readers(c)
     towards = embed(clean, model.W_E) - other["embed"]
@@ -255,6 +275,8 @@ def _differentiated(
         start = at("embed", lambda _: embedding)
         x = model.run_to(tokens, c.n_layers, tap=compose(start, seen := record([*asked, *others])), mask=mask)
         value = metric(_logits(model, x, position))
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise ValueError("the metric does not depend on the logits it is given; compute it from them with torch")
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
         *found, end = torch.autograd.grad(value.sum(), [*(seen[name] for name in asked), x], materialize_grads=True)
@@ -282,11 +304,9 @@ def _logits(model: Transformer, x: Tensor, position: Position) -> Tensor:
     """The logits that the metric reads, and no others."""
     if position is None:
         return model.run_from(model.config.n_layers, x)
-    batch, n_pos, _ = x.shape
-    read = torch.as_tensor(position, device=x.device).expand(batch)
-    if not bool(((-n_pos <= read) & (read < n_pos)).all()):
-        raise ValueError(f"there is no position {position} in {n_pos} tokens")
-    return model.run_from(model.config.n_layers, x[torch.arange(batch, device=x.device), read][:, None])[:, 0]
+    example = torch.arange(len(x), device=x.device)
+    read = positions_read(position, x.shape[1], example)
+    return model.run_from(model.config.n_layers, x[example, read][:, None])[:, 0]
 
 
 def _back_through(

@@ -182,4 +182,5 @@ def _with(model: Transformer, **changes) -> Transformer:
             weight.requires_grad_(own[name].requires_grad)
         elif name == "W_U":
             weight.copy_(model.W_U)
+    other.vocabulary = model.vocabulary
     return other.train(model.training)

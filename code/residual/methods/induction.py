@@ -81,7 +81,7 @@ def prefix_matching_score(
         ValueError: the sequence is too short, or the vocabulary too small, for such periods.
     """
     if examples < 1:
-        raise ValueError(f"a score is a mean over examples; {examples} are none")
+        raise ValueError(f"examples is {examples}; a score is a mean over at least 1")
     c = model.config
     length = c.n_ctx if length is None else length
     n_pos = length - (start is not None)
@@ -182,7 +182,7 @@ def in_context(
     - ``in-context score``: the loss on ``text`` over its last quarter less that over its second eighth; below zero
       when what was read so far helps (the paper: the 500th token's loss less the 50th's)
     - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
-    - ``K-composition``: the largest score, in models of two layers (see ``circuits.composition_scores``)
+    - ``K-composition``: the largest score, in models of two layers or more (see ``circuits.composition_scores``)
 
     Args:
         text: begins with the start token in every row, where there is one.

@@ -30,7 +30,9 @@ class linearise:
     >>> model(tokens, tap=linear)  # the model's logits
     >>> model.run_from(2, resid, tap=linear)  # affine in resid
 
-    The gradient of such a run by its stream is the map itself, whatever the stream.
+    The gradient of such a run by its stream is the map itself, whatever the stream. Composed with taps that change
+    ``mlp.pre``, on either side, the ratio multiplies what they leave; what they do to a frozen activation (a SwiGLU's
+    ``mlp.pre`` among them) counts only if they stand to the right.
     """
 
     writes = False
@@ -58,11 +60,16 @@ class linearise:
         mlp, _, part = name.rpartition(".")
         if mlp + "." in self.ratios:
             if part == "pre":
-                self._pre = x
+                self._pre = x  # until it is settled
             elif part == "post" and self._pre is not None:
                 x, self._pre = self.ratios[mlp + "."] * self._pre, None
             return x
         return self.frozen.get(name, x)
+
+    def settled(self, name: str, x: Tensor) -> None:
+        """Take what the neurons' inputs have become after all taps."""
+        if name.endswith(".mlp.pre") and self._pre is not None:
+            self._pre = x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         # Of the names that there are: a run may begin at a later layer.

@@ -65,7 +65,7 @@ class BaseRun:
         self.stream = [self.seen[name] for name in [*(f"blocks.{i}.resid_pre" for i in range(n_layers)), *ends]]
         self.middle = [self.seen[f"blocks.{i}.{middle}"] for i in range(n_layers)]
         self.example = torch.arange(len(tokens), device=tokens.device)
-        self.read = self._positions(position)  # of each example; None: all
+        self.read = positions_read(position, self.n_pos, self.example)  # of each example; None: all
         self.stop = self.n_pos  # changes from here on change nothing that is read
         if self.read is not None and c.causal:
             self.stop = int(self.read.max()) + 1
@@ -160,9 +160,9 @@ class BaseRun:
     def measure(self, logits: Float[Tensor, "run batch *pos d_vocab"]) -> Float[Tensor, "run *metric"]:  # noqa: F821, UP037
         """The metric of each run; all at once where torch can do that."""
         try:
-            return torch.vmap(self.metric)(logits)
+            return torch.vmap(self.metric)(logits.clone())  # a metric may write to what it gets
         except RuntimeError:
-            return torch.stack([torch.as_tensor(self.metric(run)) for run in logits])
+            return torch.stack([torch.as_tensor(self.metric(run.clone())) for run in logits])
 
     def _end_changed_at(self, p: int, changed: Float[Tensor, "node batch d_model"]) -> Tensor:
         """The logits that are read when the stream ends as ``changed`` at position p."""
@@ -189,26 +189,28 @@ class BaseRun:
     def _where_read(self, x: Float[Tensor, "batch pos width"]) -> Tensor:
         return x if self.read is None else x[self.example, self.read]
 
-    def _positions(self, position: Position) -> Tensor | None:
-        if position is None:
-            return None
-        if isinstance(position, per_example):
-            position = torch.tensor(position.positions)
-        read = torch.as_tensor(position, device=self.example.device)
-        if (
-            read.is_floating_point()
-            or read.dtype == torch.bool
-            or read.ndim > 1
-            or read.numel() not in (1, len(self.example))
-        ):
-            raise ValueError(
-                f"position is {position!r}; the metric reads at a whole number, or at one for each of the "
-                f"{len(self.example)} examples"
-            )
-        read = read.long().expand(len(self.example))
-        if not bool(((-self.n_pos <= read) & (read < self.n_pos)).all()):
-            raise ValueError(f"there is no position {position} in {self.n_pos} tokens")
-        return read % self.n_pos
+
+def positions_read(position: Position, n_pos: int, example: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
+    """The position where a metric reads in each example; None: all.
+
+    Raises:
+        ValueError: not a whole number, or one for each example; no such position.
+    """
+    if position is None:
+        return None
+    try:
+        read = torch.as_tensor(position.positions if isinstance(position, per_example) else position).to(example.device)
+    except (TypeError, ValueError, RuntimeError):
+        read = torch.empty(0)
+    if read.is_floating_point() or read.dtype == torch.bool or read.ndim > 1 or read.numel() not in (1, len(example)):
+        raise ValueError(
+            f"position is {position!r}; the metric reads at a whole number, or at one for each of the {len(example)} "
+            "examples"
+        )
+    read = read.long().expand(len(example))
+    if not bool(((-n_pos <= read) & (read < n_pos)).all()):
+        raise ValueError(f"there is no position {position} in {n_pos} tokens")
+    return read % n_pos
 
 
 class _Before:

@@ -18,7 +18,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residual.checks import Tokens, as_tokens, check_mask, check_tokens
+from residual.checks import Tokens, as_tokens, check_layer, check_mask, check_tokens
 from residual.methods.sites import named_heads
 from residual.model import Attention, Block, Transformer
 from residual.positions import Padding
@@ -26,6 +26,7 @@ from residual.taps import record
 from residual.where import Heads
 
 Words = Callable[[list[int]], list[str]]
+Look = Callable[[Tensor, Tensor | None], Tensor]
 
 ROLES = ("previous_token", "current_token", "first_position", "duplicate_token", "induction")
 """The scores of ``head_roles``, in their order."""
@@ -41,9 +42,13 @@ def value_norms(attention: Attention, v: Float[Tensor, "batch pos kv_head d_head
 
     Args:
         v: the recorded activation ``blocks.{layer}.attn.v``, biases included.
+
+    Returns:
+        In float32 for a model of half precision, which has no triangular factors.
     """
     c = attention.config
-    R = torch.linalg.qr(attention.W_O.mT, mode="r").R  # head rank d_head
+    v = _precise(v)
+    R = torch.linalg.qr(_precise(attention.W_O).mT, mode="r").R  # head rank d_head
     values = v.repeat_interleave(c.n_heads // c.kv_heads, dim=2)  # batch pos head d_head
     written = einsum(values, R, "batch pos head d_head, head rank d_head -> batch head pos rank")
     return torch.linalg.vector_norm(written, dim=-1)
@@ -66,8 +71,7 @@ def value_weighted_pattern(
     Raises:
         ValueError: there is no such layer.
     """
-    if not 0 <= layer < model.config.n_layers:
-        raise ValueError(f"there is no layer {layer} in a model of {model.config.n_layers}; they count from 0")
+    check_layer(layer, model.config.n_layers, end=False)
     attn = f"blocks.{layer}.attn"
     model.run_to(tokens, layer + 1, tap=(seen := record([f"{attn}.v", f"{attn}.pattern"])), mask=mask)
     norms = value_norms(cast(Block, model.blocks[layer]).attn, seen[f"{attn}.v"])
@@ -107,9 +111,9 @@ def attention_by_token(
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
     tokens, real, counted = _read(model, tokens, mask, counted)
-    found, place = tokens.unique(return_inverse=True)  # place: batch pos
+    found, place = _kinds(tokens, real)
 
-    def look(pattern: Tensor) -> Tensor:
+    def look(pattern: Tensor, norms: Tensor | None) -> Tensor:
         return _received(pattern, counted, place, len(found))
 
     paid = _look(model, tokens, real, look, value_weighted)  # layer batch head token
@@ -130,7 +134,8 @@ class HeadRoles(NamedTuple):
     top_token: Int[Tensor, "layer head"]  # the token that gets most of all attention
     top_share: Float[Tensor, "layer head"]
     errors: dict[str, Tensor]  # of each score, its standard error over examples; NaN if there is only one
-    uniform: dict[str, float]  # of each score, that of a head which attends to all it can see alike
+    uniform: dict[str, float]  # of each score, that of a head which attends to all it can see alike; value-weighted,
+    # the mean over heads of that, each with the lengths of what it moves
 
 
 @torch.no_grad()
@@ -171,25 +176,33 @@ def head_roles(
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
     tokens, real, counted = _read(model, tokens, mask, counted)
-    found, place = tokens.unique(return_inverse=True)  # place: batch pos
+    found, place = _kinds(tokens, real)
     padding = Padding(real, 0, model.config.causal)
     targets = _targets(tokens, real, padding) & counted[:, None, :, None]  # batch role query key
     playing = targets.any(dim=-1)  # batch role query
 
-    def look(pattern: Tensor) -> Tensor:
+    seen = padding.seen.to(_precise(model.W_E))
+    seen = seen / seen.sum(dim=-1, keepdim=True)  # batch 1 query key: attention to all alike
+
+    def to_roles(pattern: Tensor) -> Tensor:
         to_targets = einsum(
             pattern, targets.to(pattern), "batch head query key, batch role query key -> batch head role"
         )
         of_all = einsum(
             pattern.sum(dim=-1), playing.to(pattern), "batch head query, batch role query -> batch head role"
         )
-        return torch.cat([to_targets, of_all, _received(pattern, counted, place, len(found))], dim=-1)
+        return torch.cat([to_targets, of_all], dim=-1)
+
+    def look(pattern: Tensor, norms: Tensor | None) -> Tensor:
+        alike = [] if norms is None else [to_roles(seen * norms)]
+        return torch.cat([to_roles(pattern), _received(pattern, counted, place, len(found)), *alike], dim=-1)
 
     n = len(ROLES)
-    to_targets, of_all, by_token = _look(model, tokens, real, look, value_weighted).split([n, n, len(found)], dim=-1)
-    scores, errors = _ratio(to_targets, of_all)  # layer head role
+    looked = _look(model, tokens, real, look, value_weighted)
+    both, by_token, alike = looked.tensor_split([2 * n, 2 * n + len(found)], dim=-1)
+    scores, errors = _ratio(*both.split(n, dim=-1))  # layer head role
     top = _ratio(by_token, by_token.sum(dim=-1, keepdim=True))[0].max(dim=-1)
-    alike = targets.sum(dim=-1) / padding.seen.sum(dim=-1)  # batch role query
+    alike = _ratio(*(alike if value_weighted else to_roles(seen)[None]).split(n, dim=-1))[0].mean(dim=(0, 1))  # role
     previous, current, first, duplicate, induction = scores.unbind(dim=-1)
     return HeadRoles(
         previous,
@@ -200,7 +213,7 @@ def head_roles(
         top_token=found[top.indices],
         top_share=top.values,
         errors=dict(zip(ROLES, errors.unbind(dim=-1), strict=True)),
-        uniform={role: alike[:, i][playing[:, i]].mean().item() for i, role in enumerate(ROLES)},
+        uniform=dict(zip(ROLES, alike.tolist(), strict=True)),
     )
 
 
@@ -313,6 +326,7 @@ def _read(
     real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(device)
     if counted is None:
         return tokens, real, real
+    counted = torch.as_tensor(counted)
     if counted.shape != tokens.shape or counted.dtype != torch.bool:
         raise ValueError(
             f"counted is {counted.dtype} of shape {list(counted.shape)}; it must mark the queries, true or false, of "
@@ -321,6 +335,12 @@ def _read(
     if not (counted.to(device) & real).any():
         raise ValueError("counted marks no query")
     return tokens, real, counted.to(device) & real
+
+
+def _kinds(tokens: Tensor, real: Tensor) -> tuple[Int[Tensor, " token"], Int[Tensor, "batch pos"]]:
+    """The tokens that a text has, ascending, and which of them is where; anything at padding, which gets nothing."""
+    found = tokens[real].unique()
+    return found, torch.searchsorted(found, tokens).clamp(max=len(found) - 1)
 
 
 def _received(
@@ -332,7 +352,7 @@ def _received(
 
 
 def _look(
-    model: Transformer, tokens: Tensor, real: Tensor, look: Callable[[Tensor], Tensor], value_weighted: bool
+    model: Transformer, tokens: Tensor, real: Tensor, look: Look, value_weighted: bool
 ) -> Float[Tensor, "layer batch head n"]:
     """``look`` at each layer's pattern, which is then forgotten."""
     seen = _Looked(model, look, value_weighted)
@@ -340,14 +360,14 @@ def _look(
     model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)  # no logits are needed
     if not seen.found:
         none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
-        return look(none)[None][:0]
+        return look(none, None)[None][:0]
     return torch.stack(seen.found)
 
 
 class _Looked:
     """A tap that keeps what ``look`` makes of each pattern, which is first weighted by the length of what it moves."""
 
-    def __init__(self, model: Transformer, look: Callable[[Tensor], Tensor], value_weighted: bool) -> None:
+    def __init__(self, model: Transformer, look: Look, value_weighted: bool) -> None:
         self.attention = [cast(Block, block).attn for block in model.blocks]
         self.look, self.value_weighted = look, value_weighted
         self.norms: list[Tensor] = []  # of each layer; its values come before its pattern
@@ -355,9 +375,10 @@ class _Looked:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith(".attn.v"):
-            self.norms.append(value_norms(self.attention[len(self.norms)], x))
+            self.norms.append(value_norms(self.attention[len(self.norms)], x)[:, :, None])  # batch head 1 key
         else:
-            self.found.append(self.look(x * self.norms[-1][:, :, None] if self.value_weighted else x))
+            norms, pattern = self.norms[-1] if self.value_weighted else None, _precise(x)
+            self.found.append(self.look(pattern if norms is None else pattern * norms, norms))
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
@@ -376,6 +397,11 @@ def _ratio(
     share = part.sum(dim=1) / total
     spread = (part - share[:, None] * whole).square().sum(dim=1)
     return share, (spread * (batch / (batch - 1) if batch > 1 else torch.nan)).sqrt() / total
+
+
+def _precise(x: Tensor) -> Tensor:
+    """In float32, where x is of half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from residual.checks import Tokens, as_tokens, check_tokens
 from residual.errors import nearest
 from residual.model import Transformer
-from residual.where import Heads, Positions, mark, parse_heads, per_example
+from residual.where import Heads, Positions, held, mark, parse_heads, per_example
 
 if TYPE_CHECKING:
     from residual.methods.reruns import BaseRun
@@ -37,7 +37,7 @@ class Sites:
         positions: Positions | None,
         together: bool,
     ) -> None:
-        c = model.config
+        c, heads, positions = model.config, held(heads), held(positions)
         n_heads = 1 if name in OF_STREAM else c.kv_heads if name in ("k", "v") else c.n_heads
         if heads is not None and layers is not None:
             raise ValueError("the names of heads say their layers; leave layers out")
@@ -74,7 +74,10 @@ def indices(wanted: Index, length: int, word: str) -> list[int]:
     if wanted is None or isinstance(wanted, slice):
         return list(range(length))[wanted or slice(None)]
     try:
-        index = torch.as_tensor(wanted).reshape(-1)
+        index = torch.as_tensor(wanted)
+        if index.ndim > 1:
+            raise ValueError
+        index = index.reshape(-1)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none") from None
     if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
@@ -85,7 +88,8 @@ def indices(wanted: Index, length: int, word: str) -> list[int]:
 
 
 def named_heads(heads: Heads, n_layers: int, n_heads: int, word: str = "head") -> list[tuple[int, int]]:
-    """The layer and the head of names such as ``"18.6"``; a number by itself is that head of every layer.
+    """The layer and the head of names such as ``"18.6"``; a number by itself is that head of every layer, below 0
+    counted from the last.
 
     Raises:
         ValueError: this is no name of a head, or there is no such head.
@@ -94,9 +98,9 @@ def named_heads(heads: Heads, n_layers: int, n_heads: int, word: str = "head") -
     found = []
     for layer, head in parse_heads(heads):
         for each in range(n_layers) if layer is None else [layer]:
-            if f"{each}.{head}" not in known:
+            if not (0 <= each < n_layers and -n_heads <= head < n_heads):
                 raise ValueError(f"there is no {word} {each}.{head}; {nearest(f'{each}.{head}', known)}")
-            found.append((each, head))
+            found.append((each, head % n_heads))
     return found
 
 

@@ -29,9 +29,13 @@ class splice:
 
     An error to give is ``seen[write] - f(seen[read])``, with both recorded from an unchanged run.
 
+    Composed with other taps, f reads what ``read`` has become after all of them; where ``read`` is ``write``, after
+    those to the left.
+
     Raises:
+        TypeError: f returns no tensor.
         ValueError: an unknown ``error``; and, when the model runs, no such activation, ``write`` is computed before
-            ``read``, or f returns another shape than that of ``write``.
+            ``read``, or f returns another shape or kind of number than that of ``write``.
     """
 
     writes = False
@@ -44,8 +48,8 @@ class splice:
         *,
         error: Literal["drop", "keep"] | Tensor = "drop",
     ) -> None:
-        if isinstance(error, str) and error not in ("drop", "keep"):
-            raise ValueError(f"no error {error!r}; {nearest(error, ['drop', 'keep'])}, or give a tensor")
+        if not isinstance(error, Tensor) and error not in ("drop", "keep"):
+            raise ValueError(f"no error {error!r}; {nearest(str(error), ['drop', 'keep'])}, or give a tensor")
         self.read, self.write, self.f, self.error = read, write, f, error
         self._read: Tensor | None = None  # from where it is read to where it is written, and no longer
 
@@ -55,11 +59,20 @@ class splice:
         if name != self.write or self._read is None:
             return x
         y, self._read = on_copy(self.f, self._read), None
+        if not isinstance(y, Tensor):
+            raise TypeError(f"f returned {type(y).__name__} for {name}; it must return a tensor")
+        if (y.dtype, y.device) != (x.dtype, x.device):
+            raise ValueError(f"f returned {y.dtype} on {y.device} for {name}, which is {x.dtype} on {x.device}")
         if y.shape != x.shape:
             raise ValueError(f"f returned shape {list(y.shape)} for {name}, which has shape {list(x.shape)}")
         if isinstance(self.error, Tensor):
             return y + self.error.to(y)
         return y if self.error == "drop" else y + (x - y).detach()
+
+    def settled(self, name: str, x: Tensor) -> None:
+        """Take what ``read`` has become after all taps."""
+        if name == self.read and self._read is not None:
+            self._read = x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         names = find([self.read, self.write], known)

@@ -140,23 +140,18 @@ def learning_rate(step: int, steps: int, highest: float, warmup: int = 0) -> flo
     return highest * (steps - step) / (steps - warmup)
 
 
-def windows(
-    tokens: Int[Tensor, " tokens"], batch: int, length: int, *, step: int = 0, seed: int = 0
-) -> Int[Tensor, "batch length"]:
-    """``batch`` stretches of ``length`` tokens, from random places that ``step`` alone decides.
+def windows(tokens: Int[Tensor, " tokens"], batch: int, length: int, *, step: int = 0) -> Int[Tensor, "batch length"]:
+    """``batch`` stretches of ``length`` tokens, from random places that ``step`` alone decides: runs that differ in
+    their seed see the same batches in the same order.
 
     Inside the loss that ``train`` asks for: only the rows of this share of the batch, on the model's device.
-
-    Args:
-        seed: decides nothing, though it was meant to: PyTorch's generator on the CPU keeps the low 32 bits of what it
-            is given. So runs that differ in their seed saw the same batches in the same order.
 
     Raises:
         ValueError: there are fewer than ``length`` tokens; the batch cannot be cut into equal shares.
     """
     if len(tokens) < length:
         raise ValueError(f"a window of {length} tokens does not fit into {len(tokens)}")
-    generator = torch.Generator().manual_seed((seed << 32) + step)
+    generator = torch.Generator().manual_seed(step)
     starts = torch.randint(len(tokens) - length + 1, (batch, 1), generator=generator)
     starts = share(starts)
     drawn = tokens[starts + torch.arange(length)]

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -263,10 +264,27 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
         (lambda: attribute(decompose(SMALL, batch(0)), 1, scale="froze"), ValueError, "there is frozen"),
         (lambda: attribute(decompose(SMALL, batch(0)), 1)["0.2"], KeyError, "there is 0.0"),
         (lambda: attribute(decompose(SMALL, batch(0), by="component"), 1).heads, ValueError, 'by="head"'),
-        (lambda: logit_lens(SMALL, batch(0), positions=4), ValueError, "there is no position 4 in 4 tokens"),
+        (lambda: logit_lens(SMALL, batch(0), positions=4), ValueError, "there is no position 4 among 4"),
+        (lambda: logit_lens(SMALL, batch(0), positions=[]), ValueError, "positions is [], which is none of 4"),
+        (lambda: logit_lens(SMALL, batch(0), positions="1"), ValueError, "positions are whole numbers"),
+        (lambda: logit_lens(SMALL, batch(0), positions=1.5), ValueError, "positions are whole numbers"),
+        (lambda: logit_lens(SMALL, batch(0), positions=[[0, 1]]), ValueError, "positions are whole numbers"),
+        (lambda: decompose(SMALL, batch(0), layer=1.0), ValueError, "a layer is a whole number; 1.0 is none"),
+        (lambda: decompose(SMALL, batch(0), neurons=0), ValueError, "layer 0 has no MLP"),
+        (lambda: attribute(decompose(SMALL, batch(0)), torch.tensor([True] * 3)), TypeError, "this is Tensor"),
     ],
 )
 def test_errors_are_sentences(call, error, words):
     with pytest.raises(error) as raised:
         call()
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_numbers(kind):
+    model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7, d_mlp=5))
+    terms = decompose(model, batch(0), neurons=0)
+    assert terms.labels == decompose(model, batch(0), neurons=[0]).labels and "mlp.0.4" in terms.labels
+    for token, plain in ((kind(3), 3), ((kind(3), 4), (3, 4))):
+        assert torch.equal(attribute(terms, token).values, attribute(terms, plain).values)
+    assert torch.equal(logit_lens(model, batch(0), positions=kind(2)), logit_lens(model, batch(0), positions=2))

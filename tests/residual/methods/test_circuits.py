@@ -230,13 +230,13 @@ def test_periods_that_make_no_sense_are_sentences():
 TOKENS = torch.zeros(2, 8, dtype=torch.long)
 SLIPS = [
     (lambda model: full_OV(model, 3), "there is no layer 3 among 3"),
-    (lambda model: full_QK(model, slice(1)), "a circuit is that of one layer; "),
+    (lambda model: full_QK(model, slice(1)), "a circuit is in one layer, so give one whole number"),
     (lambda model: full_OV(model, 0, 4), "there is no head 4 among 4"),
     (lambda model: full_OV(model, 0, "0.1"), "heads are whole numbers, a list of them or a slice; '0.1' is none"),
     (lambda model: full_OV(model, 0, [0, 1]), "head is a number or a slice;"),
     (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "do not lie in one space"),
     (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "do not lie in one space"),
-    (lambda model: prefix_matching_score(model, examples=0), "a score is a mean over examples; 0 are none"),
+    (lambda model: prefix_matching_score(model, examples=0), "examples is 0; a score is a mean over at least 1"),
     (lambda model: previous_token_score(model, TOKENS[0]), r"tokens have shape \[8\]"),
     (
         lambda model: attention_to(model, TOKENS, TOKENS[:, :3]),

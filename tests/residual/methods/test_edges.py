@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.testing import assert_close
 from residual import Config, Transformer
 from residual.methods.attribution import decompose
 from residual.methods.edges import edge_attribution, patch_edges, readers, writers, written
-from residual.taps import at, compose, freeze, patch, record
+from residual.taps import ablate, at, compose, freeze, patch, per_example, record
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.py"))))
 models, batch, same = shared.models, shared.batch, shared.same
@@ -302,10 +303,47 @@ SEEN = written(SMALL, batch(0))
         (lambda: edge_attribution(SMALL, batch(0), batch(0, size=2), metric), "patching needs the same shapes"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=4), "there is no position 4 in 4 tokens"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: logits[:, 1]), "it must be one number"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=0), "give 1 or more"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: 1.0), "the metric does not depend on the"),
+        (
+            lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=1.5),
+            "position is 1.5; the metric",
+        ),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; the metric"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; the metric"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "at one for each of the 3"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=1.5), "steps is 1.5; it must be a whole"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric).top(-1), "cannot take -1 edges; give a whole"),
+        (
+            lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=0),
+            "steps is 0; it must be a whole number",
+        ),
     ],
 )
 def test_errors_are_sentences(call, words):
     with pytest.raises(ValueError) as raised:
         call()
     assert words in str(raised.value)
+
+
+def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
+    """An edge from a head that another tap silences takes nothing away: on either side."""
+    model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7)).double()
+    tokens, other = batch(0), written(model, batch(1))
+    edges, silence = [("0.1", "1.0.k"), ("0.1", "logits")], ablate("blocks.0.attn.z", heads=1)
+    expected = model(tokens, tap=compose(silence, patch_edges(model, edges, other)))
+    same(model(tokens, tap=compose(patch_edges(model, edges, other), silence)), expected)
+    same(model(tokens, tap=compose(patch_edges(model, edges, how="zero"), silence)), model(tokens, tap=silence))
+
+
+def test_a_pair_that_is_no_edge_has_no_score():
+    scores = edge_attribution(SMALL, batch(0), batch(1), metric)
+    assert scores["0.1", "1.0.k"] == scores.values[scores.writers.index("0.1"), scores.readers.index("1.0.k")]
+    with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is no edge"):
+        scores["1.1", "1.0.k"]
+
+
+def test_the_metric_may_read_elsewhere_in_each_example():
+    position = [3, 0, 2]
+    expected = edge_attribution(SMALL, batch(0), batch(1), metric, position=torch.tensor(position)).values
+    for same_position in (position, per_example(position), np.array(position), torch.tensor([-1, -4, -2])):
+        assert torch.equal(edge_attribution(SMALL, batch(0), batch(1), metric, position=same_position).values, expected)

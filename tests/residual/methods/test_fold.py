@@ -151,3 +151,10 @@ def test_centring_an_rms_model_by_hand_would_change_it():
     tokens, before = tokens_of(model), model(tokens_of(model)).log_softmax(-1)
     model.W_E -= model.W_E.mean(dim=-1, keepdim=True)
     assert (model(tokens).log_softmax(-1) - before).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("change", [fold_layernorm, center, center_unembedding, fold_value_bias])
+def test_the_vocabulary_stays(change):
+    model = Transformer(Config(1, 6, 2, 3, 5, 7, norm="layer", bias=True))
+    model.vocabulary = frozenset("abc")  # anything that a copy leaves as it is
+    assert change(model).vocabulary == model.vocabulary

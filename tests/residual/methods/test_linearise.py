@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual.methods.linearise import linearise
-from residual.taps import at, compose, record
+from residual.taps import ablate, at, compose, record
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.py"))))
 models, batch, same = shared.models, shared.batch, shared.same
@@ -94,3 +94,18 @@ def test_its_neurons_pass_on_what_they_read_times_a_ratio_of_the_batch(model, se
     inward = (2 * x + b) @ mlp.W_in + (0 if mlp.b_in is None else mlp.b_in)
     base = (x + b) @ mlp.W_in + (0 if mlp.b_in is None else mlp.b_in)
     same(doubled[f"{last}.mlp.post"], inward * seen[f"{last}.mlp.post"] / base)
+
+
+@theorem
+@given(models(min_layers=1, d_mlp=shared.D_MLP, act="gelu"), st.integers(0, 99))
+def test_a_change_of_neurons_counts_on_either_side(model, seed):
+    """The ratio times what the other taps leave of a neuron's input: half of it is half of the output."""
+    tokens, name = batch(seed), "blocks.0.mlp.pre"
+    linear = linearise(model, tokens)
+    expected = model(tokens, tap=compose(linear, at("blocks.0.mlp.post", lambda post: 0.5 * post)))
+    for change in (at(name, lambda pre: 0.5 * pre), lambda n, x: x.mul_(0.5) if n == name else x):
+        same(model(tokens, tap=compose(linear, change)), expected)
+        same(model(tokens, tap=compose(change, linear)), expected)
+        same(model(tokens, tap=compose(compose(linear), compose(change))), expected)
+    gone = model(tokens, tap=compose(linear, at("blocks.0.mlp.post", lambda post: 0 * post)))
+    same(model(tokens, tap=compose(linear, ablate(name))), gone)

@@ -64,6 +64,15 @@ def weighted_by_hand(model, tokens, layer):
     return pattern, weighted
 
 
+def moved_by_hand(model, tokens, layer):
+    """The length of what a head would move from each key: ``[batch][head][key]``."""
+    model(tokens, tap=(seen := record("*.v")))
+    v, W_O = seen[f"blocks.{layer}.attn.v"], model.blocks[layer].attn.W_O
+    shared = N_HEADS // model.config.kv_heads
+    heads = [(v[:, :, head // shared] @ W_O[head]).square().sum(-1).sqrt() for head in range(N_HEADS)]
+    return torch.stack(heads, dim=1).tolist()
+
+
 @theorem
 @given(models(), st.integers(0, 99))
 def test_value_weighted_patterns_are_the_lengths_multiplied_out(model, seed):
@@ -110,24 +119,28 @@ def test_roles_and_tokens_are_the_loop_over_patterns(model, seed, value_weighted
     marks = torch.ones_like(tokens, dtype=torch.bool) if counted is None else counted
     got = roles.head_roles(model, tokens, counted=counted, value_weighted=value_weighted)
     by_token = roles.attention_by_token(model, tokens, counted=counted, value_weighted=value_weighted)
+    uniform = {}
     for layer in range(model.config.n_layers):
         pattern = weighted_by_hand(model, tokens, layer)[int(value_weighted)].tolist()
+        moved = moved_by_hand(model, tokens, layer) if value_weighted else [[[1.0] * N_POS] * N_HEADS] * 3
         for head in range(N_HEADS):
             for role in roles.ROLES:
-                part, whole, alike = [0.0] * 3, [0.0] * 3, []
+                part, whole, alike, of_all = [0.0] * 3, [0.0] * 3, 0.0, 0.0
                 for b in range(3):
                     for i in range(N_POS):
                         if marks[b, i] and (keys := looked_at(tokens, b, i)[role]):
                             part[b] += sum(pattern[b][head][i][j] for j in keys)
                             whole[b] += sum(pattern[b][head][i])
-                            alike.append(len(keys) / (i + 1 if model.config.causal else N_POS))
-                if not alike:
+                            visible = range(i + 1 if model.config.causal else N_POS)
+                            alike += sum(moved[b][head][j] for j in keys) / len(visible)
+                            of_all += sum(moved[b][head][j] for j in visible) / len(visible)
+                if not of_all:
                     assert getattr(got, role)[layer, head].isnan()
                     continue
                 mean, error = means(part, whole)
                 assert getattr(got, role)[layer, head].item() == pytest.approx(mean, abs=1e-10)
                 assert got.errors[role][layer, head].item() == pytest.approx(error, abs=1e-7)
-                assert got.uniform[role] == pytest.approx(sum(alike) / len(alike), abs=1e-6)
+                uniform.setdefault(role, []).append(alike / of_all)
             shares = []
             for token in sorted(set(tokens.flatten().tolist())):
                 part, whole = [0.0] * 3, [0.0] * 3
@@ -142,6 +155,8 @@ def test_roles_and_tokens_are_the_loop_over_patterns(model, seed, value_weighted
             assert_close(by_token.error[layer, head], errors, atol=1e-7, rtol=0)
             assert got.top_share[layer, head].item() == pytest.approx(max(share for share, _ in shares))
             assert got.top_token[layer, head] == by_token.tokens[by_token.share[layer, head].argmax()]
+    for role, of_heads in uniform.items():
+        assert got.uniform[role] == pytest.approx(sum(of_heads) / len(of_heads), abs=1e-6)
 
 
 @theorem
@@ -157,9 +172,8 @@ def test_padding_is_as_if_it_were_not_there(model, seed, value_weighted, real):
         assert got.uniform[role] == pytest.approx(expected.uniform[role], nan_ok=True)
     assert_close(got.top_share, expected.top_share, atol=1e-10, rtol=0)
     by_token = roles.attention_by_token(model, padded, mask=mask, value_weighted=value_weighted)
-    here = torch.isin(by_token.tokens, alone)
-    same(by_token.share[..., here], roles.attention_by_token(model, alone, value_weighted=value_weighted).share)
-    assert not by_token.share[..., ~here].any()
+    assert by_token.tokens.tolist() == alone.unique().tolist()  # padding is no token of the text
+    same(by_token.share, roles.attention_by_token(model, alone, value_weighted=value_weighted).share)
     weighted = roles.value_weighted_pattern(model, padded, 0, mask=mask)[:, :, mask[0]][..., mask[0]]
     same(weighted, roles.value_weighted_pattern(model, alone, 0))
 
@@ -212,6 +226,22 @@ def test_previous_token_score_is_this_score():
     same(roles.head_roles(model, text(3)).previous_token, induction.previous_token_score(model, text(3)))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_nearly_the_same(dtype):
+    model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5))
+    for look in (roles.head_roles, roles.attention_by_token):
+        expected, got = look(model, text(3), value_weighted=True), look(model.to(dtype), text(3), value_weighted=True)
+        assert_close(got[0], expected[0], atol=0.03, rtol=0, check_dtype=False)
+        model = model.float()
+
+
+@pytest.mark.parametrize("kind", [lambda marks: marks.tolist(), lambda marks: marks.numpy()])
+def test_what_counts_may_be_a_list_or_an_array(kind):
+    model, counted = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB)), text(1) > 1
+    expected = roles.head_roles(model, text(0), counted=counted).induction
+    assert_close(roles.head_roles(model, text(0), counted=kind(counted)).induction, expected, equal_nan=True)
+
+
 def test_no_layers_no_roles():
     model = Transformer(Config(0, 6, N_HEADS, 2, N_POS, D_VOCAB))
     assert roles.head_roles(model, text(0)).induction.shape == (0, N_HEADS)
@@ -240,7 +270,7 @@ def test_the_tables():
 
 def test_slips_are_sentences():
     model = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB))
-    with pytest.raises(ValueError, match="there is no layer 1 in a model of 1"):
+    with pytest.raises(ValueError, match="there is no layer 1; the model's are 0 to 0"):
         roles.value_weighted_pattern(model, text(0), 1)
     with pytest.raises(ValueError, match=r"counted is torch.int64 of shape \[3\]; it must mark the queries"):
         roles.head_roles(model, text(0), counted=torch.arange(3))

@@ -14,7 +14,7 @@ from torch import nn
 
 from residual import Config, Transformer
 from residual.methods.splice import splice
-from residual.taps import at, compose, record
+from residual.taps import ablate, at, compose, record
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.py"))))
 models, batch, same = shared.models, shared.batch, shared.same
@@ -145,3 +145,28 @@ def test_errors_are_sentences(tap, words):
     with pytest.raises(ValueError) as raised:
         SMALL(batch(0), tap=tap())
     assert words in str(raised.value)
+
+
+def test_it_reads_what_later_taps_leave():
+    read, write, f = "blocks.0.attn_out", "blocks.0.resid_post", dictionary()
+    expected = SMALL(batch(0), tap=ByHand(read, write, lambda x: f(0 * x)))
+    for taps in ((ablate(read), splice(read, write, f)), (splice(read, write, f), ablate(read))):
+        same(SMALL(batch(0), tap=compose(*taps)), expected)
+
+
+@pytest.mark.parametrize(
+    ("f", "kind", "words"),
+    [
+        (lambda x: (x, x), TypeError, "f returned tuple for embed; it must return a tensor"),
+        (lambda x: None, TypeError, "f returned NoneType for embed"),
+        (lambda x: x.half(), ValueError, "f returned torch.float16 on cpu for embed, which is torch.float64 on cpu"),
+    ],
+)
+def test_what_f_returns_is_checked(f, kind, words):
+    with pytest.raises(kind, match=words):
+        SMALL(batch(0), tap=splice("embed", "embed", f))
+
+
+def test_there_is_no_error_none():
+    with pytest.raises(ValueError, match=r"no error None; there is .*, or give a tensor"):
+        splice("embed", "embed", nn.Identity(), error=None)

@@ -327,3 +327,33 @@ def test_patching_needs_batches_of_one_shape():
     model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB))
     with pytest.raises(ValueError, match=r"clean is \[3, 5\] and corrupted \[2, 5\]"):
         sweeps.patch_heads(model, batch(0), batch(0, size=2), difference)
+
+
+@pytest.mark.parametrize("position", [None, -1, 2])
+@pytest.mark.parametrize("fits_vmap", [True, False])
+def test_a_metric_may_write_to_its_logits(position, fits_vmap):
+    model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
+
+    def plain(logits):
+        return (2 * logits)[..., 1].mean() + (0 if fits_vmap else float((2 * logits).sum()))
+
+    def writes(logits):
+        return plain(logits.mul_(2)) / 2  # plain is linear
+
+    for sweep in (sweeps.patch_heads, sweeps.patch_resid):
+        expected = sweep(model, batch(0), batch(1), lambda logits: plain(logits), position=position)
+        assert_close(sweep(model, batch(0), batch(1), writes, position=position), expected)
+
+
+def test_heads_and_positions_may_be_iterators():
+    model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
+    found = sweeps.ablate_heads(model, batch(0), difference, heads=iter(["0.1", "1.0"]), positions=iter([1, 3]))
+    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.1", "1.0"], positions=[1, 3]))
+
+
+def test_heads_may_count_from_the_last():
+    model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
+    found = sweeps.ablate_heads(model, batch(0), difference, heads=-1, positions=[2])
+    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.3", "1.3"], positions=[2]))
+    with pytest.raises(ValueError, match=r"there is no head 0\.-5"):
+        sweeps.ablate_heads(model, batch(0), difference, heads=-5)
