@@ -155,13 +155,16 @@ by_distance = torch.stack(
 )  # head distance
 beyond = 1 - by_distance.sum(dim=-1, keepdim=True)
 previous = int(by_distance[:, 1].argmax())
+own_heads = (by_distance[:, 0] > 0.5).nonzero().flatten().tolist()
+own_only = torch.eye(128).expand_as(pattern)  # as if these heads attended to nothing but their own token
 claim(
     previous_head=previous,
     previous_weight=by_distance[previous, 1],
-    self_heads=int((by_distance[:, 0] > 0.5).sum()),
-    with_self_heads_loss=of_logits(
-        with_patterns(pattern, (by_distance[:, 0] > 0.5).nonzero().flatten().tolist())
-    ).mean(),
+    self_heads=len(own_heads),
+    self_heads_least=by_distance[own_heads, 0].min(),
+    self_heads_most=by_distance[own_heads, 0].max(),
+    with_self_heads_loss=of_logits(with_patterns(pattern, own_heads)).mean(),
+    with_own_tokens_loss=of_logits(with_patterns(own_only, own_heads)).mean(),
     far_heads=int((beyond > 0.5).sum()),
 )
 plot.heatmap(
@@ -326,6 +329,17 @@ for name, by in ranked.items():
         chosen = torch.zeros(12, D_VOCAB, dtype=torch.bool).scatter(1, by.topk(n, dim=1).indices, True)
         curve[name, n] = without_sources(chosen), (share * chosen).sum(dim=1).mean().item()
 all_of_them = without_sources(torch.ones(12, D_VOCAB, dtype=torch.bool))
+bigram_heads = torch.zeros(12, 1, dtype=torch.bool).index_fill(0, torch.tensor(own_heads), True).expand(-1, D_VOCAB)
+of_own_heads, of_others = without_sources(bigram_heads), without_sources(~bigram_heads)
+rows_of_others = without_terms([term(h, s) for h, s, _, _ in entries if h not in own_heads])
+# what random sources of the same frequency are worth: each row's is one of the twenty common tokens nearest to it
+draw, alike = torch.Generator().manual_seed(0), []
+for _ in range(6):
+    chosen = []
+    for h, s, _, _ in entries:
+        near = (frequency[common].log() - frequency[s].log()).abs().topk(21, largest=False).indices[1:]
+        chosen.append(term(h, int(common[near[torch.randint(20, (1,), generator=draw)]])))
+    alike.append(without_terms(chosen).mean().item())
 sources, with_destination, triples = (loss.mean() for loss in levels.values())
 claim(
     table_sources=sources,
@@ -339,15 +353,38 @@ claim(
     frequent_30=curve["weighted by frequency", 30][0].mean(),
     frequent_300=curve["weighted by frequency", 300][0].mean(),
     all_sources=all_of_them.mean(),
+    all_sources_self=of_own_heads.mean(),
+    all_sources_others=of_others.mean(),
+    table_rows_self=sum(h in own_heads for h, *_ in entries),
+    table_rows=len(entries),
+    table_sources_others=rows_of_others.mean(),
+    alike=np.mean(alike),
+    alike_least=min(alike),
+    alike_most=max(alike),
+    table_over_alike=sources / np.mean(alike),
 )
 plot.table(
     [
         *([f"the table: {name}", None, f"{x.mean():.4f}", f"{error(x):.4f}"] for name, x in levels.items()),
+        [
+            "… these sources, in heads that look elsewhere",
+            None,
+            f"{rows_of_others.mean():.4f}",
+            f"{error(rows_of_others):.4f}",
+        ],
+        [f"random sources as frequent as the table's, mean of {len(alike)} draws", None, f"{np.mean(alike):.4f}", ""],
         *(
             [f"{n} sources a head, {name}", f"{covered:.1%}", f"{x.mean():.4f}", f"{error(x):.4f}"]
             for (name, n), (x, covered) in curve.items()
         ),
-        ["all sources", "100%", f"{all_of_them.mean():.4f}", f"{error(all_of_them):.4f}"],
+        *(
+            [name, "100%", f"{x.mean():.4f}", f"{error(x):.4f}"]
+            for name, x in (
+                ("all sources", all_of_them),
+                ("… in heads that attend to themselves", of_own_heads),
+                ("… in the others", of_others),
+            )
+        ),
     ],
     ["left out", "share of the text", "loss rises by (nats)", "± s.e."],
 )
@@ -355,7 +392,8 @@ plot.table(
 # %% [markdown]
 # ## Copying
 #
-# The eigenvalues of W_E W_OV W_U from its 16-dimensional side, and the same for models that were not trained.
+# The eigenvalues of W_E W_OV W_U from its 16-dimensional side, and the same for models that were not trained. W_U less
+# its mean over outputs: what is added to all logits alike is in the sum of eigenvalues and in no prediction.
 
 # %% copying
 models = [trained(seed) for seed in SEEDS]
@@ -373,12 +411,28 @@ def score_of(W_V, W_O, through):
     return positivity(FactoredMatrix(small, torch.eye(small.shape[-1]).to(small).expand_as(small)))
 
 
+def centered(W_U, weights=None):
+    """W_U less its mean over outputs, which all count alike or by their weights."""
+    mean = W_U.mean(dim=1, keepdim=True) if weights is None else (W_U * weights).sum(dim=1, keepdim=True)
+    return W_U - mean
+
+
+def of_models(change):
+    """Copying scores [seed head] with the unembedding changed in some way."""
+    exact = [trained(seed).double() for seed in SEEDS]
+    return torch.stack([score_of(m.blocks[0].attn.W_V, m.blocks[0].attn.W_O, change(m.W_U) @ m.W_E) for m in exact])
+
+
+as_is = of_models(lambda W_U: W_U)
+by_frequency = of_models(lambda W_U: centered(W_U, (frequency / frequency.sum()).double()))
+
+
 def random_heads(through, n):
     return score_of(normal(n, 128, 16), normal(n, 16, 128), through)
 
 
-null = torch.cat([random_heads(normal(128, D_VOCAB) @ normal(D_VOCAB, 128), 100) for _ in range(50)])
-stricter = torch.stack([random_heads((m.W_U @ m.W_E).double(), 1000) for m in models])  # seed head
+null = torch.cat([random_heads(centered(normal(128, D_VOCAB)) @ normal(D_VOCAB, 128), 100) for _ in range(50)])
+stricter = torch.stack([random_heads((centered(m.W_U) @ m.W_E).double(), 1000) for m in models])  # seed head
 limit, strict_limit = null.abs().quantile(0.99).item(), stricter.abs().quantile(0.99, dim=1).tolist()
 positive, negative = (scores > limit).sum(dim=1), (scores < -limit).sum(dim=1)
 strict = torch.tensor(strict_limit)[:, None]
@@ -396,6 +450,10 @@ claim(
     strict_limit_most=max(strict_limit),
     copying_strict=int((scores > strict).sum()),
     anticopying_strict=int((scores < -strict).sum()),
+    raw_copying=int((as_is > limit).sum()),
+    raw_anticopying=int((as_is < -limit).sum()),
+    frequency_copying=int((by_frequency > limit).sum()),
+    frequency_anticopying=int((by_frequency < -limit).sum()),
 )
 ax = panels(height=2.9)
 ax.axvspan(-limit, limit, color=GREY, alpha=0.2, linewidth=0)
@@ -467,6 +525,7 @@ claim(
     others_negative_strict=int((flat < -strict.numpy())[away].sum()),
     self_negative_strict=int((flat < -strict.numpy())[on_itself].sum()),
     self_score_correlation=np.corrcoef(own.flatten(), flat.flatten())[0, 1],
+    weighted_self_correlation=np.corrcoef(roles[..., 1].flatten(), flat.flatten())[0, 1],
     others_correlation=np.corrcoef(own[away], flat[away])[0, 1],
     negative_own=own[flat < -limit].mean(),
     copying_own=own[flat > limit].mean(),
@@ -475,7 +534,10 @@ claim(
     self_cost=cost[on_itself].mean(),
     copying_cost=cost[(flat > limit) & away].mean(),
     cost_error=max(errors),
-    negative_away_cost=cost[(flat < -limit) & away].max(),
+    raw_others_copying=int((as_is.numpy() > limit)[away].sum()),
+    raw_others_negative=int((as_is.numpy() < -limit)[away].sum()),
+    raw_turned_least=flat[(as_is.numpy() < -limit) & away].min(),
+    raw_others_correlation=np.corrcoef(own[away], as_is.numpy()[away])[0, 1],
 )
 ax = panels(height=3.0)
 ax.axhspan(-limit, limit, color=GREY, alpha=0.2, linewidth=0)
@@ -503,6 +565,8 @@ claim(
     rest_largest_6=resting[6].max(),
     cost_4=cost[0, 4],
     cost_6=cost[0, 6],
+    score_4=flat[0, 4],
+    score_6=flat[0, 6],
 )
 plot.table(
     [
@@ -532,6 +596,11 @@ agree = np.array(agree)
 order = np.argsort(-agree[:, 0])
 claim(
     rank_correlation=np.corrcoef(agree[:, 0], agree[:, 1])[0, 1],
+    raw_rank_correlation=np.corrcoef(as_is.flatten(), agree[:, 1])[0, 1],
+    frequency_rank_correlation=np.corrcoef(by_frequency.flatten(), agree[:, 1])[0, 1],
+    copying_ranks_above=agree[agree[:, 0] > limit, 1].mean() * D_VOCAB,
+    strong_score_least=agree[order[4], 0],
+    strong_rank=np.median(agree[order[:5], 1]) * D_VOCAB,
     best_top_one=agree[:, 2].max(),
     copying_median_rank=np.median(agree[agree[:, 0] > limit, 1]),
     copying_worst_rank=agree[agree[:, 0] > limit, 1].max(),
@@ -662,7 +731,7 @@ plot.table(
 # %% smollm2
 large, tokenizer = smollm2()
 folded = fold_layernorm(large)
-through = (folded.W_U @ folded.W_E).double()
+through = (centered(folded.W_U) @ folded.W_E).double()
 attention = [block.attn for block in folded.blocks]
 copies = torch.stack([score_of(a._shared(a.W_V, dim=0).double(), a.W_O.double(), through) for a in attention])
 control = torch.cat([score_of(normal(50, 576, 64), normal(50, 64, 576), through) for _ in range(20)])

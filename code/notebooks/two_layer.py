@@ -42,6 +42,7 @@ random, period = repeats(len(text), 129, PERIODS, seed=11)
 again = torch.arange(1, 129) >= period  # batch pos: the predicted token came a period ago
 everywhere = torch.ones_like(again)
 DATA = {"repeats": (random, again), "speeches": (text, everywhere)}
+twice = text.gather(1, torch.arange(129) % period)  # a piece of a speech, said again and again
 claim(windows=len(held_out), windows_few=len(text))
 
 
@@ -195,6 +196,7 @@ claim(
     heads_repeats_least=mean_of[:, 1, 1].min(),
     virtual_repeats_least_fall=-mean_of[:, 1, 2].min(),
     virtual_repeats_error=max(error(pair[1][2]) for pair in spread),
+    virtual_repeats_falls=sum(bool(pair[1][2].mean() < -2 * error(pair[1][2])) for pair in spread),
 )
 plot.table(
     [[seed, *(shown(order) for gain in spread[seed] for order in gain[1:])] for seed in SEEDS],
@@ -224,7 +226,20 @@ def marginal(model, tokens, counted):
     return [torch.cat(part, dim=-1) for part in zip(*found, strict=True)]
 
 
+def without_writer(model, tokens, writer):
+    """Rises of the loss by window without the virtual heads that begin in one head, and without any."""
+    found = []
+    for some in tokens.split(32):
+        paths = two_layer_paths(model, some[:, :-1])
+        whole = paths.direct + paths.heads.sum(dim=(0, 1)) + paths.virtual.sum(dim=(0, 1))
+        streams = whole, whole - paths.virtual[:, writer].sum(dim=0), whole - paths.virtual.sum(dim=(0, 1))
+        base, *without = (by_window(x @ model.W_U, some) for x in streams)
+        found.append(torch.stack(without) - base)
+    return torch.cat(found, dim=1)
+
+
 sampled = held_out[::31]
+from_writer, from_all = without_writer(speeches, sampled, 7)
 single, pairs_of = marginal(speeches, sampled, torch.ones_like(sampled[:, 1:]))
 heads, virtual = single.mean(dim=-1).numpy(), pairs_of.mean(dim=-1).numpy()
 claim(
@@ -236,8 +251,12 @@ claim(
     median_virtual=np.median(virtual),
     virtual_above_hundredth=int((virtual > 0.01).sum()),
     virtual_error=max(error(x) for x in pairs_of.flatten(0, 1)),
+    best_virtual_error=error(pairs_of.flatten(0, 1)[virtual.argmax()]),
     virtual_total=virtual.sum(),
     virtual_together=a[2],
+    virtual_from_0_7=from_writer.mean(),
+    virtual_from_0_7_error=error(from_writer),
+    virtual_from_0_7_share=from_writer.mean() / from_all.mean(),
 )
 left, right = panels(1, 2, height=2.9, width=5.2, width_ratios=(2, 5))
 plot.heatmap(heads.T, ax=left, xlabel="layer", ylabel="head", title="single heads", limit=0.125, bar=None)
@@ -484,9 +503,11 @@ class Edges:
         return by_window(self.model.run_from(1, self.stream, tap=tap), self.tokens, self.counted) - self.base
 
 
+TWICE = "speeches that repeat"
+cases = few | {TWICE: (twice[:48], again[:48])}
 rows, prices = [], {}
 for seed, m in enumerate(inductive):
-    for name, data in few.items():
+    for name, data in cases.items():
         edges, readers, writer = Edges(m, *data), inductors[seed], movers[seed]
         found = {
             "edge": edges.price(writer, "k", readers),
@@ -516,7 +537,12 @@ claim(
     edge_qv_most=max(mean_price[seed, "repeats"][side] for seed in SEEDS for side in "qv"),
     edge_turned_most=max(mean_price[seed, "repeats"]["turned"] for seed in SEEDS),
     edge_text_turned_most=max(mean_price[seed, "speeches"]["turned"] for seed in SEEDS),
+    resample_repeats_least=min(mean_price[seed, "repeats"]["resample"] for seed in SEEDS),
     resample_repeats_most=max(mean_price[seed, "repeats"]["resample"] for seed in SEEDS),
+    edge_twice_least=min(mean_price[seed, TWICE]["edge"] for seed in SEEDS),
+    edge_twice_most=max(mean_price[seed, TWICE]["edge"] for seed in SEEDS),
+    edge_twice_error=max(error(prices[seed, TWICE]["edge"]) for seed in SEEDS),
+    edge_twice_turned_most=max(mean_price[seed, TWICE]["turned"] for seed in SEEDS),
 )
 plot.table(
     rows,
@@ -543,6 +569,19 @@ def scored(model):
 
 score, baseline, spread_of = scored(speeches)
 score_i, baseline_i, spread_i = scored(inductive[0])
+
+
+def without_direction(model, writer):
+    """K-scores [reader writer] with the strongest direction that one head writes taken out of what keys read."""
+    first, second = (block.attn for block in model.blocks)
+    direction = torch.linalg.svd(first.W_OV(writer).AB).Vh[0]
+    qk = second.W_QK().AB
+    qk = qk - (qk @ direction)[..., None] * direction
+    wrote, norm = first.W_OV().AB, torch.linalg.matrix_norm
+    return norm(qk[:, None] @ wrote.mT[None]) / (norm(qk)[:, None] * norm(wrote)[None])
+
+
+rest = [h for h in range(8) if h != 7]
 kinds = list("QKV")
 claim(
     baseline=baseline,
@@ -551,6 +590,8 @@ claim(
     largest_q=score["Q"].max(),
     largest_k=score["K"].max(),
     largest_v=score["V"].max(),
+    rest_k=score["K"][:, rest].mean(),
+    cleared_k=without_direction(speeches, 7)[:, rest].mean(),
     induction_k=score_i["K"].max(),
     induction_q=score_i["Q"].max(),
     induction_v=score_i["V"].max(),
@@ -720,6 +761,9 @@ steps = torch.randint(16, 25, (6, 1), generator=generator)
 repeated = torch.randint(1000, 40000, (6, 24), generator=generator).gather(1, torch.arange(65) % steps)
 returns = torch.arange(1, 65) >= steps
 prose = torch.tensor([tokenizer.encode(speech).ids[200:265] for speech in split(sotu_texts())[1][-6:]])
+said_twice = torch.tensor([tokenizer.encode(speech).ids[200:265] for speech in split(sotu_texts())[1][-24:]])
+steps_twice = torch.randint(16, 25, (24, 1), generator=torch.Generator().manual_seed(6))
+said_twice = said_twice.gather(1, torch.arange(65) % steps_twice)
 turn = torch.linalg.qr(torch.randn(576, 576, generator=generator)).Q
 PATTERNS = [f"blocks.{layer}.attn.pattern" for layer in READERS]
 STREAMS = [f"blocks.{layer}.resid_pre" for layer in (16, *READERS)]
@@ -772,6 +816,7 @@ large_repeats, large_prose = (
     Pretrained(repeated, returns),
     Pretrained(prose, torch.ones_like(prose[:, 1:], dtype=torch.bool)),
 )
+large_twice = Pretrained(said_twice, torch.arange(1, 65) >= steps_twice)
 others = [head for head in range(9) if head != 0]
 away = ablate("blocks.16.attn.z", "mean", heads=0, across_positions=True)
 
@@ -792,7 +837,9 @@ def only_two_heads(some):
 
 interventions = {
     "16.0 → the two keys, direct": (lambda some: some.edge([0]), 17),
-    "… for 17.4 and 18.6 alone, not the heads that share them": (only_two_heads, 17),
+    "16.0 → the key of 17.4": (lambda some: some.edge([0], layers=(17,)), 17),
+    "16.0 → the key of 18.6": (lambda some: some.edge([0], layers=(18,)), 17),
+    "16.0 → both, for 17.4 and 18.6 alone, not the heads that share them": (only_two_heads, 17),
     "… as much, direction turned at random": (lambda some: some.edge([0], turned=True), 17),
     "16.2 → the two keys": (lambda some: some.edge([2]), 17),
     "all of 16.1 to 16.8 → the two keys": (lambda some: some.edge(others), 17),
@@ -803,13 +850,16 @@ interventions = {
     "16.0 away, everywhere": (lambda some: away, 16),
 }
 outcome = {name: large_repeats.run(make(large_repeats), first) for name, (make, first) in interventions.items()}
-PRICED_ON_TEXT = [name for i, name in enumerate(interventions) if i in (0, 2, 9)]
+EDGE, TURNED, AWAY = (list(interventions)[i] for i in (0, 4, 11))
 on_text_too = {
-    name: large_prose.run(interventions[name][0](large_prose), interventions[name][1])[0] for name in PRICED_ON_TEXT
+    name: large_prose.run(interventions[name][0](large_prose), interventions[name][1])[0]
+    for name in (EDGE, TURNED, AWAY)
 }
+on_twice = {name: large_twice.run(interventions[name][0](large_twice))[0] for name in (EDGE, TURNED)}
 (edge, edge_matches), *_ = outcome.values()
 results = list(outcome.values())
 base_loss = large_repeats.base
+second_writer = large_repeats.seen["blocks.17.attn.pattern"][:, 8]
 claim(
     smollm2_repeats_loss=base_loss.mean(),
     smollm2_match_17_4=large_repeats.matching["17.4"],
@@ -818,35 +868,44 @@ claim(
     smollm2_edge_error=error(edge),
     smollm2_edge_match_17_4=edge_matches["17.4"],
     smollm2_edge_match_18_6=edge_matches["18.6"],
-    smollm2_two_heads=results[1][0].mean(),
-    smollm2_turned=results[2][0].mean(),
-    smollm2_turned_match=min(results[2][1][head] for head in ("17.4", "18.6")),
-    smollm2_16_2=results[3][0].mean(),
-    smollm2_others=results[4][0].mean(),
-    smollm2_queries=results[5][0].mean(),
-    smollm2_values=results[6][0].mean(),
-    smollm2_17_8=results[7][0].mean(),
-    smollm2_all_paths=results[8][0].mean(),
-    smollm2_all_paths_match_18_6=results[8][1]["18.6"],
-    smollm2_away=results[9][0].mean(),
-    smollm2_edge_text=on_text_too[PRICED_ON_TEXT[0]].mean(),
-    smollm2_edge_text_error=error(on_text_too[PRICED_ON_TEXT[0]]),
-    smollm2_away_text=on_text_too[PRICED_ON_TEXT[2]].mean(),
+    smollm2_edge_17=results[1][0].mean(),
+    smollm2_edge_18=results[2][0].mean(),
+    smollm2_two_heads=results[3][0].mean(),
+    smollm2_turned=results[4][0].mean(),
+    smollm2_turned_match=min(results[4][1][head] for head in ("17.4", "18.6")),
+    smollm2_16_2=results[5][0].mean(),
+    smollm2_others=results[6][0].mean(),
+    smollm2_queries=results[7][0].mean(),
+    smollm2_values=results[8][0].mean(),
+    smollm2_17_8=results[9][0].mean(),
+    smollm2_all_paths=results[10][0].mean(),
+    smollm2_all_paths_match_18_6=results[10][1]["18.6"],
+    smollm2_away=results[11][0].mean(),
+    smollm2_edge_text=on_text_too[EDGE].mean(),
+    smollm2_edge_text_error=error(on_text_too[EDGE]),
+    smollm2_edge_twice=on_twice[EDGE].mean(),
+    smollm2_edge_twice_error=error(on_twice[EDGE]),
+    smollm2_twice_turned=on_twice[TURNED].mean(),
+    smollm2_twice_loss=large_twice.base.mean(),
+    smollm2_away_text=on_text_too[AWAY].mean(),
+    smollm2_17_8_back_1=second_writer.diagonal(offset=-1, dim1=-2, dim2=-1)[..., 15:].mean(),
+    smollm2_17_8_back_2=second_writer.diagonal(offset=-2, dim1=-2, dim2=-1)[..., 14:].mean(),
+    smollm2_17_8_first=second_writer[:, 16:, 0].mean(),
 )
 plot.table(
     [
-        ["nothing", *(f"{large_repeats.matching[head]:.2f}" for head in ("17.4", "18.6")), "", ""],
+        ["nothing", *(f"{large_repeats.matching[head]:.2f}" for head in ("17.4", "18.6")), "", "", ""],
         *(
             [
                 name,
                 *(f"{match[head]:.2f}" for head in ("17.4", "18.6")),
                 shown(rise),
-                shown(on_text_too[name]) if name in on_text_too else "",
+                *(shown(found[name]) if name in found else "" for found in (on_twice, on_text_too)),
             ]
             for name, (rise, match) in outcome.items()
         ),
     ],
-    ["changed", "17.4 matches", "18.6 matches", "repeats: loss rises by", "speeches"],
+    ["changed", "17.4 matches", "18.6 matches", "random repeats: loss rises by", "speeches that repeat", "speeches"],
 )
 
 # %% smollm2-scores

@@ -80,12 +80,30 @@ def test_nonzero_eigenvalues_of_AB_and_BA_agree(seed, rank, size):
 @settings(deadline=None, max_examples=60)
 @given(seeds)
 def test_the_sum_of_eigenvalues_is_the_sum_of_own_logits(seed):
-    """What a positive score does prove: averaged over the vocabulary, a token raises its own logit."""
+    """What a positive score does prove: averaged over the vocabulary, a token raises its own logit over the mean."""
     model = model_of(seed)
     OV, scores = full_OV(model, 0), copying_score(model)[0]
-    diagonal = OV.AB.diagonal(dim1=-2, dim2=-1)
-    assert torch.allclose(OV.eigenvalues().sum(dim=-1).real, diagonal.sum(dim=-1), atol=1e-8)
-    assert ((scores > 0) == (diagonal.mean(dim=-1) > 0)).all()
+    own = OV.AB.diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(OV.eigenvalues().sum(dim=-1).real, own.sum(dim=-1), atol=1e-8)
+    over_mean = (own - OV.AB.mean(dim=-1)).mean(dim=-1)
+    assert ((scores > 0) == (over_mean > 0)).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.floats(-9, 9))
+def test_the_copying_score_does_not_see_what_softmax_does_not(seed, size):
+    """Something added to all logits at once changes no probability and no score, but it does change the raw sum."""
+    model = model_of(seed)
+    before, raw = copying_score(model), full_OV(model, 0).eigenvalues().sum(dim=-1).real
+    tokens = torch.randint(10, (2, 7), generator=torch.Generator().manual_seed(seed))
+    said = model(tokens).softmax(dim=-1)
+    added = size * random(seed + 5, model.config.d_model)
+    with torch.no_grad():
+        model.W_U += added[:, None]
+    assert torch.allclose(model(tokens).softmax(dim=-1), said, atol=1e-9)
+    assert torch.allclose(copying_score(model), before, atol=1e-7)
+    moved = (model.W_E @ model.blocks[0].attn.W_OV().AB @ added).sum(dim=-1)  # the trace of a matrix of rank one
+    assert torch.allclose(full_OV(model, 0).eigenvalues().sum(dim=-1).real - raw, moved, atol=1e-7)
 
 
 @settings(deadline=None, max_examples=60)

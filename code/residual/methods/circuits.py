@@ -129,8 +129,13 @@ def positivity(M: FactoredMatrix) -> Float[Tensor, "*batch"]:
 
 @torch.no_grad()
 def copying_score(model: Transformer) -> Float[Tensor, "layer head"]:
-    """``positivity`` of each head's ``W_E W_OV W_U``: does attending to a token raise that token's own logit?"""
-    found = [positivity(full_OV(model, layer)) for layer in range(model.config.n_layers)]
+    """``positivity`` of each head's ``W_E W_OV W_U``: does attending to a token raise its own logit over the mean one?
+
+    The mean of ``W_U`` over outputs is subtracted first. It adds the same to all logits, which softmax does not see,
+    and the sum of the eigenvalues does: without this, models that predict alike have different scores.
+    """
+    W_U = model.W_U - model.W_U.mean(dim=-1, keepdim=True)
+    found = [positivity(model.W_E @ attn.W_OV() @ W_U) for attn in _attention(model)]
     return torch.stack(found) if found else model.W_E.new_zeros(0, model.config.n_heads)
 
 

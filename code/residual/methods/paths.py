@@ -18,7 +18,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual.model import Attention, Block, Transformer, angles, rotate
+from residual.model import Attention, Block, Transformer
 from residual.taps import record
 
 
@@ -93,16 +93,13 @@ def _queries_and_keys(
     model: Transformer, attn: Attention, paths: Float[Tensor, "path batch pos d_model"]
 ) -> tuple[Float[Tensor, "path batch pos head d_head"], Float[Tensor, "path batch pos head d_head"]]:
     """The part of each query and key that each path brings; positions that only these see come with path 0."""
-    c, n_pos = model.config, paths.shape[2]
-    if c.positions == "shortformer" and model.W_pos is not None:
-        paths = torch.cat([paths[:1] + model.W_pos[:n_pos], paths[1:]])
-    into_heads = "path batch pos d_model, head d_model d_head -> path batch pos head d_head"
-    q = einsum(paths, attn.W_Q, into_heads)
-    k = einsum(paths, attn._shared(attn.W_K, dim=0), into_heads)
-    if c.positions == "rotary":  # a rotation is linear, and so is smearing: both act on each part by itself
-        turn = angles(0, n_pos, c.d_head, c.rotary_base)
-        place = torch.stack([turn.cos(), turn.sin()])[:, :, None].to(q)
-        q, k = rotate(q, place, c.rotary_interleaved), rotate(k, place, c.rotary_interleaved)
+    place = model.place(0, paths.shape[2])
+    if model.config.positions == "rotary":  # a rotation is linear, and so is smearing: both act on each part by itself
+        q, k, _ = attn.qkv(paths, place)
+    else:
+        sides = attn.qkv(paths[:1], place), attn.qkv(paths[1:], None)
+        q, k, _ = (torch.cat(parts) for parts in zip(*sides, strict=True))
+    k = attn._shared(k, dim=-2)
     if attn.smear is not None:
         own = attn._shared(attn.smear.sigmoid(), dim=0)[:, None]  # head 1
         k = own * k + (1 - own) * torch.cat([k[:, :, :1], k[:, :, :-1]], dim=2)
