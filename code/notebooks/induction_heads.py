@@ -27,6 +27,7 @@ from weave import claim
 
 torch.set_grad_enabled(False)
 SEEDS, PERIODS = range(5), (8, 32)
+FRESH = 10_011  # the seed of update n is n, and no run had so many: these repeats are in nobody's training
 
 
 def trained(name, seed=0):
@@ -76,7 +77,7 @@ claim(pointer_agrees=(pointed - logits)[matched].abs().max())
 plot.attention(
     torch.cat([seen["blocks.0.attn.pattern"][0], seen["blocks.1.attn.pattern"][0]]),
     tokens=list(word),
-    titles=["head 0.0: where it stood before", "head 1.0: one place further"],
+    titles=["head 0.0: where it occurred earlier", "head 1.0: one place further"],
 )
 
 # %% [markdown]
@@ -132,6 +133,7 @@ for card in cards:
     text = through_training(card, "validation")[1]
     rises.append((text - np.minimum.accumulate(text)).max())
 first = np.array([through_training(card, "first period")[1] for card in cards])
+before_turn = [through_training(card, "repeated")[1][turns[seed] // 25 - 3] for seed, card in enumerate(cards)]
 claim(
     earliest_turn=min(turns),
     latest_turn=max(turns),
@@ -145,6 +147,8 @@ claim(
     k_composition_start=through_training(cards[0], "K-composition")[1][0],
     k_composition_peak_least=min(row[6] for row in found),
     first_period_end=first[:, -1].min(),
+    before_turn_least=min(before_turn),  # 75 updates before
+    before_turn_most=max(before_turn),
     text_rise_least=min(rises),
     text_rise_most=max(rises),
     text_only_best=prefix_matching_score(checkpoints.load("attn-2l").model, periods=PERIODS).max(),
@@ -161,7 +165,7 @@ plot.table(
 
 # %% trained-patterns
 model = trained("induction").model
-random, period = repeats(64, 128, PERIODS, seed=11)  # not the seed of the cards
+random, period = repeats(64, 128, PERIODS, seed=FRESH)
 again = torch.arange(1, 128) >= period  # batch pos: the predicted token is one that came a period ago
 example = int((period.flatten() == 10).nonzero()[0])
 seen = record("*.pattern")
@@ -255,6 +259,7 @@ claim(
     smeared_worst=max(through_training(card, "repeated")[1][-1] for card in smeared),
     plain_best=min(through_training(card, "repeated")[1].min() for card in plain),
     smeared_text=max(through_training(card, "validation")[1][-1] for card in smeared),
+    plain_first_least=min(through_training(card, "first period")[1][-1] for card in plain),
     plain_text=min(through_training(card, "validation")[1][-1] for card in plain),
     two_layers_text=max(through_training(card, "validation")[1][-1] for card in cards),
 )
@@ -324,7 +329,9 @@ for file, when in stages:
     knocked[when] += [(repeated_loss(m, without(0, h)), match(m, without(0, h)).max().item()) for h in range(4)]
 before, after = knocked.values()
 claim(
+    repeated_fresh_worst=max(repeated_loss(trained("induction", seed).model) for seed in SEEDS),
     knock_before=before[1 + mover][0] - before[0][0],
+    knock_before_most=max(row[0] for row in before[1:]) - before[0][0],
     knock_after=after[1 + mover][0] - after[0][0],
     match_after=after[0][1],
     match_after_without=after[1 + mover][1],
@@ -373,19 +380,8 @@ def put(layer, heads, pattern):
     return at(f"blocks.{layer}.attn.pattern", change)
 
 
-def costs(model, tokens, layer, heads, pattern, counted=None):
-    """What it costs, in nats, to take the heads away, and to give them the ideal pattern instead of their own."""
-
-    def mean(tap):
-        found = losses(lambda t: model(t, tap=tap), tokens)
-        return (found if counted is None else found[counted]).mean().item()
-
-    whole = mean(None)
-    return mean(without(layer, heads)) - whole, mean(put(layer, heads, pattern)) - whole
-
-
 def both(model):
-    """For each idealisation, its costs on random tokens and on speeches."""
+    """For each idealization, on both kinds of tokens: the nats lost without the heads, and with its pattern."""
     movers = [int(previous_token_score(model, on_text[:, :-1])[0].argmax())]
     inductors = (prefix_matching_score(model, periods=PERIODS)[1] > 0.5).nonzero().flatten().tolist()
     cases = [
@@ -393,10 +389,16 @@ def both(model):
         (1, inductors, lambda t: ideal(t[:, :-1])),
         (1, inductors, lambda t: ideal(t[:, :-1], 2)),
     ]
-    return [
-        [costs(model, t, layer, heads, make(t), counted) for t, counted in ((random, again), (on_text, None))]
-        for layer, heads, make in cases
-    ]
+    found = np.full((3, 2, 2), np.nan)
+    for i, (tokens, counted) in enumerate(((random, again), (on_text, slice(None)))):
+
+        def mean(tap, tokens=tokens, counted=counted):
+            return losses(lambda t: model(t, tap=tap), tokens)[counted].mean().item()
+
+        whole = mean(None)
+        for case, (layer, heads, make) in enumerate(cases[: 3 - i]):  # pairs on random tokens only
+            found[case, i] = mean(without(layer, heads)) - whole, mean(put(layer, heads, make(tokens))) - whole
+    return found
 
 
 cost = np.array([both(trained("induction", seed).model) for seed in SEEDS])  # seed case data (gone, ideal)
@@ -461,6 +463,9 @@ claim(
     corner_qk_least=min(p[2] for p in inside),
     corner_ov_least=min(p[3] for p in inside),
     corner_in=sum(p[2] > 0.8 and p[3] > 0.8 for p in inside),
+    others_qk_least=min(p[2] for p in points if p[4] <= 0.5),
+    others_qk_most=max(p[2] for p in points if p[4] <= 0.5),
+    others_ov_most=max(p[3] for p in points if p[4] <= 0.5),
 )
 
 # %% [markdown]
@@ -482,17 +487,22 @@ SPEECHES = {
     "induction": windows(corpus().validation, N_WINDOWS, 129),
     "induction-start": with_start(windows(corpus().validation, N_WINDOWS, 128)),
 }
-REPEATS = {"induction": random, "induction-start": repeats(64, 128, PERIODS, start=START, seed=11)[0]}
+REPEATS = {"induction": random, "induction-start": repeats(64, 128, PERIODS, start=START, seed=FRESH)[0]}
 
 
-def match_length(tokens):
-    """How many tokens up to and including this one stood before in the same order: [batch pos]."""
-    same = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)  # batch query key
+def agreement(tokens):
+    """How many tokens up to the query's are those up to an earlier one, the key's: [batch query key]."""
+    same = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
     length = torch.zeros(same.shape, dtype=torch.long)
     for i in range(tokens.shape[1]):
         before = F.pad(length[:, i - 1, :-1], (1, 0)) if i else torch.zeros_like(length[:, 0])
         length[:, i] = same[:, i] * (before + 1)
-    return length.amax(dim=-1)
+    return length
+
+
+def match_length(tokens):
+    """How many tokens up to and including this one occurred earlier in the same order: [batch pos]."""
+    return agreement(tokens).amax(dim=-1)
 
 
 def by_length(values, lengths, most=4):
@@ -519,6 +529,13 @@ class Reading:
         self.single = [self.losses(without(1, head)) - self.loss for head in range(4)]
         self.worth = [extra.mean().item() for extra in self.single]
         self.error = [extra.mean(dim=1).std().item() / N_WINDOWS**0.5 for extra in self.single]
+
+    def zeroed(self, head):
+        """The rise of the loss with z of a head at zero, not at its mean: what it always writes is gone, too."""
+        return (self.losses(ablate("blocks.1.attn.z", "zero", heads=head)) - self.loss).mean().item()
+
+    def log_probabilities(self, tap=None):
+        return self.model.run_from(1, self.resid, tap=tap).log_softmax(dim=-1)  # batch pos token
 
     def losses(self, tap=None):
         return losses(lambda _: self.model.run_from(1, self.resid, tap=tap), self.tokens)  # batch pos
@@ -580,12 +597,30 @@ def start_put_before(reading, head):
     return seen["blocks.1.attn.pattern"][:, head, :, 0][nothing].mean().item()
 
 
+zeroed = {
+    (name, reading.seed, head): reading.zeroed(head)
+    for name, of_name in readings.items()
+    for reading in of_name
+    for head in reading.inductors
+}
+
+
+def at_first_repeat(reading, head):
+    """The attention to what followed, from the first random token that repeats: a match of one token."""
+    tokens = REPEATS[reading.name][:, :-1]
+    seen = record("blocks.1.attn.pattern")
+    reading.model(tokens, tap=seen)
+    paid = (seen["blocks.1.attn.pattern"][:, head] * followers(tokens)).sum(dim=-1)
+    return paid.gather(1, period + (reading.name != "induction")).mean().item()  # the start token takes a place
+
+
 def role(reading, head):
     where, (token, share, _) = looks(reading, head), reading.rests_on(head)
     return [
         f"{reading.seed}: 1.{head}",
         f"{reading.score[head]:.2f}",
         f"{reading.worth[head]:+.3f} ± {reading.error[head]:.3f}",
+        f"{zeroed[reading.name, reading.seed, head]:.2f}",
         *(f"{where[key]:.2f}" for key in ("matches", "itself", "one back", "first")),
         f"{shown_token(token)} {share:.2f}",
         f"{shown_token(reading.rests_on(head, weighted=True)[0])} {reading.rests_on(head, weighted=True)[1]:.2f}",
@@ -596,6 +631,7 @@ columns = [
     "seed: head",
     "score",
     "worth on speeches (nats)",
+    "from zero",
     "matches",
     "itself",
     "one back",
@@ -616,6 +652,8 @@ claim(
     text_idle=len(pure),
     text_idle_most=max(reading.worth[head] for reading, head in pure),
     text_idle_least=min(reading.worth[head] for reading, head in pure),
+    text_zero_least=min(zeroed["induction", reading.seed, head] for reading, head in pure),
+    text_zero_most=max(zeroed["induction", reading.seed, head] for reading, head in pure),
     second_jobs=len(second_job),
     second_job_least=min(reading.worth[head] for reading, head in second_job),
     second_job_most=max(reading.worth[head] for reading, head in second_job),
@@ -685,12 +723,20 @@ start_heads = [(reading, head) for reading in start_readings for head in reading
 start_pure = [(reading, head) for reading, head in start_heads if reading.worth[head] <= 0.1]
 start_looks = [looks(reading, head) for reading, head in start_heads]
 pure_looks = [looks(reading, head) for reading, head in start_pure]
+first_repeat = [at_first_repeat(reading, head) for reading, head in start_pure]
+at_four = [
+    reading.paid(head, at_first, lengths[reading.name].ge(4) & everywhere) for reading, head in start_pure
+]  # the attention to the start token where four or more tokens match
 start_cards = [trained("induction-start", seed).card for seed in SEEDS]
 claim(
     start_inductors=len(start_heads),
     start_idle=len(start_pure),
     start_first_least=min(where["first"] for where in pure_looks),
     start_first_match_least=min(where["first, a match"] for where in pure_looks),
+    start_first_four_least=min(at_four),
+    start_first_repeat_least=min(first_repeat),
+    start_first_repeat_most=max(first_repeat),
+    start_zero_most=max(zeroed["induction-start", reading.seed, head] for reading, head in start_pure),
     start_idle_most=max(reading.worth[head] for reading, head in start_pure),
     start_idle_least=min(reading.worth[head] for reading, head in start_pure),
     start_random_least=min(first_on_random(reading, head) for reading, head in start_pure),
@@ -704,15 +750,18 @@ plot.table([role(reading, head) for reading, head in start_heads], columns)
 # ### Worth by length of match
 #
 # The induction heads without a second job, of each seed together, taken away: what it costs where the last 0, 1, 2, …
-# tokens stood before.
+# tokens occurred earlier in the same order.
 
 # %% match-length
 joint = {name: [] for name in readings}
+parts_of_mean = {name: [] for name in readings}
 for name, of_name in readings.items():
     for reading in of_name:
         idle = [head for head in reading.inductors if reading.worth[head] <= 0.1]
         extra = reading.losses(without(1, idle)) - reading.loss
         joint[name].append((extra.mean().item(), by_length(extra, lengths[name])))
+        at_matches = (extra * (lengths[name] > 0)).mean().item()  # their part of the mean over all tokens
+        parts_of_mean[name].append((at_matches, extra.mean().item() - at_matches))
 left, right = panels(1, 2, height=3.0, sharey=True)
 for ax, name, label in ((left, "induction", "without a start token"), (right, "induction-start", "with one")):
     for seed, (_, groups) in enumerate(joint[name]):
@@ -729,6 +778,11 @@ claim(
     share_no_match=share[0],
     share_one=share[1],
     share_two=1 - share[0] - share[1],
+    gained_at_matches_least=min(gain for gain, _ in parts_of_mean["induction"]),
+    gained_at_matches_most=max(gain for gain, _ in parts_of_mean["induction"]),
+    lost_elsewhere_least=max(loss for _, loss in parts_of_mean["induction"]),
+    lost_elsewhere_most=min(loss for _, loss in parts_of_mean["induction"]),
+    worth_none_least=groups["induction"][:, 0].min(),
     worth_none_most=groups["induction"][:, 0].max(),
     worth_one_most=groups["induction"][:, 1].max(),
     worth_two_least=groups["induction"][:, 2].min(),
@@ -743,6 +797,82 @@ claim(
     start_worth_four_most=groups["induction-start"][:, 4].max(),
     start_worth_all_least=min(mean for mean, _ in joint["induction-start"]),
     start_worth_all_most=max(mean for mean, _ in joint["induction-start"]),
+)
+
+# %% [markdown]
+# ### Louder, or more often right?
+#
+# The follower of a match is what came after the latest of the longest earlier occurrences. By how much do the same
+# heads raise its log-probability, whatever the next token is, and how often is it the next token?
+
+
+# %% follower
+def longest_follower(tokens):
+    """The token after the latest of the longest earlier occurrences, anything where there is none: [batch pos]."""
+    length = agreement(tokens)
+    longest = length == length.amax(dim=-1, keepdim=True)
+    latest = torch.where(longest, torch.arange(tokens.shape[1]), -1).amax(dim=-1)
+    return tokens.gather(1, (latest + 1).clamp(max=tokens.shape[1] - 1))
+
+
+shifts, when_right, when_wrong, reliable = ({name: [] for name in readings} for _ in range(4))
+for name, of_name in readings.items():
+    tokens = SPEECHES[name]
+    follower = longest_follower(tokens[:, :-1])
+    right = follower == tokens[:, 1:]
+    clipped = lengths[name].clamp(max=4)
+    reliable[name] = [right[clipped == n].float().mean().item() for n in range(1, 5)]
+    for reading in of_name:
+        idle = [head for head in reading.inductors if reading.worth[head] <= 0.1]
+        extra = reading.log_probabilities() - reading.log_probabilities(without(1, idle))
+        shift = extra.gather(2, follower[:, :, None])[:, :, 0]
+        won = extra.gather(2, tokens[:, 1:, None])[:, :, 0]
+        shifts[name].append(by_length(shift, lengths[name])[1:])
+        when_right[name].append([won[(clipped == n) & right].mean().item() for n in range(1, 5)])
+        when_wrong[name].append([won[(clipped == n) & ~right].mean().item() for n in range(1, 5)])
+left, right_side = panels(1, 2, height=3.0)
+for name, colour in (("induction", BLUE), ("induction-start", ORANGE)):
+    for seed, of_seed in enumerate(shifts[name]):
+        means, errors = zip(*of_seed, strict=True)
+        left.errorbar(range(1, 5), means, yerr=errors, color=colour, linewidth=2.2 if seed == 0 else 1.0, alpha=0.8)
+    right_side.plot(range(1, 5), reliable[name], color=colour, label=name)
+left.set(ylim=(0, 0.75), ylabel="nats of log-probability")
+left.set_title("raise of the follower", loc="left")
+right_side.set(ylim=(0, 1), ylabel="share of matches")
+right_side.set_title("it comes next", loc="left")
+for ax in (left, right_side):
+    ax.set_xticks(range(1, 5), ["1", "2", "3", "4+"])
+    ax.set_xlabel("tokens of the match")
+flat = np.array([[[mean for mean, _ in of_seed] for of_seed in shifts[name]] for name in readings])  # kind seed length
+claim(
+    follower_one=flat[0, 0, 0],
+    follower_four=flat[0, 0, 3],
+    follower_one_error=shifts["induction"][0][0][1],
+    follower_four_error=shifts["induction"][0][3][1],
+    follower_change_most=abs(flat[..., 1:] - flat[..., :1]).max(),
+    follower_least=flat[0].min(),
+    follower_most=flat[0].max(),
+    follower_start_least=flat[1].min(),
+    follower_start_most=flat[1].max(),
+    right_one=reliable["induction"][0],
+    right_two=reliable["induction"][1],
+    right_three=reliable["induction"][2],
+    right_four=reliable["induction"][3],
+    won_right_one=when_right["induction"][0][0],
+    won_right_four=when_right["induction"][0][3],
+    won_wrong_one=when_wrong["induction"][0][0],
+    won_wrong_most=min(min(of_seed) for of_name in when_wrong.values() for of_seed in of_name),
+)
+print("how often right, with a start token:", [f"{share:.2f}" for share in reliable["induction-start"]])
+
+# %% follower-numbers
+plot.table(
+    [
+        [f"{seed}{' with START' if name != 'induction' else ''}", *(f"{mean:.2f} ± {error:.2f}" for mean, error in row)]
+        for name, of_name in shifts.items()
+        for seed, row in enumerate(of_name)
+    ],
+    ["seed", "1 token", "2", "3", "4 or more"],
 )
 
 # %% [markdown]
@@ -783,7 +913,7 @@ def tested(reading):
     rows = []
     for least in (1, 2, 3):
         kept = longer(found_at[reading.name][:FEW], least)
-        rows.append([cost(put(1, idle, competing(kept, a))) for a in GRID])
+        rows.append([cost(put(1, idle, competing(kept, a))) for a in GRID[: 4 if least == 1 else 3]])
     best = [min(row)[1] for row in rows]  # chosen on the first half
     silent = cost(put(1, idle, competing(torch.zeros_like(found_at[reading.name][:FEW]), 0.0)))[1]
     return cost(without(1, idle))[1], silent, rows[0][-1][1], *best
@@ -843,9 +973,24 @@ def between(first, last):
     return by_length(found, lengths["induction"])
 
 
+def three_without(updates):
+    """The loss on speeches without what become the induction heads of seed 0, and what the heads are worth."""
+    m = checkpoints.load(f"induction-{updates}").model
+    gone = losses(lambda t: m(t, tap=without(1, plain_readings[0].inductors)), SPEECHES["induction"]).mean().item()
+    return gone, gone - per_token[STAGES.index(updates)].mean().item()
+
+
+early = checkpoints.load("induction-250").model
+mover_early = losses(lambda t: early(t, tap=without(0, mover)), SPEECHES["induction"]) - per_token[STAGES.index(250)]
+three = {updates: three_without(updates) for updates in (300, 400)}
+whole_rise = (per_token[STAGES.index(400)] - per_token[STAGES.index(300)]).mean().item()
 up, down = between(300, 400), between(400, 500)
 claim(
     turn_seed_0=turns[0],
+    mover_text_before=mover_early.mean(),
+    three_at_300=three[300][1],
+    three_at_400=three[400][1],
+    rise_of_three=1 - (three[400][0] - three[300][0]) / whole_rise,
     up_none=up[0][0],
     up_one=up[1][0],
     up_four=up[4][0],
@@ -887,7 +1032,7 @@ claim(
 # %% text-alone-keys
 learned = trained("induction-text-learned").model
 shortformer = trained("induction-text-shortformer").model
-AT = dict(periods=PERIODS, length=256)
+AT = dict(periods=PERIODS, length=256, examples=16)
 
 
 class Tapped:
@@ -926,6 +1071,10 @@ removed = [prefix_matching_score(Tapped(learned, whole(0, head)), **AT)[1, best]
 feeder = int(np.argmin(removed))
 keys = prefix_matching_score(Tapped(learned, only("k", feeder)), **AT)[1, best]
 queries = prefix_matching_score(Tapped(learned, only("q", feeder)), **AT)[1, best]
+its_random = repeats(16, 256, PERIODS, d_vocab=2048, seed=FRESH)[0]
+looking = record("blocks.0.attn.pattern")
+learned(its_random, tap=looking)
+back_by = [looking["blocks.0.attn.pattern"][:, feeder].diagonal(-n, 1, 2).mean().item() for n in range(3)]
 rest = [score for head, score in enumerate(removed) if head != feeder]
 claim(
     text_learned=its.max(),
@@ -935,6 +1084,9 @@ claim(
     text_best=best,
     text_without_feeder=removed[feeder],
     text_without_others_least=min(rest),
+    text_feeder_itself=back_by[0],
+    text_feeder_one_back=back_by[1],
+    text_feeder_two_back=back_by[2],
     text_keys=keys,
     text_queries=queries,
 )
@@ -986,14 +1138,17 @@ def its_losses(heads):
 
 
 generator = torch.Generator().manual_seed(0)
-others = [(int(i) // 9, int(i) % 9) for i in order[40:][torch.randperm(230, generator=generator)[:8]]]
-cases = {"nothing": [], "the 8 best at prefix matching": strongest, "8 others, drawn at random": others}
+pool = [(int(i) // 9, int(i) % 9) for i in order[40:] if i != 16 * 9]  # 16.0 feeds them: see below
+cases = {"nothing": [], "the 8 best at prefix matching": strongest}
+for draw in "abc":
+    cases[f"8 others, drawn at random ({draw})"] = [pool[i] for i in torch.randperm(229, generator=generator)[:8]]
 its = {name: its_losses(heads) for name, heads in cases.items()}
 claim(
     smol_first=its["nothing"][0],
     smol_second=its["nothing"][1],
     smol_second_without=its["the 8 best at prefix matching"][1],
-    smol_second_others=its["8 others, drawn at random"][1],
+    smol_second_others_least=min(row[1] for name, row in its.items() if "others" in name),
+    smol_second_others_most=max(row[1] for name, row in its.items() if "others" in name),
 )
 plot.table([[name, *its[name]] for name in cases], ["taken away", "first time", "repeated"], digits=3)
 

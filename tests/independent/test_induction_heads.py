@@ -138,6 +138,75 @@ def of_inductors() -> list[float]:
     return [worth(name, 1, [head]) for name in NAMES for head in inductors(name)]
 
 
+def at_zero(layer: int, head: int) -> Callable[[Tensor, int], Tensor]:
+    def change(z: Tensor, here: int) -> Tensor:
+        if here != layer:
+            return z
+        z = z.clone()
+        z[:, head] = 0
+        return z
+
+    return change
+
+
+@cache
+def idle(name: str) -> list[int]:
+    """The induction heads of a seed that are worth no more than 0.1 nats on speeches."""
+    return [head for head in inductors(name) if worth(name, 1, [head]) <= 0.1]
+
+
+@cache
+def from_zero() -> list[float]:
+    """The rise of the loss on speeches with an idle head's z at zero, of each."""
+    found = []
+    for name in NAMES:
+        base = losses(on_speeches(name).logits, windows()[:, 1:]).mean()
+        for head in idle(name):
+            gone = forward(name, windows()[:, :-1], torch.float32, z=at_zero(1, head)).logits
+            found.append(float(losses(gone, windows()[:, 1:]).mean() - base))
+    return found
+
+
+def common_end(tokens: list[int], i: int, j: int) -> int:
+    """How many tokens up to place i are those up to place j, j before i."""
+    n = 0
+    while n <= j and tokens[i - n] == tokens[j - n]:
+        n += 1
+    return n
+
+
+@cache
+def matches() -> list[tuple[int, int, int, int]]:
+    """Window, place, length of the longest match and what followed its latest occurrence, where something matches."""
+    found = []
+    for row, tokens in enumerate(windows()[:, :-1].tolist()):
+        for i in range(len(tokens)):
+            length, latest = max(((common_end(tokens, i, j), j) for j in range(i)), default=(0, 0))
+            if length:
+                found.append((row, i, length, tokens[latest + 1]))
+    return found
+
+
+@cache
+def raised(name: str) -> Tensor:
+    """By how much the idle heads raise the log-probability of each match's follower."""
+    rows, places, _, followers = torch.tensor(matches()).T
+    gone = forward(name, windows()[:, :-1], torch.float32, z=at_mean(1, idle(name))).logits
+    extra = on_speeches(name).logits.log_softmax(dim=-1) - gone.log_softmax(dim=-1)
+    return extra[rows, places, followers]
+
+
+def of_length(values: Tensor, least: int, most: int = 999) -> float:
+    lengths = torch.tensor(matches())[:, 2]
+    return float(values[(lengths >= least) & (lengths <= most)].float().mean())
+
+
+def came() -> Tensor:
+    """At each match, 1 where its follower is the next token."""
+    rows, places, _, followers = torch.tensor(matches()).T
+    return windows()[rows, places + 1] == followers
+
+
 # -- the weights
 
 
@@ -207,6 +276,12 @@ AGAIN = {
     "text_idle": Again(lambda: sum(x <= 0.1 for x in of_inductors()), 0),
     "text_idle_most": Again(lambda: max(x for x in of_inductors() if x <= 0.1), 0.015),
     "text_idle_least": Again(lambda: min(of_inductors()), 0.02),
+    "text_zero_least": Again(lambda: min(from_zero()), 0.01),
+    "text_zero_most": Again(lambda: max(from_zero()), 0.03),
+    "follower_one": Again(lambda: of_length(raised("induction"), 1, 1), 0.05),
+    "follower_four": Again(lambda: of_length(raised("induction"), 4), 0.15),
+    "right_one": Again(lambda: of_length(came(), 1, 1), 0.02),
+    "right_two": Again(lambda: of_length(came(), 2, 2), 0.1),
     "second_job_least": Again(lambda: min(x for x in of_inductors() if x > 0.1), 0.06),
     "second_job_most": Again(lambda: max(of_inductors()), 0.07),
     "negative_self_least": Again(lambda: min(own for own, _ in of_others()), 0.03),
