@@ -19,7 +19,7 @@ from residual.files.tokens import tokenizer, words
 from residual.methods.roles import value_norms, value_weighted_pattern
 from residual.plot import BLUE, GREEN, GREY, ORANGE, attention, heatmap, lines, panels, table
 from residual.taps import ablate, at, compose, freeze, record
-from residual.training.corpus import bible_texts, corpus, sotu_texts, split
+from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import windows
 from weave import claim
 
@@ -376,9 +376,11 @@ def measure(model: Transformer) -> dict[str, Tensor]:
     long_axes = torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1).T[:3]
     unread_axes = [cost(keys_from(model, without(v, x))).mean() for v in long_axes]
     unwritten_axes = [cost(at("*.attn_out", lambda y, v=v: without(v, y))).mean() for v in long_axes]
-    end = flow["blocks.0.resid_post"]
-    back = cost(at("*.resid_post", lambda y: y + ((x - y) @ u)[..., None] * u))  # nothing but the unembedding reads it
-    constant = cost(at("*.resid_post", lambda y: without(u, y) + (end @ u).mean() * u))
+
+    def constant(direction: Tensor) -> Tensor:
+        """The cost when the final stream has the same coordinate along a direction everywhere."""
+        mean = (flow["blocks.0.resid_post"] @ direction).mean()
+        return cost(at("*.resid_post", lambda y: without(direction, y) + mean * direction)).mean()
 
     return {
         "u": u,
@@ -406,9 +408,8 @@ def measure(model: Transformer) -> dict[str, Tensor]:
         "standard error of that": error(unwritten),
         "random direction not written, most": max(one.mean() for one in unwritten_random),
         "three longest other axes not written, most": max(unwritten_axes),
-        "u put back at the end": back.mean(),
-        "its standard error there": error(back),
-        "u constant at the end": constant.mean(),
+        "u constant at the end": constant(u),
+        "three longest other axes constant at the end, least": min(map(constant, long_axes)),
         "overlap of keys without u": cosines(attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)).square().mean(),
     }
 
@@ -484,9 +485,8 @@ claim(
     loss_without_erasing_error=story["standard error of that"],
     loss_without_random_write=story["random direction not written, most"],
     loss_without_axes_write=story["three longest other axes not written, most"],
-    loss_put_back=story["u put back at the end"],
-    loss_put_back_error=story["its standard error there"],
     loss_constant=story["u constant at the end"],
+    loss_constant_axes=story["three longest other axes constant at the end, least"],
 )
 
 # %% [markdown]
@@ -633,8 +633,15 @@ claim(
 # %% smollm2
 language, its_tokenizer = smollm2()
 its = language.config
-speeches = split(sotu_texts())[1][:8]
-its_text = torch.tensor([its_tokenizer.encode(speech[2000:6000]).ids[:97] for speech in speeches])  # speech pos
+speeches = split(sotu_texts())[1]
+
+
+def opened(speeches: list[str], length: int) -> Tensor:
+    """So many tokens of each, from an arbitrary place on [speech pos]."""
+    return torch.tensor([its_tokenizer.encode(speech[2000:8000]).ids[:length] for speech in speeches])
+
+
+its_text = opened(speeches[:8], 97)
 draw = torch.Generator().manual_seed(0)
 period = 36
 drawn = torch.randint(100, its.d_vocab, (8, period), generator=draw)  # the first hundred are special or bytes
@@ -660,9 +667,12 @@ class Zoo:
         self.kinds = sources(tokens)
         self.counted = self.kinds.amax(dim=-1)  # role batch query: where there is such a source
         self.counted[:, :, :2] = 0
-        self.roles, self.alike, self.drain = [], [], []
+        self.roles, self.alike, self.drain, self.streams = [], [], [], []
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith("resid_pre"):
+            self.streams.append(x)
+            return x
         if name.endswith(".v"):
             attn = language.blocks[len(self.roles)].attn
             self.size = value_norms(attn, x)  # batch head key
@@ -681,7 +691,7 @@ class Zoo:
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        return frozenset(name for name in known if name.endswith((".v", ".pattern")))
+        return frozenset(name for name in known if name.endswith(("resid_pre", ".v", ".pattern")))
 
 
 def loss_at_each(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -690,10 +700,9 @@ def loss_at_each(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 on_text, on_random = Zoo(its_text[:, :-1]), Zoo(its_random[:, :-1])
-text_streams, random_streams = record("*.resid_pre"), record("*.resid_pre")
 text_loss, random_loss = (
-    loss_at_each(language(tokens[:, :-1], tap=compose(zoo, streams)), tokens)
-    for zoo, streams, tokens in ((on_text, text_streams, its_text), (on_random, random_streams, its_random))
+    loss_at_each(language(tokens[:, :-1], tap=zoo), tokens)
+    for zoo, tokens in ((on_text, its_text), (on_random, its_random))
 )
 by_text, by_random = (torch.stack(zoo.roles, dim=1) for zoo in (on_text, on_random))  # weighing layer head role
 text_chance, random_chance = (
@@ -785,33 +794,26 @@ for ax, (title, values) in zip(
 ):
     heatmap(values.T, ax=ax, title=title, ylabel="head", xlabel="layer" if "same" in title else "", limit=1.0, bar=None)
     ax.set_aspect("auto")
-its_bible = [text[2000:6000] for text in list(bible_texts().values())[5:165:20]]
-its_bible = torch.tensor([its_tokenizer.encode(text).ids[:96] for text in its_bible])  # text pos
-language.run_to(its_bible, its.n_layers, tap=(on_bible := record(["*.pattern", "*.v"])))
-bible_first = torch.stack(
-    [on_bible[f"blocks.{layer}.attn.pattern"][:, :, 2:, 0].mean(dim=(0, 2)) for layer in range(its.n_layers)]
-)  # layer head
+long = record("*.pattern")
+language.run_to(opened(speeches[:3], 400), 10, tap=long)
+first_early_long = torch.stack([long[f"blocks.{layer}.attn.pattern"][:, :, 2:, 0].mean() for layer in range(3, 10)])
 bands = ((0, 3), (3, 10), (10, 12), (12, 30))
-in_band, in_band_random, in_band_bible = (
-    torch.stack([first[a:b].mean() for a, b in bands])
-    for first in (by_text[0, ..., 0], by_random[0, ..., 0], bible_first)
-)
+in_band, in_band_random = (torch.stack([by[0, a:b, :, 0].mean() for a, b in bands]) for by in (by_text, by_random))
 claim(
     first_before=in_band[0],
     first_early=in_band[1],
     first_between=in_band[2],
     first_late=in_band[3],
     first_early_random=in_band_random[1],
-    first_early_bible=in_band_bible[1],
+    first_early_long=first_early_long.mean(),
     first_late_random=in_band_random[3],
-    first_late_bible=in_band_bible[3],
 )
 
 # %% [markdown]
 # ### What resting is worth
 #
 # The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
-# mean, replaced by an amount and a value from other texts, or shared out over the other sources. The last is done to
+# mean, replaced by an amount and a value from other speeches, or shared out over the other sources. The last is done to
 # parts of these heads, to as many heads drawn at random, and to all heads at once, too.
 
 
@@ -831,7 +833,7 @@ def paid_to(source: int, heads: Tensor, how: str):
 
 
 class From:
-    """A tap: what the marked heads [layer head] fetch at the first position is an average of other texts."""
+    """A tap: what the marked heads [layer head] fetch at the first position is an average of other speeches."""
 
     def __init__(self, heads: Tensor, others) -> None:
         self.heads, self.others = heads, others
@@ -863,7 +865,7 @@ LENGTH = 65  # the costs are measured on the beginning of each stretch
 
 def on_text_with(tap, start: int = 0) -> tuple[float, float]:
     """The cost of a change on text, which begins at that layer."""
-    logits = language.run_from(start, text_streams[f"blocks.{start}.resid_pre"][:, : LENGTH - 1], tap=tap)
+    logits = language.run_from(start, on_text.streams[start][:, : LENGTH - 1], tap=tap)
     return worth(loss_at_each(logits, its_text[:, :LENGTH]), text_loss[:, : LENGTH - 1], slice(1, None))
 
 
@@ -875,6 +877,8 @@ def some_of(heads: Tensor, number: int) -> Tensor:
     return chosen.view_as(heads)
 
 
+elsewhere = record(["*.pattern", "*.v"])
+language.run_to(opened(speeches[8:16], LENGTH - 1), its.n_layers, tap=elsewhere)
 drawing = torch.Generator().manual_seed(0)
 rest_heads = by_text[0, ..., 0] > 0.5
 every_head = torch.ones_like(rest_heads)
@@ -883,7 +887,7 @@ first_rest = int(rest_heads.any(dim=1).nonzero()[0])
 changes = {
     "dropped": ("resting heads: dropped", paid_to(0, rest_heads, "dropped")),
     "mean": ("resting heads: its mean", paid_to(0, rest_heads, "mean")),
-    "other": ("resting heads: an average of the Bible", From(rest_heads, on_bible)),
+    "other": ("resting heads: amount and value of other speeches", From(rest_heads, elsewhere)),
     "elsewhere": ("resting heads: look elsewhere", paid_to(0, rest_heads, "elsewhere")),
     "half": ("half of them: look elsewhere", paid_to(0, some_of(rest_heads, n_rest // 2), "elsewhere")),
     "quarter": ("a quarter of them: look elsewhere", paid_to(0, some_of(rest_heads, n_rest // 4), "elsewhere")),
@@ -959,9 +963,7 @@ half = slice(0, 4)  # of the random sequences
 rows, value = [], {}
 for turn, (name, places) in enumerate(groups.items()):
     tap, start = at_mean(places), min(places) // its.n_heads
-    with_random = loss_at_each(
-        language.run_from(start, random_streams[f"blocks.{start}.resid_pre"][half], tap=tap), its_random[half]
-    )
+    with_random = loss_at_each(language.run_from(start, on_random.streams[start][half], tap=tap), its_random[half])
     value[name] = {
         "first time": worth(with_random, random_loss[half], slice(1, period - 1)),
         "repeat": worth(with_random, random_loss[half], repeat),
@@ -971,7 +973,7 @@ for turn, (name, places) in enumerate(groups.items()):
     which = " ".join(f"{place // its.n_heads}.{place % its.n_heads}" for place in places)
     costs_of = (value[name].get(kind) for kind in ("text", "first time", "repeat"))
     rows.append([name, which, *("" if cost is None else f"{cost[0]:.2f} ± {cost[1]:.2f}" for cost in costs_of)])
-by_draw = sorted(value[name]["repeat"][0] for name in list(value)[5:])
+by_draw = sorted(value[name]["repeat"] for name in list(value)[5:])
 at_first, at_itself, at_previous, at_same, at_following = (value[role] for role in ROLES)
 claim(
     resting_eight_text=at_first["text"][0],
@@ -985,8 +987,9 @@ claim(
     following_eight_repeat=at_following["repeat"][0],
     itself_eight_text=at_itself["text"][0],
     draws=len(by_draw),
-    other_eight_repeat_most=by_draw[-1],
-    other_eight_repeat_next=by_draw[-2],
+    other_eight_repeat_most=by_draw[-1][0],
+    other_eight_repeat_error=by_draw[-1][1],
+    other_eight_repeat_next=by_draw[-2][0],
     shared_rest_follow=len(set(groups[ROLES[0]]) & set(groups[ROLES[4]])),
 )
 table(rows, header=["the eight that most look at", "heads", "text", "random, first time", "repeated"])

@@ -892,7 +892,10 @@ def without_wire(x: Tensor) -> Tensor:
 sent = F.normalize(at_layer[20][:, 0].mean(dim=0), dim=0)  # the direction of the stream at the first position
 random_direction = F.normalize(torch.randn(576, generator=generator), dim=0)
 without_sent, without_random = (lambda x, v=v: without(v, x) for v in (sent, random_direction))
-early, late, both = range(3, 11), range(12, depth), opening | loud
+early, late = range(3, 11), range(12, depth)
+LENGTH = 64  # of each stretch, which is enough for the costs
+starting, weak, rest_of_them = (mark[:, :LENGTH] for mark in (opening, loud, quiet))
+both = starting | weak
 
 
 def wire_at_mean(x: Tensor) -> Tensor:
@@ -908,24 +911,24 @@ cases = {  # name: a row of the table, the first layer that is another, and the 
     "one_zero": ("values there set to zero", 3, zero("v", early, both)),
     "one_not_sent": ("not sent (MLPs 1, 2)", 1, changed(mlps(1, 2), without_wire, both)),
     "one_not_deleted": ("not deleted (MLPs 8, 9, 10)", 8, changed(mlps(8, 9, 10), without_wire, both)),
-    "two_queries": ("second message hidden from queries", 12, unread("q", late, without_sent, opening)),
-    "two_keys": ("… from keys", 12, unread("k", late, without_sent, opening)),
-    "two_keys_kept": ("… from keys, with σ kept", 12, unread("k", late, without_sent, opening, kept=True)),
-    "two_keys_zero": ("keys there set to zero", 12, zero("k", late, opening)),
-    "two_random": ("a random direction hidden from keys", 12, unread("k", late, without_random, opening)),
-    "two_values": ("second message hidden from values", 12, unread("v", late, without_sent, opening)),
-    "two_values_kept": ("… with σ kept", 12, unread("v", late, without_sent, opening, kept=True)),
-    "two_zero": ("values there set to zero", 12, zero("v", late, opening)),
-    "two_not_sent": ("not sent (MLP 11)", 11, changed(mlps(11), without_sent, opening)),
-    "two_half_sent": (f"only coordinate {wire} not sent", 11, changed(mlps(11), without_wire, opening)),
-    "two_mean": (f"coordinate {wire} set to its mean", 11, changed(mlps(11), wire_at_mean, opening)),
-    "two_not_deleted": ("not deleted (MLPs 27, 28, 29)", 27, changed(mlps(27, 28, 29), without_wire, opening)),
+    "two_keys": ("second message hidden from keys", 12, unread("k", late, without_sent, starting)),
+    "two_keys_kept": ("… with σ kept", 12, unread("k", late, without_sent, starting, kept=True)),
+    "two_keys_zero": ("keys there set to zero", 12, zero("k", late, starting)),
+    "two_random": ("a random direction hidden from keys", 12, unread("k", late, without_random, starting)),
+    "two_values": ("second message hidden from values", 12, unread("v", late, without_sent, starting)),
+    "two_values_kept": ("… with σ kept", 12, unread("v", late, without_sent, starting, kept=True)),
+    "two_zero": ("values there set to zero", 12, zero("v", late, starting)),
+    "two_not_sent": ("not sent (MLP 11)", 11, changed(mlps(11), without_sent, starting)),
+    "two_half_sent": (f"only coordinate {wire} not sent", 11, changed(mlps(11), without_wire, starting)),
+    "two_mean": (f"coordinate {wire} set to its mean", 11, changed(mlps(11), wire_at_mean, starting)),
+    "two_not_deleted": ("not deleted (MLPs 27, 28, 29)", 27, changed(mlps(27, 28, 29), without_wire, starting)),
 }
 rows, costs = [], {}
 for name, (row, start, tap) in cases.items():
-    change = lm_losses(lm.run_from(start, at_layer[start], tap=tap)) - lm_whole
-    by_speech = torch.stack([own[places].mean() for own, places in zip(change, quiet, strict=True)])
-    samples = {"first": change[opening], "loud": change[loud], "others": by_speech}
+    found = lm_losses(lm.run_from(start, at_layer[start][:, :LENGTH], tap=tap), lm_target[:, :LENGTH])
+    change = found - lm_whole[:, :LENGTH]
+    by_speech = torch.stack([own[places].mean() for own, places in zip(change, rest_of_them, strict=True)])
+    samples = {"first": change[starting], "loud": change[weak], "others": by_speech}
     costs[name] = {kind: (x.mean().item(), error(x).item()) for kind, x in samples.items()}
     rows.append([row, *(f"{mean:+.2f} ± {spread:.2f}" for mean, spread in costs[name].values())])
 claim(
@@ -1024,7 +1027,7 @@ table(
 some = slice(0, 4), slice(0, 64)
 final = lm.run_from(depth, at_layer[-1][some]).log_softmax(dim=-1)
 counted = quiet[some]
-lens_layers = [*range(0, 30, 3), 29]
+lens_layers = [0, 5, 10, 15, 20, 25, 29]
 divergence, agreement, mended = [], [], []
 for layer in lens_layers:
     x = at_layer[layer]
