@@ -24,6 +24,7 @@ from residual.methods.bigrams import (
     smoothed,
 )
 from residual.methods.loss import next_token_loss
+from residual.taps import record
 from residual.training.corpus import corpus, sotu_texts, split
 from residual.training.train import train, windows
 from weave import claim
@@ -457,7 +458,7 @@ plot.table(
 larger = bigram_counts(corpus(2048).train, 2048)
 larger_live = larger.sum(dim=1) > 0
 larger = larger[larger_live][:, larger_live]
-FEWER, SOME_WIDTHS = 300, [2, 8, 32, 128]
+FEWER, SOME_WIDTHS = 150, [2, 8, 32, 128]
 
 
 def share_left(of_pairs, d_model):
@@ -723,28 +724,59 @@ def test_loss(logits):
     return -mean.item(), ((square - mean**2) / its_test.sum()).sqrt().item()
 
 
+frequency_rows = frequency.expand(len(current), -1)
+own_entry = torch.arange(len(current)), current  # the diagonal: the token itself comes next
+which, following = its_counts.nonzero(as_tuple=True)  # the pairs that occur
+pair_counts = its_counts[which, following].double()
+off_diagonal = pair_counts * (following != current[which])
+
+
+def agrees(logits, pairs=pair_counts, other=log_table):
+    """Their correlation with another table, centered by row, each pair as often as it occurs."""
+    per_row = torch.zeros(len(current)).double()
+
+    def centred_pairs(table):
+        values = table[which, following].double()
+        means = per_row.index_add(0, which, pairs * values) / per_row.index_add(0, which, pairs)
+        return values - means[which]
+
+    return correlation(centred_pairs(logits), centred_pairs(other), pairs).item()
+
+
+def given_frequencies(logits):
+    """The partial correlation with the counts, given how often each token occurs, off the diagonal."""
+    x, y, z = (
+        agrees(logits, off_diagonal),
+        agrees(logits, off_diagonal, frequency_rows),
+        agrees(frequency_rows, off_diagonal),
+    )
+    return (x - y * z) / ((1 - y**2) * (1 - z**2)) ** 0.5
+
+
 rows, measured = [], {}
 for name, logits_there in tables_of_smollm2.items():
     loss, error = test_loss(logits_there)
-    agreement = correlation(
-        centred(logits_there, its_counts).double(), centred(log_table, its_counts).double(), its_counts.double()
-    )
+    agreement, beyond = agrees(logits_there), given_frequencies(logits_there)
     echo = (logits_there.argmax(-1) == current).double().mean()
     right = (logits_there.argmax(-1) == its_counts.argmax(-1)).double().mean()
-    measured[name] = (loss, error, agreement.item(), echo.item(), right.item())
-    rows.append([name, f"{loss:.2f} ± {error:.2f}", agreement.item(), f"{echo:.0%}", f"{right:.0%}"])
+    measured[name] = (loss, error, agreement, echo.item(), right.item(), beyond)
+    rows.append([name, f"{loss:.2f} ± {error:.2f}", agreement, beyond, f"{echo:.0%}", f"{right:.0%}"])
 for name, logits_there in (
     ("counts of the speeches", smoothed(its_counts, best_alpha)),
-    ("how often each token occurs", frequency.expand(len(current), -1)),
+    ("how often each token occurs", frequency_rows),
 ):
     loss, error = test_loss(logits_there)
-    measured[name] = (loss, error)
-    rows.append([name, f"{loss:.2f} ± {error:.2f}", None, None, None])
+    measured[name] = (loss, error, agrees(logits_there))
+    rows.append([name, f"{loss:.2f} ± {error:.2f}", measured[name][2] if name.startswith("how") else None, *[None] * 3])
 of_direct, of_other, of_whole = (measured[name] for name in tables_of_smollm2)
 claim(
     direct_correlation=of_direct[2],
     other_correlation=of_other[2],
     whole_correlation=of_whole[2],
+    frequency_correlation=measured["how often each token occurs"][2],
+    direct_given_frequency=of_direct[5],
+    other_given_frequency=of_other[5],
+    whole_given_frequency=of_whole[5],
     direct_echo=of_direct[3],
     whole_echo=of_whole[3],
     whole_right=of_whole[4],
@@ -754,7 +786,7 @@ claim(
     counts_loss=measured["counts of the speeches"][0],
     counts_loss_error=measured["counts of the speeches"][1],
     frequency_loss=measured["how often each token occurs"][0],
-    repeats_counted=(its_counts[torch.arange(len(current)), current].sum() / its_counts.sum()),
+    repeats_counted=its_counts[own_entry].sum() / its_counts.sum(),
 )
 plot.table(
     rows,
@@ -762,11 +794,53 @@ plot.table(
         "logits for the next token",
         "loss on held-out pairs (nats)",
         "correlation, centered",
+        "given the frequencies, off the diagonal",
         "first is the token itself",
         "first is that of the counts",
     ],
     digits=2,
 )
+
+# %% [markdown]
+# Where the echo goes: the lens within the first block, and what the direct path is worth under the last norm of the
+# whole stream, on stretches of the held-out speeches.
+
+# %% echo
+gains = language.ln_final.w
+lengths_of_tokens = (gains * language.W_E.square()).sum(1)
+first_choices = direct.argmax(-1)
+to_one_token = torch.bincount(first_choices[first_choices != current]).max()
+begins_at = torch.randint(len(tested_on) - 80, (8,), generator=torch.Generator().manual_seed(0))
+speech = tested_on[begins_at[:, None] + torch.arange(80)]  # batch pos
+places = ["embed", "blocks.0.resid_mid", "blocks.0.resid_post", "ln_final.scale"]
+inner = record(places)
+final = language(speech, tap=inner)[:, 1:]
+streams = [inner[name][:, 1:] for name in places[:3]]
+echoes = [(language.run_from(language.config.n_layers, x).argmax(-1) == speech[:, 1:]).double().mean() for x in streams]
+worth = streams[0] / inner["ln_final.scale"][:, 1:] * gains @ language.W_E.T  # the direct path's part of the logits
+itself = worth.gather(-1, speech[:, 1:, None])[..., 0] - worth.mean(-1)
+alone = (direct[own_entry] - direct.mean(1)).median()
+
+
+def loss_of_speech(logits):
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), speech[:, 2:].flatten())
+
+
+claim(
+    echo_at_embeddings=echoes[0],
+    echo_after_attention=echoes[1],
+    echo_after_mlp=echoes[2],
+    itself_under_last_norm=itself.median(),
+    itself_alone=alone,
+    loss_without_direct=(loss_of_speech(final - worth) - loss_of_speech(final)).abs(),
+    negative_gains=(gains < 0).sum(),
+    least_gain=gains.min(),
+    shortest=lengths_of_tokens[current].min(),
+    longest=lengths_of_tokens[current].max(),
+    not_echoed=(int((first_choices != current).sum()), len(current)),
+    not_echoed_to_one=to_one_token,
+)
+print(its_tokenizer.id_to_token(int(torch.bincount(first_choices[first_choices != current]).argmax())))
 
 # %% sample
 generator = torch.Generator().manual_seed(6)
