@@ -16,7 +16,7 @@ Text to tokens and back                                   ``vocabulary``, ``file
 What a measurement left behind                            ``files.results``
 What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
-Where do they look on any text, and what do they move?    ``methods.roles``
+Where do they look on any text, and what do they move?    ``methods.roles``, ``methods.role_tables``
 The model as a sum over paths                             ``methods.paths``
 What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``

@@ -376,8 +376,7 @@ def growing(tap: Tap, start: int, copies: int = 1) -> Tap:
     Args:
         copies: how many continuations of each example are run, as in a beam search.
     """
-    method = getattr(tap, "growing", None)
-    return tap if method is None else method(start, copies)
+    return tap.growing(start, copies) if hasattr(tap, "growing") else tap
 
 
 def _tensor(value, what: str) -> Tensor:

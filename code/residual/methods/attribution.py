@@ -36,8 +36,7 @@ Token = int | Int[Tensor, " batch"]
 class Terms:
     """Terms whose sum is the stream ``x [batch pos d_model]``, in the order in which they are written.
 
-    >>> terms = decompose(model, tokens)
-    >>> terms.labels  # ["embed", "pos", "0.0", "0.1", …, "mlp.0", …]
+    >>> terms = decompose(model, tokens)  # terms.labels: ["embed", "pos", "0.0", "0.1", …, "mlp.0", …]
     >>> terms["1.3"]  # what head 3 of layer 1 writes, batch pos d_model
     """
 
@@ -49,8 +48,7 @@ class Terms:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        some = self.labels if len(self) <= 6 else [*self.labels[:3], "…", *self.labels[-2:]]
-        return f"<{len(self)} terms of a stream {list(self.stream.shape)}: {', '.join(some)}>"
+        return f"<{len(self)} terms of a stream {list(self.stream.shape)}: {self.labels[0]} … {self.labels[-1]}>"
 
     def __getitem__(self, label: str) -> Float[Tensor, "batch pos d_model"]:
         for part in self._parts:
@@ -93,9 +91,9 @@ class Attribution:
     labels: list[str]
 
     def __getitem__(self, label: str) -> Float[Tensor, "batch pos"]:
-        if label not in self.labels:
-            raise KeyError(f"there is no term {label!r}; {nearest(label, self.labels)}")
-        return self.values[self.labels.index(label)]
+        if label in self.labels:
+            return self.values[self.labels.index(label)]
+        raise KeyError(f"there is no term {label!r}; {nearest(label, self.labels)}")
 
     @property
     def heads(self) -> Float[Tensor, "layer head batch pos"]:

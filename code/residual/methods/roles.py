@@ -11,7 +11,7 @@ Nothing here keeps a pattern: one run of the model, and a few numbers of each la
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from einops import einsum
@@ -19,13 +19,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residual.checks import Tokens, as_tokens, check_layer, check_mask, check_tokens
-from residual.methods.sites import named_heads
 from residual.model import Attention, Block, Transformer
 from residual.positions import Padding
 from residual.taps import record
-from residual.where import Heads
 
-Words = Callable[[list[int]], list[str]]
 Look = Callable[[Tensor, Tensor | None], Tensor]
 
 ROLES = ("previous_token", "current_token", "first_position", "duplicate_token", "induction")
@@ -228,87 +225,6 @@ def _targets(
     follows = (tokens[:, :, None] == tokens.gather(1, padding.before)[:, None]) & ~first
     each = [back == 1, (back == 0) & later, first & later, same & (back > 0), follows & (back > 0)]
     return torch.stack(each, dim=1) & (real[:, :, None] & real[:, None])[:, None]
-
-
-# Tables to print
-
-
-def strongest(scores: Float[Tensor, "layer head"], k: int = 5) -> list[str]:
-    """The names of the ``k`` heads with the highest scores, the highest first: ``["18.6", "17.3"]``; NaN counts not.
-
-    Raises:
-        ValueError: there are fewer than ``k`` heads.
-    """
-    if not 0 <= k <= scores.numel():
-        raise ValueError(f"cannot take {k} heads of {scores.numel()}")
-    best = scores.nan_to_num(nan=-torch.inf).flatten().topk(k).indices.tolist()
-    return [f"{i // scores.shape[1]}.{i % scores.shape[1]}" for i in best]
-
-
-def role_table(
-    roles: HeadRoles,
-    heads: Heads | None = None,
-    *,
-    words: Words | None = None,
-    repeated: HeadRoles | None = None,
-) -> tuple[list[list[Any]], list[str]]:
-    """Rows and header for ``plot.table(*role_table(roles))``: a row for each head, the last for uniform attention.
-
-    Args:
-        heads: names such as ``"18.6"``, in this order; all heads, if not given.
-        words: what shows tokens as text, such as ``files.tokens.words``; numbers, if not given.
-        repeated: the roles on random tokens that repeat, of which one more column shows induction.
-
-    Raises:
-        ValueError: there is no such head.
-    """
-    header = ["head", *(role.replace("_", " ") for role in ROLES)]
-    columns = [(getattr(roles, role), roles.uniform[role]) for role in ROLES]
-    if repeated is not None:
-        header.append("induction on repeats")
-        columns.append((repeated.induction, repeated.uniform["induction"]))
-    rows: list[list[Any]] = []
-    for layer, head in _places(roles.induction, heads):
-        scores = [round(column[layer, head].item(), 3) for column, _ in columns]
-        token, share = int(roles.top_token[layer, head]), round(roles.top_share[layer, head].item(), 3)
-        rows.append([f"{layer}.{head}", *scores, _shown(token, words), share])
-    rows.append(["uniform", *(round(alike, 3) for _, alike in columns), "", None])
-    return rows, [*header, "rests on", "share"]
-
-
-def token_table(
-    found: ByToken, heads: Heads | None = None, *, words: Words | None = None, k: int = 4
-) -> tuple[list[list[Any]], list[str]]:
-    """Rows and header for ``plot.table``: for each head the ``k`` tokens that get most, ``·the 36 ± 2 %``.
-
-    Args:
-        heads, words: see ``role_table``.
-
-    Raises:
-        ValueError: there is no such head, or the text has fewer than ``k`` tokens.
-    """
-    if not 0 < k <= len(found.tokens):
-        raise ValueError(f"cannot show {k} tokens of a text that has {len(found.tokens)}")
-    rows: list[list[Any]] = []
-    for layer, head in _places(found.share[..., 0], heads):
-        cells = []
-        for i in found.share[layer, head].topk(k).indices.tolist():
-            share, error = 100 * found.share[layer, head, i].item(), 100 * found.error[layer, head, i].item()
-            spread = "" if error != error else f" ± {error:.0f}"  # NaN of a single example
-            cells.append(f"{_shown(int(found.tokens[i]), words)} {share:.0f}{spread} %")
-        rows.append([f"{layer}.{head}", *cells])
-    return rows, ["head", *(str(i) for i in range(1, k + 1))]
-
-
-def _places(scores: Float[Tensor, "layer head"], heads: Heads | None) -> list[tuple[int, int]]:
-    n_layers, n_heads = scores.shape
-    if heads is None:
-        return [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    return named_heads(heads, n_layers, n_heads)
-
-
-def _shown(token: int, words: Words | None) -> str:
-    return str(token) if words is None else words([token])[0].replace(" ", "·").replace("\n", "⏎")
 
 
 # What all of them need

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from residual import Config, Transformer, record
 from residual.experiments import hand_set
 from residual.files.tokens import words
-from residual.methods import induction, roles
+from residual.methods import induction, role_tables, roles
 
 theorem = settings(deadline=None, max_examples=25)
 N_POS, N_HEADS, D_VOCAB = 6, 4, 5
@@ -252,17 +252,17 @@ def test_the_tables():
     model = hand_set.induction(d_vocab=8, n_ctx=13)
     tokens = torch.tensor([[0, 1, 2, 3, 1, 2, 3], [0, 4, 5, 4, 5, 4, 5]])
     found = roles.head_roles(model, tokens)
-    rows, header = roles.role_table(found, words=lambda ids: [f" w{i}" for i in ids], repeated=found)
+    rows, header = role_tables.role_table(found, words=lambda ids: [f" w{i}" for i in ids], repeated=found)
     assert header[:3] == ["head", "previous token", "current token"]
     assert header[-3:] == ["induction on repeats", "rests on", "share"]
     assert [row[0] for row in rows] == ["0.0", "1.0", "uniform"]
     assert rows[0][1] == 1 and rows[1][5] == rows[1][6] == 1
     assert rows[0][-2].startswith("·w")
     assert all(len(row) == len(header) for row in rows)
-    assert roles.strongest(found.induction, 1) == ["1.0"]
+    assert role_tables.strongest(found.induction, 1) == ["1.0"]
 
     by_token = roles.attention_by_token(model, tokens)
-    rows, header = roles.token_table(by_token, ["0.0"], words=lambda ids: words(ids), k=2)
+    rows, header = role_tables.token_table(by_token, ["0.0"], words=lambda ids: words(ids), k=2)
     assert header == ["head", "1", "2"]
     # 7 queries each; position 0 looks at itself: token 0 gets 2 of 7, twice (±0); tokens 4 and 5 then have most
     assert rows == [["0.0", "<|endoftext|> 29 ± 0 %", rows[0][2]]]
@@ -278,8 +278,8 @@ def test_slips_are_sentences():
         roles.attention_by_token(model, text(0), counted=torch.zeros(3, N_POS, dtype=torch.bool))
     found = roles.head_roles(model, text(0))
     with pytest.raises(ValueError, match=r"there is no head 0\.7; there is 0\.0, 0\.1"):
-        roles.role_table(found, ["0.7"])
+        role_tables.role_table(found, ["0.7"])
     with pytest.raises(ValueError, match="cannot take 5 heads of 4"):
-        roles.strongest(found.induction)
+        role_tables.strongest(found.induction)
     with pytest.raises(ValueError, match="cannot show 99 tokens of a text that has"):
-        roles.token_table(roles.attention_by_token(model, text(0)), k=99)
+        role_tables.token_table(roles.attention_by_token(model, text(0)), k=99)
