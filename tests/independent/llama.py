@@ -135,9 +135,10 @@ def k_composition(later: tuple[int, int], earlier: tuple[int, int]) -> float:
 
 @cache
 def copying() -> Tensor:
-    """Σλ / Σ|λ| of each head's way from the embedding to the unembedding, ``[layer head]``."""
+    """Σλ / Σ|λ| of each head's way from the embedding to the centered unembedding, ``[layer head]``."""
     E = weight("token_embd")
-    between = ((E * weight("output_norm")).T @ E).double()  # W_U W_E, tied
+    W_U = E * weight("output_norm")  # tied; a row for each token
+    between = ((W_U - W_U.mean(dim=0)).T @ E).double()
     found = []
     for layer in range(layers()):
         small = torch.stack(

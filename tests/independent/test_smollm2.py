@@ -79,8 +79,8 @@ NUMBERS = {
     },
     "one-layer": {
         "smollm2_heads": Again(lambda: llama.copying().numel(), 0),
-        "smollm2_copying": Again(lambda: int((llama.copying() > 0.5999).sum()), 0),
-        "smollm2_negative": Again(lambda: int((llama.copying() < -0.5999).sum()), 0),
+        "smollm2_copying": Again(lambda: int((llama.copying() > 0.1628).sum()), 0),
+        "smollm2_negative": Again(lambda: int((llama.copying() < -0.1628).sum()), 0),
         "smollm2_17_4": Again(lambda: llama.copying()[17, 4], 1e-3),
         "smollm2_18_6": Again(lambda: llama.copying()[18, 6], 1e-3),
     },
