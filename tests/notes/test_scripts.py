@@ -149,6 +149,7 @@ def given(
         return dict(zip([path.stem for path in NOTEBOOKS], pool.map(all_of, NOTEBOOKS), strict=True))
 
 
+@pytest.mark.weekly  # minutes, since the notebooks look at a real model
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_cell_with_what_it_needs_computes_what_the_notebook_did(
     site: Site, given: dict[str, dict[int, dict[str, Any]]], path: Path
