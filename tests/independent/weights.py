@@ -19,8 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "code/checkpoints"
 SEEDS = range(5)
 
-torch.set_grad_enabled(False)
-
 
 def named(family: str, seed: int = 0) -> str:
     """The name of the checkpoint of that seed."""
