@@ -114,13 +114,16 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
         views = {view: size for view, (*size, its_scheme) in VIEWS.items() if its_scheme == scheme}
         with opened(browser, site, color_scheme=scheme) as (page, wrong):
             for url in site.pages:
+                program = url.removeprefix(site.url).startswith("source/")
+                if program and scheme == "dark" and not url.endswith("code/residual/model.py/"):
+                    continue  # pages of programs are all made alike: one of them by night
                 looks = {}
                 for view, (width, height) in views.items():
                     page.set_viewport_size({"width": width, "height": height})
                     if not looks:
                         page.goto("about:blank")
                         wrong.clear()
-                        status = page.goto(url, wait_until="networkidle" if scheme == "light" else "load").status
+                        status = page.goto(url, wait_until="networkidle" if scheme == "light" and not program else "load").status
                         page.add_style_tag(content=STILL)
                     page.evaluate("document.fonts.ready.then(() => null)")
                     looks[view] = page.evaluate(LOOK)
@@ -128,6 +131,11 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                 visit.looks |= looks
                 visit.wrong += wrong
     return found
+
+
+def seen(visits: dict[str, Visit], view: str) -> dict[str, Any]:
+    """What the pages looked like in one of VIEWS, by path."""
+    return {name: visit.looks[view] for name, visit in visits.items() if view in visit.looks}
 
 
 def test_every_page_loads_without_an_error_and_without_asking_anyone_else(visits: dict[str, Visit]) -> None:
@@ -172,21 +180,21 @@ def test_figures_are_visible_and_have_a_name(visits: dict[str, Visit]) -> None:
 
 
 def test_figures_fit_a_phone(visits: dict[str, Visit]) -> None:
-    for name, visit in visits.items():
-        for figure in visit.looks["phone"]["figures"]:
+    for name, look in seen(visits, "phone").items():
+        for figure in look["figures"]:
             assert figure["left"] >= 0 and figure["right"] <= VIEWS["phone"][0], (name, figure)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_no_page_scrolls_sideways(visits: dict[str, Visit], view: str) -> None:
-    widths = {name: (v.looks[view]["pageWidth"], v.looks[view]["viewWidth"]) for name, v in visits.items()}
+    widths = {name: (look["pageWidth"], look["viewWidth"]) for name, look in seen(visits, view).items()}
     assert {name: (page, seen) for name, (page, seen) in widths.items() if page > seen} == {}
 
 
 def test_figures_follow_dark_mode(visits: dict[str, Visit]) -> None:
     with_text = 0
-    for name, visit in visits.items():
-        light, dark = visit.looks["light"], visit.looks["dark"]
+    for name, dark in seen(visits, "dark").items():
+        light = visits[name].looks["light"]
         assert light["scheme"] != dark["scheme"], name
         for by_day, by_night in zip(light["figures"], dark["figures"], strict=True):
             assert by_day["ink"] != by_night["ink"], (name, by_day)
