@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("test", derandomize=True)
 settings.register_profile("weekly", max_examples=300, print_blob=True)
 settings.load_profile("test")
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """What a test, or a module of tests, sets in torch for the whole process would make others fail far from here."""
+    yield
+    if torch := sys.modules.get("torch"):
+        assert torch.is_grad_enabled(), "gradients are off: something called torch.set_grad_enabled(False)"
+        assert torch.get_default_dtype() == torch.float32, "something called torch.set_default_dtype"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

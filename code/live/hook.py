@@ -107,7 +107,6 @@ def changed(*paths: str) -> datetime.date | None:
 
 def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, **_: Any) -> None:
     context["late_search"] = re.sub(r"^ *//.*\n", "", LATE_SEARCH.read_text("utf-8"), flags=re.MULTILINE)
-    context["math_font"] = "woff2" if serving else "woff"  # a finished site has its own, with fewer characters
     if config.site_url:
         says = page.meta.get("description")
         title = str(page.title) if says and not page.is_homepage else config.site_name

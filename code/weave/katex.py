@@ -5,10 +5,7 @@ from __future__ import annotations
 import atexit
 import difflib
 import functools
-import hashlib
-import html
 import json
-import logging
 import os
 import re
 import shutil
@@ -191,41 +188,9 @@ def katex_files(root: Path) -> dict[str, Path | bytes]:
     return {"katex.min.css": (css + _DISPLAY_CSS).encode(), **{font: source / font for font in fonts}}
 
 
-def copy_katex(root: Path, site_dir: Path, cache: Path | None = None) -> None:
-    """KaTeX's stylesheet and fonts to ``assets/katex/`` in the site.
-
-    With a ``cache`` folder, the site is finished: fonts keep the characters that occur in it, a third of their size.
-    """
-    target = site_dir / "assets/katex"
-    (target / "fonts").mkdir(parents=True, exist_ok=True)
-    pages = (html.unescape(page.read_text("utf-8")) for page in site_dir.rglob("*.html"))
-    used = set(map(ord, set().union(*pages))) if cache else set()
+def copy_katex(root: Path, site_dir: Path) -> None:
+    """KaTeX's stylesheet and fonts to ``assets/katex/`` in the site."""
     for name, data in katex_files(root).items():
-        if isinstance(data, bytes):
-            if cache:
-                data = data.replace(b'.woff2) format("woff2")', b'.woff) format("woff")')
-            (target / name).write_bytes(data)
-        elif cache:
-            shutil.copyfile(_subset(data.with_suffix(".woff"), used, cache), (target / name).with_suffix(".woff"))
-        else:
-            shutil.copyfile(data, target / name)
-
-
-def _subset(font: Path, used: set[int], cache: Path) -> Path:
-    key = hashlib.sha256(font.read_bytes() + repr(sorted(used)).encode()).hexdigest()[:24]
-    path = cache / f"{key}.woff"
-    if not path.exists():
-        from fontTools.subset import Options, Subsetter
-        from fontTools.ttLib import TTFont
-
-        logging.getLogger("fontTools").setLevel("ERROR")  # KaTeX's fonts have no dates, which it would say of each
-        cut = TTFont(font, recalcTimestamp=False)
-        options = Options(layout_features=["*"], notdef_outline=True, hinting=False)
-        subsetter = Subsetter(options)
-        subsetter.populate(unicodes=used)
-        subsetter.subset(cut)
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        cut.save(aside)
-        aside.replace(path)
-    return path
+        path = site_dir / "assets/katex" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())

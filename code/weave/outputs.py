@@ -65,13 +65,13 @@ _PATH = re.compile(r'\bd="(M [-\d.]+ [-\d.]+\s+(?:[ML] [-\d.]+ [-\d.]+\s+)*z?)\s
 
 
 def _short_path(path: str) -> str:
-    """A path of straight lines with each point told from the one before, to a tenth of a point: a third of the bytes."""
+    """A path of straight lines with each point told from the one before, to a tenth of a point."""
     said, x, y = [], 0, 0
     for move, to_x, to_y in re.findall(r"([ML]) ([-\d.]+) ([-\d.]+)", path):
         next_x, next_y = round(10 * float(to_x)), round(10 * float(to_y))
         for number in (next_x - x, next_y - y):
-            text = f"{number / 10:g}".replace("0.", ".", 1) if abs(number) < 10 else f"{number / 10:g}"
-            said.append(text)
+            text = f"{number / 10:g}"
+            said.append(text.replace("0.", ".", 1) if abs(number) < 10 else text)
         said[-2] = ("m" if move == "M" else "l") + said[-2]
         x, y = next_x, next_y
     closed = "z" if path.rstrip().endswith("z") else ""

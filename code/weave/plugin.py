@@ -34,6 +34,7 @@ from mkdocs.utils import CountHandler, get_relative_url
 from weave import (
     collect,
     drafts,
+    fonts,
     headings,
     hours,
     ledger,
@@ -329,10 +330,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         site_dir = Path(config.site_dir)
         for name, make in self.beside().items():
             write_whole(site_dir / name, make())
-        copy_katex(
-            self.site.layout.root, site_dir, None if self.serving else self.site.layout.root / ".cache/weave/fonts"
-        )
+        copy_katex(self.site.layout.root, site_dir)
         if not self.serving:
+            fonts.shrink(site_dir, self.site.layout.root / ".cache/weave/fonts")
             engine().keep(self.site.layout.root / FORMULAS)
             if not _strict_warnings():
                 _publish(site_dir, self.final, self.site.layout.root / ".cache/weave/site.lock")

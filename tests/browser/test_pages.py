@@ -115,6 +115,7 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
         with opened(browser, site, color_scheme=scheme) as (page, wrong):
             for url in site.pages:
                 program = url.removeprefix(site.url).startswith("source/")
+                until = "networkidle" if scheme == "light" and not program else "load"
                 if program and scheme == "dark" and not url.endswith("code/residual/model.py/"):
                     continue  # pages of programs are all made alike: one of them by night
                 looks = {}
@@ -123,7 +124,7 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                     if not looks:
                         page.goto("about:blank")
                         wrong.clear()
-                        status = page.goto(url, wait_until="networkidle" if scheme == "light" and not program else "load").status
+                        status = page.goto(url, wait_until=until).status
                         page.add_style_tag(content=STILL)
                     page.evaluate("document.fonts.ready.then(() => null)")
                     looks[view] = page.evaluate(LOOK)

@@ -1,0 +1,42 @@
+"""The fonts of a finished site: of each file, the characters that its pages have, which is half of it or less."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import logging
+import os
+import string
+from pathlib import Path
+
+# What a page can ask of a face: pairs set closer, ligatures, accents, and the digits of a table.
+_FEATURES = ["kern", "liga", "calt", "ccmp", "locl", "mark", "mkmk", "lnum", "tnum"]
+
+
+def shrink(site_dir: Path, cache: Path) -> None:
+    """Leave in each WOFF2 file of a site the characters that occur on its pages, and those that a reader may type."""
+    pages = (html.unescape(page.read_text("utf-8")) for page in site_dir.rglob("*.html"))
+    used = sorted(map(ord, set(string.printable).union(*pages)))
+    for font in site_dir.rglob("*.woff2"):
+        font.write_bytes(_with_only(font.read_bytes(), used, cache))
+
+
+def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
+    path = cache / f"{hashlib.sha256(font + repr((used, _FEATURES)).encode()).hexdigest()[:24]}.woff2"
+    if not path.exists():
+        from io import BytesIO
+
+        from fontTools.subset import Options, Subsetter
+        from fontTools.ttLib import TTFont
+
+        logging.getLogger("fontTools").setLevel("ERROR")  # KaTeX's fonts have no dates, which it would say of each
+        cut = TTFont(BytesIO(font), recalcTimestamp=False)
+        subsetter = Subsetter(Options(layout_features=_FEATURES, notdef_outline=True, hinting=False))
+        subsetter.populate(unicodes=used)
+        subsetter.subset(cut)
+        cut.flavor = "woff2"
+        cache.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.part")
+        cut.save(aside)
+        aside.replace(path)
+    return path.read_bytes()
