@@ -22,6 +22,11 @@ settings.register_profile("weekly", max_examples=300, print_blob=True)
 settings.load_profile("test")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a test that waits for a browser or a server leaves its core to another."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:
     """What a test, or a module of tests, sets in torch for the whole process would make others fail far from here."""

@@ -83,7 +83,7 @@ def _of(site: Site, page: Page, text: str) -> Iterator[Problem]:
     for one in bare:
         if any(blocks[line] == blocks[one.line] and one.text in waived for line, waived in waivers):
             continue
-        equal = [key for key, value in values.items() if claims.holds(one.written, value)]
+        equal = [key for key, value in values.items() if claims.holds(one.written, value) and not _a_name(one, value)]
         if equal:
             yield Problem(page.path, one.line, _said(page.path, one.text, equal))
     for line, waived in waivers:
@@ -115,6 +115,11 @@ def numbers(text: str) -> list[Bare]:
         if written and _telling(written):
             found.append(Bare(text.count("\n", 0, match.start()) + 1, match[0], written))
     return found
+
+
+def _a_name(bare: Bare, value: claims.Value) -> bool:
+    """Whether a number with a decimal point meets a count, which nobody writes with one: "head 16.0" is no 16."""
+    return "." in bare.text and isinstance(value, int) and not bare.written.percent
 
 
 def _telling(written: claims.Written) -> bool:

@@ -70,6 +70,15 @@ def test_a_waiver_is_for_its_paragraph_and_goes_when_it_is_not_needed(small: Sma
     )
 
 
+def test_a_count_is_not_written_with_a_decimal_point(small: Small) -> None:
+    small.replace("code/notebooks/heat.py", "tiny=1.25e-7)", "tiny=1.25e-7, layer=16, all_heads=135)")
+    small.write(NOTE, small.read(NOTE) + "\nHead 16.0 feeds head 135.0.\n")
+    result = small.weave("lint")
+    assert result.exit_code == 0, result.output
+    small.write(NOTE, small.read(NOTE) + "\nThere are 135 heads.\n")
+    assert "135 equals all_heads" in small.weave("lint").output
+
+
 def test_only_notebooks_that_the_page_uses_count(small: Small) -> None:
     small.write("docs/other.md", "# Other\n\nHere 20481 is a number of its own.\n")
     small.write("docs/cites.md", "# Cites\n\n20481, as [there](../code/notebooks/heat.py#decay).\n")
