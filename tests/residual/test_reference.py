@@ -29,9 +29,16 @@ def public(parent: griffe.Module | griffe.Class) -> Iterator[griffe.Class | grif
                 yield from public(member)
 
 
+@pytest.fixture(scope="module")
+def package() -> griffe.Module:
+    found = griffe.load("residual", search_paths=[ROOT / "code"])
+    assert isinstance(found, griffe.Module)
+    return found
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_everything_public_is_described_and_annotated(name: str) -> None:
-    module = griffe.load(f"residual.{name}", search_paths=[ROOT / "code"])
+def test_everything_public_is_described_and_annotated(package: griffe.Module, name: str) -> None:
+    module = package[name]
     assert isinstance(module, griffe.Module) and module.docstring
     for member in public(module):
         assert member.docstring or member.name in SAID_ELSEWHERE, member.path

@@ -438,7 +438,6 @@ def unbuilt(rich: Small, tmp_path_factory: pytest.TempPathFactory) -> Unbuilt:
     [
         ("/slow_0.py runs (", signal.SIGINT),
         ("/slow_0.py runs (", signal.SIGKILL),
-        ("Reading: notes/two", signal.SIGINT),
         ("Building page notes/two", signal.SIGKILL),
         ("Running `post_build` event from plugin 'weave'", signal.SIGKILL),
     ],

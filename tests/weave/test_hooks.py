@@ -59,9 +59,7 @@ def git(site: Small, *command: str) -> subprocess.CompletedProcess[str]:
     [
         ("ruff", "code/lab.py", "import os\n", "`os` imported but unused"),
         ("spelling", "docs/notes/heat.md", "\nIt cools seperately.\n", "seperately ==> separately"),  # codespell:ignore
-        ("spelling", "code/lab.py", "# A seperate matter.\n", "seperate ==> separate"),  # codespell:ignore
         ("claims", "docs/notes/heat.md", "\n[0.6](../../code/notebooks/heat.py#=rate)\n", "heat.py computed 0.5"),
-        ("claims", "docs/notes/heat.md", "\n[there](nowhere.md)\n", "no file docs/notes/nowhere.md"),
         ("numbers", "docs/notes/heat.md", "\n10 of 12 bodies.\n", "10 of 12 equals heads of heat.py"),
     ],
 )
