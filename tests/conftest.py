@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make test` draws the same examples each time: whoever changed nothing breaks nothing. The weekly run draws new ones,
 # and more of them: pytest --hypothesis-profile weekly.
-settings.register_profile("test", derandomize=True)
+settings.register_profile("test", derandomize=True, max_examples=50)
 settings.register_profile("weekly", max_examples=300, print_blob=True)
 settings.load_profile("test")
 

@@ -26,8 +26,8 @@ PAGES = (
     "pages/reading/",
     "log/",
     "log/the-framework-executed/",
-    "notes/two-layer/",
-    "notebooks/two_layer/",
+    "notes/tensor-products/",
+    "notebooks/tensor_products/",
     "source/code/residual/model.py/",
     "404.html",
 )
@@ -77,15 +77,16 @@ USED: dict[str, tuple[str, str, Callable[[Any], None]]] = {
         lambda page: press(page, "skip-trigrams", "Try it", "tbody tr"),
     ),
     "snippet": ("notes/tensor-products/", "py-snippet.live", snippet),
-    "card": ("notes/attention-heads/", "#weave-card", card),
-    "search": ("notes/zero-layer/", ".md-header", search),
+    "card": ("notes/einstein-notation/", "#weave-card", card),
+    "search": ("", ".md-header", search),
 }
 
 
 def violations(page: Any, within: str = "html", rules: dict[str, Any] | None = None) -> list[str]:
-    page.evaluate("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
-    far = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)"
-    page.wait_for_function("(far) => !document.querySelector(far)", arg=far)  # all of it is laid out
+    if within == "html":
+        page.evaluate("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
+        far = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)"
+        page.wait_for_function("(far) => !document.querySelector(far)", arg=far)  # all of it is laid out
     page.add_style_tag(content="* { transition: none !important; content-visibility: visible !important }")
     page.wait_for_timeout(300)  # colours change over a quarter of a second
     page.add_script_tag(path=str(AXE))

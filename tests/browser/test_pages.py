@@ -21,6 +21,9 @@ VIEWS = {  # width, height, colour scheme; a reader's scheme is asked for when a
     "phone": (390, 844, "dark"),
 }
 
+# Pages of programs are all made alike: these stand for all.
+PROGRAMS = ("code/residual/model.py/", "tests/residual/test_two_layer.py/", "tests/residual/test_transformer.py/")
+
 # No movement, and what is far below is there as it is when a reader comes near.
 STILL = "* { transition: none !important; animation: none !important; content-visibility: visible !important }"
 
@@ -116,8 +119,8 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
             for url in site.pages:
                 program = url.removeprefix(site.url).startswith("source/")
                 until = "networkidle" if scheme == "light" and not program else "load"
-                if program and scheme == "dark" and not url.endswith("code/residual/model.py/"):
-                    continue  # pages of programs are all made alike: one of them by night
+                if program and not url.endswith(PROGRAMS):
+                    continue
                 looks = {}
                 for view, (width, height) in views.items():
                     page.set_viewport_size({"width": width, "height": height})

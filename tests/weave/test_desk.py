@@ -194,7 +194,7 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
                 self.stack.close()
 
     checks = settings(
-        max_examples=settings().max_examples // 25,
+        max_examples=settings().max_examples // 12,
         stateful_step_count=10,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -72,7 +72,7 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=settings().max_examples // 16, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=cells, edits=edits)
 def test_running_on_is_running_from_the_top(root: Path, both: Any, start: list[str], edits: list[Any]) -> None:
     kept, plain, _ = both
