@@ -933,7 +933,7 @@ norm_costs = {
 squares = torch.stack([x.square() for name, x in looked.items() if name.endswith("normalized")])  # norm batch pos d
 of_three = squares.topk(3, dim=-1).values.sum(-1) / squares.sum(-1)  # norm batch pos
 three = squares[:, :, 0].topk(3, dim=-1).indices.flatten().bincount().topk(3).indices  # those it is most often
-brief = trial[:4, :33]  # ten directions, on the first quarter of four stretches
+brief = trial[:4, :65]  # ten directions, on the first half of four stretches
 brief_base = smollm2_loss(brief)
 
 

@@ -121,6 +121,8 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                 until = "networkidle" if scheme == "light" and not program else "load"
                 if program and not url.endswith(PROGRAMS):
                     continue
+                if scheme == "dark" and "/notebooks/" in url and not url.endswith("/one_layer/"):
+                    continue  # what they show by night, the notes show, too
                 looks = {}
                 for view, (width, height) in views.items():
                     page.set_viewport_size({"width": width, "height": height})
