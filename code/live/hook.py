@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # a hook is a file by itself
 import pack
 import share
 
-from weave import pages
+from weave.book import pages
 
 ROOT = Path(__file__).parents[2]
 CODE, MODULES, CACHE = ROOT / "code", ROOT / "node_modules", ROOT / ".cache/live"
@@ -40,7 +40,7 @@ FACES = [
 ]
 LIVE = [
     *sorted(Path(__file__).parent.glob("*.js")),
-    CODE / "weave/session.py",
+    CODE / "weave/note/session.py",
     *(CODE / f"residual/files/{name}.json" for name in ("tokenizer", "tokenizer-2048")),
     *(CODE / f"checkpoints/{name}.safetensors" for name in ("induction", "smeared", "one-layer")),
 ]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import posixpath
-import re
 import shutil
 import sys
 from collections.abc import Callable, Collection
@@ -13,31 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import click
-from markdown import Markdown
-from mkdocs.config import load_config
-from mkdocs.exceptions import ConfigurationError
 
-from weave import author, claims, diary, freshness, jupyter, pages, rehearse, scaffold, unfinished
-from weave import lint as linter
-from weave import rename as renaming
-from weave import todo as todo_list
-from weave import verify as verification
-from weave.drafts import drafts, led_to
-from weave.katex import FORMULAS, EngineError, engine, render_tex
-from weave.names import source_pages
-from weave.notebook import Notebook
-from weave.page import Claim, use_site
-from weave.plugin import WeavePlugin, site_of
-from weave.problem import Problem, nearest
-from weave.site import Site, not_utf8, say
-from weave.store import write_whole
-
-_CLAIM_LINK = re.compile(
-    r"\[(?P<text>[^\[\]]*)\](?P<target>\(\s*<?(?P<notebook>[^()<>#?]*)(?:\?\w+)?#=(?P<name>\w+)[^()]*\))"
-)
+from weave.author import common as author
+from weave.author import jupyter, unfinished
+from weave.author import log as diary
+from weave.author import new as scaffold
+from weave.author import rename as renaming
+from weave.author import snippets as rehearse
+from weave.author import todo as todo_list
+from weave.author.fix import rewritten
+from weave.book import lint as linter
+from weave.book import stale as freshness
+from weave.book import verify as verification
+from weave.book.book import Site
+from weave.book.drafts import drafts, led_to
+from weave.run.notebook import Notebook
+from weave.run.store import write_whole
+from weave.site.opened import need_engine, open_site, render_all, rendered_site
+from weave.source.front_matter import read
+from weave.source.problem import Problem, Refused, nearest, say
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Shows what a command refuses as click shows its own errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Execute notebooks, check what the notes say against them, and mend what went stale."""
 
@@ -46,7 +49,7 @@ def main() -> None:
 @click.option("--addr", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where to serve.")
 def serve(addr: str) -> None:
     """Serve the site while you write: pages change as files do, notebooks run on from the first cell that changed."""
-    from weave import desk
+    from weave.serve import server as desk
 
     host, _, port = addr.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
@@ -66,7 +69,7 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
     weave run
     weave run zero_layer --force
     """
-    site, _ = _open()
+    site, _ = open_site()
     if len(notebooks) == 1:
         site.hear = _show_output
     site.execute(_paths(site, notebooks) if notebooks else None, force)
@@ -79,10 +82,10 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
 def check(fresh: bool) -> None:
     """Check every claim, theorem, formula and link without building the site."""
     if fresh:
-        site, _ = _open()
+        site, _ = open_site()
         _tell(freshness.problems(site), "every notebook's result belongs to today's inputs")
         return
-    site = _rendered()
+    site = rendered_site()
     found = [claim for page in site.pages.values() for claim in page.claims]
     theorems = sum(len(page.theorems) for page in site.pages.values())
     unpublished = drafts(site.layout)
@@ -93,7 +96,7 @@ def check(fresh: bool) -> None:
 @main.command()
 def lint() -> None:
     """Find bare numbers in the prose that a notebook computed: to be made claims, or waved through."""
-    _tell(linter.problems(_rendered()), "no bare number equals a value that a notebook computed")
+    _tell(linter.problems(rendered_site()), "no bare number equals a value that a notebook computed")
 
 
 @main.command()
@@ -104,11 +107,11 @@ def verify(notebooks: tuple[str, ...], twice: bool) -> None:
 
     What is stored stays as it is.
     """
-    site, md = _open()
-    _need_engine()
+    site, md = open_site()
+    need_engine()
     chosen = _paths(site, notebooks)
     some = [one for one in site.notebooks() if one.path in chosen]
-    verdict = verification.verify(site, some, lambda: _render(site, md), twice)
+    verdict = verification.verify(site, some, lambda: render_all(site, md), twice)
     click.echo(verification.table(verdict))
     held = sum(one.holds for one in verdict.claims)
     _tell(verdict.problems, f"{held} of {len(verdict.claims)} numbers hold" + ", and twice alike" * twice)
@@ -118,7 +121,7 @@ def verify(notebooks: tuple[str, ...], twice: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def fix(yes: bool) -> None:
     """Show stale claims as a diff, then rewrite them to what the notebooks computed."""
-    site = _rendered()
+    site = rendered_site()
     for outcome in site.outcomes.values():  # what they computed before is no reason to change a note
         for problem in outcome.problems:
             say(f"{problem} (claims of this notebook are left alone)")
@@ -128,7 +131,7 @@ def fix(yes: bool) -> None:
         for claim in page.claims
         if not claim.holds and site.outcomes[claim.notebook].run
     ]
-    changes = {path: _rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
+    changes = {path: rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
     changes = {path: (before, after) for path, (before, after) in changes.items() if before != after}
     for path, (before, after) in changes.items():
         renaming.show_diff(path, before, after)
@@ -151,13 +154,13 @@ def fix(yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rename(old: str, new: str, title: str | None, yes: bool) -> None:
     """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; give it a TITLE."""
-    renaming.rename(_open()[0], old, new, title, yes)
+    renaming.rename(open_site()[0], old, new, title, yes)
 
 
 @main.command()
 def todo() -> None:
     """List every open task (- [ ]) of the notes, the log and the pages, with its place."""
-    for item in todo_list.items(_open()[0].layout):
+    for item in todo_list.items(open_site()[0].layout):
         click.echo(item)
 
 
@@ -230,7 +233,7 @@ def next_() -> None:
     \b
     weave next
     """
-    site, _ = _open()
+    site, _ = open_site()
     for line in unfinished.overview(site.layout, unfinished.why_stale(site), shutil.get_terminal_size().columns):
         click.echo(line)
 
@@ -242,7 +245,7 @@ def stale() -> None:
     \b
     weave stale
     """
-    site, _ = _open()
+    site, _ = open_site()
     found = unfinished.why_stale(site)
     for path, why in sorted(found.items()):
         click.echo(f"{path}: {', '.join(why)}")
@@ -268,7 +271,7 @@ def snippets(page: str) -> None:
         count += 1
         click.secho(f"{path}:{line}", dim=True)
 
-    problem = rehearse.run_snippets(path, author.read(place.root / path).replace("\r\n", "\n"), announce)
+    problem = rehearse.run_snippets(path, read(place.root / path).replace("\r\n", "\n"), announce)
     if problem:
         click.echo(f"{problem.detail}{problem}", err=True)
         sys.exit(1)
@@ -318,23 +321,6 @@ def _title(given: str | None) -> Callable[[], str]:
     return lambda: given or click.prompt("title of today's entry")
 
 
-def _open() -> tuple[Site, Markdown]:
-    """The site that the mkdocs.yml of this folder describes, and its Markdown."""
-    logging.getLogger("mkdocs").setLevel(logging.ERROR)
-    try:
-        config = load_config("mkdocs.yml")
-    except (ConfigurationError, FileNotFoundError) as error:
-        raise click.ClickException(f"mkdocs.yml: {error}") from None
-    plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
-    if plugin is None:
-        raise click.ClickException("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
-    site = site_of(config, plugin.config)
-    site.read_terms()
-    site.read_references()
-    use_site(site)
-    return site, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
-
-
 def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
     """The notebooks of these names, or all."""
     paths = {Path(one.path).stem: one.path for one in site.notebooks()}
@@ -342,33 +328,6 @@ def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
         if Path(name).stem not in paths:
             raise click.ClickException(f"no notebook '{name}' in {site.layout.notebooks}; {nearest(name, paths)}")
     return {paths[Path(name).stem] for name in names} or set(paths.values())
-
-
-def _rendered() -> Site:
-    site, md = _open()
-    _need_engine()
-    engine().remember(site.layout.root / FORMULAS)
-    site.execute()
-    _render(site, md)
-    return site
-
-
-def _need_engine() -> None:
-    try:
-        render_tex("x")
-    except EngineError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _render(site: Site, md: Markdown) -> None:
-    for path in source_pages(site.layout.root, site.layout.docs):
-        try:
-            pages.render_page(site, path, md)
-        except UnicodeDecodeError as error:
-            site.unreadable.append(not_utf8(path, (site.layout.root / path).read_bytes(), error))
-    for path, outcome in site.outcomes.items():
-        good = site.run_of(path)
-        pages.render_prose(site, good.notebook if good else outcome.notebook, md)
 
 
 def _end(site: Site, good: str) -> None:
@@ -385,30 +344,6 @@ def _tell(found: list[Problem], good: str, unpublished: Collection[str] = ()) ->
         say(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
         sys.exit(1)
     click.echo(good)
-
-
-def _rewritten(site: Site, path: str, stale: list[Claim]) -> tuple[str, str]:
-    """A page's text before and after its stale claims are made true."""
-    before = (site.layout.root / path).read_bytes().decode()
-    lines = list(io.StringIO(before, newline=""))  # whatever ends them, it stays
-    for claim in dict.fromkeys(one for one in stale if one.page == path):
-        written = claims.read(claim.text)
-        assert written is not None
-        new = claims.rewrite(written, claim.value)
-
-        def replace(link: re.Match[str], claim: Claim = claim, new: str = new) -> str:
-            notebook = posixpath.normpath(
-                posixpath.join(posixpath.dirname(path), link["notebook"] or posixpath.basename(path))
-            )
-            cites = (posixpath.splitext(notebook)[0] + ".py", link["name"]) == (claim.notebook, claim.name)
-            return f"[{new}]{link['target']}" if cites and link["text"].strip() == claim.text else link[0]
-
-        row = claim.line - 1
-        rewritten = _CLAIM_LINK.sub(replace, lines[row])
-        if rewritten == lines[row]:
-            say(f"{path}:{claim.line}: cannot find '{claim.text}' on this line to rewrite it; make it {new} by hand")
-        lines[row] = rewritten
-    return before, "".join(lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as etree
 
 import pytest
 
-from weave import snippets
+from weave.note import snippets
 
 if TYPE_CHECKING:
     from conftest import BuiltSite

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from weave.claims import holds, read
-from weave.site import Layout, Site
+from weave.book.book import Site
+from weave.note.numbers import holds, read
+from weave.source.layout import Layout
 
 from .weights import ROOT
 

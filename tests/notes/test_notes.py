@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from mkdocs.utils import meta
 
-from weave.cli import _rendered
-from weave.drafts import drafts
-from weave.rehearse import run_snippets
-from weave.site import Layout, Site
+from weave.author.snippets import run_snippets
+from weave.book.book import Site
+from weave.book.drafts import drafts
+from weave.site.opened import rendered_site
+from weave.source.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAFTS = {ROOT / path for path in drafts(Layout(ROOT))}  # not published, and so not held to anything yet
@@ -38,7 +39,7 @@ notes = pytest.mark.parametrize("note", NOTES, ids=lambda path: path.stem)
 @pytest.fixture(scope="module")
 def site() -> Site:
     with contextlib.chdir(ROOT):
-        return _rendered()
+        return rendered_site()
 
 
 def test_everything_that_the_notes_say_holds(site: Site) -> None:

@@ -31,8 +31,8 @@ from cmarkgfm.cmark import Options
 from markdown import Markdown
 from mkdocs.utils import meta
 
-from weave.markup import prose
-from weave.math import MathExtension
+from weave.note.math import MathExtension
+from weave.source.markdown import prose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from weave import provenance, snippets
-from weave.cli import _rendered
-from weave.needs import pieces, script
-from weave.publish import CLAIM_MIME
-from weave.site import Site
-from weave.store import Run, digest, kept
+from weave.book.book import Site
+from weave.note import snippets
+from weave.run import provenance
+from weave.run.claim import CLAIM_MIME
+from weave.run.slices import pieces, script
+from weave.run.store import Run, digest, kept
+from weave.site.opened import rendered_site
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 6  # of how many cells one runs by itself in `make test`
@@ -81,7 +82,7 @@ go(range(len(scripts)), 0)
 @pytest.fixture(scope="module")
 def site() -> Site:
     with contextlib.chdir(ROOT):
-        return _rendered()
+        return rendered_site()
 
 
 def is_free(piece: str) -> bool:
@@ -104,7 +105,7 @@ def without_annotations(piece: str) -> str:
 
 def results(scripts: list[list[str]], folder: Path) -> list[dict[str, Any]]:
     """What each script gave: its text, its error, how many figures."""
-    env = {**os.environ, "MATPLOTLIBRC": str(ROOT / "code/weave/weave.matplotlibrc"), "TQDM_DISABLE": "1"}
+    env = {**os.environ, "MATPLOTLIBRC": str(ROOT / "code/weave/run/weave.matplotlibrc"), "TQDM_DISABLE": "1"}
     env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # as notebooks run
     free = [piece for script in scripts for piece in script[:-1] if is_free(piece)]
     imports_first = sorted(dict.fromkeys(free), key=lambda piece: not piece.startswith(("import ", "from ")))

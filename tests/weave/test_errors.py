@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from weave import katex
+from weave.note import katex
 
 if TYPE_CHECKING:
     from conftest import Small

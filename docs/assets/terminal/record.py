@@ -4,7 +4,8 @@ what stood on the screen as SVG.
     make terminal        draw them again
 
 The site is made in a folder that goes afterwards, the clock stands still, and how long something took is left out, so
-that two runs draw the same. tests/weave/test_terminal.py runs this too, and fails where a picture is no longer true.
+that two runs draw the same. tests/weave/author/test_terminal.py runs this too, and fails where a picture is no longer
+true.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Writes files: the author's commands."""

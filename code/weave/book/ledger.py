@@ -1,0 +1,85 @@
+"""Every number and theorem of the site that something stands behind, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from html import escape
+
+from weave.book.book import Site
+from weave.note.numbers import show
+from weave.note.page import Claim, Theorem
+
+
+def claims(site: Site) -> list[Claim]:
+    return sorted(
+        (claim for page in site.pages.values() for claim in page.claims), key=lambda c: (c.page, c.line, c.name)
+    )
+
+
+def theorems(site: Site) -> list[Theorem]:
+    return sorted(
+        (one for page in site.pages.values() for one in page.theorems), key=lambda t: (t.page, t.line, t.test)
+    )
+
+
+def as_json(site: Site) -> str:
+    """What the page shows, for machines."""
+    body = {"claims": [asdict(one) for one in claims(site)], "theorems": [asdict(one) for one in theorems(site)]}
+    return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
+    """Two tables; ``url`` turns a file of the repository into a link from the ledger's page."""
+    all_claims, all_theorems = claims(site), theorems(site)
+    good = sum(claim.holds for claim in all_claims)
+    notes = len({claim.page for claim in all_claims})
+    parts = [
+        f"<p>{good} of {len(all_claims)} numbers on {notes} pages hold; "
+        f"{len(all_theorems)} references to theorems have a test. "
+        f'The same for machines: <a href="{json_url}">ledger.json</a>.</p>',
+        "<table-filter></table-filter>",
+        "<h2 id='numbers'>Numbers</h2>",
+        _table(
+            ["note", "says", "computed", "allows", "cell", ""],
+            [
+                [
+                    _page_link(site, claim.page, claim.line, url),
+                    escape(claim.text),
+                    show(claim.value),
+                    escape(claim.tolerance),
+                    f'<a href="{url(claim.notebook)}#{claim.cell}"><code>{claim.name}</code></a>',
+                    "holds" if claim.holds else "<strong>does not hold</strong>",
+                ]
+                for claim in all_claims
+            ],
+        ),
+        "<h2 id='theorems'>Theorems</h2>",
+        _table(
+            ["note", "statement", "test"],
+            [
+                [
+                    _page_link(site, one.page, one.line, url),
+                    escape(one.summary or one.text),
+                    f'<a href="{url(one.test.partition("::")[0])}#{one.test.partition("::")[2]}">'
+                    f"<code>{one.test.partition('::')[2]}</code></a>",
+                ]
+                for one in all_theorems
+            ],
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _page_link(site: Site, page: str, line: int, url: Callable[[str], str]) -> str:
+    return f'<a href="{url(page)}">{escape(site.pages[page].title or page)}</a>,&nbsp;line&nbsp;{line}'
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{name}</th>" if name else "<td></td>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="weave-html" tabindex="0" role="group" aria-label="table"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,291 @@
+"""The process that runs a notebook's cells: IPython behind a socket, which can be copied at any moment.
+
+A first process imports what takes long and runs nothing. Each notebook gets a copy of it (``fork``), and while an
+author is at work a copy is kept of the state before each cell: a changed cell runs on from there, in exactly the state
+that the cells before it left. The other end is ``execute.py``; both speak JSON, a line a message:
+
+- ``{"do": "fork"}``: a copy of this process connects to the same address and takes orders of its own;
+- ``{"do": "begin", "root": …, "record": …}``: this process becomes a notebook's, and what it reads is written down;
+- ``{"do": "record", "record": …}``: what is read from now on is written there;
+- ``{"do": "run", "cell": 3, "source": …}``: one message for each output as it appears, then ``{"outputs": […]}``.
+
+It ends when its connection does, also in the middle of a cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import random
+import re
+import select
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets import Type
+from traitlets.config import Config
+
+from weave.run import recorder
+
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # looked for once a line, however long
+_ERASED = re.compile(r"[^\n\x08]\x08")
+
+
+class Outputs:
+    """What the running cell gave out so far, in nbformat's shape; each piece is told to the other end at once."""
+
+    def __init__(self, tell: Any) -> None:
+        self.tell = tell
+        self.all: list[dict[str, Any]] = []
+        self.by_id: dict[str, dict[str, Any]] = {}
+        self.cleared = False
+
+    def begin(self) -> None:
+        self.all, self.by_id, self.cleared = [], {}, False
+
+    def add(self, output: dict[str, Any]) -> dict[str, Any]:
+        if self.cleared:
+            self.begin()
+        self.all.append(output)
+        self.tell({"output": output})
+        return output
+
+    def write(self, name: str, text: str) -> None:
+        if not text:
+            return
+        last = self.all[-1] if self.all and not self.cleared else {}
+        if last.get("name") == name:
+            last["text"] += text
+            self.tell({"output": {"output_type": "stream", "name": name, "text": text}})
+        else:
+            self.add({"output_type": "stream", "name": name, "text": text})
+
+    def finished(self) -> list[dict[str, Any]]:
+        """All of them, as a terminal would show what was overwritten with carriage returns."""
+        for output in self.all:
+            if output["output_type"] == "stream":
+                text = _OVERWRITTEN.sub("", output["text"])
+                while _ERASED.search(text):
+                    text = _ERASED.sub("", text)
+                output["text"] = text
+        return self.all
+
+
+class Stream(io.TextIOBase):
+    """``sys.stdout`` or ``sys.stderr``."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def __init__(self, name: str, outputs: Outputs, descriptor: int) -> None:
+        self.name, self.outputs, self.descriptor = name, outputs, descriptor
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self.outputs.write(self.name, text)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor  # for programs that the notebook starts
+
+
+class Publisher(DisplayPublisher):
+    outputs: Outputs
+
+    def publish(  # type: ignore[override]
+        self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any
+    ) -> None:
+        name = (transient or {}).get("display_id")
+        shown = self.outputs.by_id.get(name) if name and update else None
+        if shown is not None:
+            shown.update(data=data, metadata=metadata or {})
+            return
+        output = self.outputs.add({"output_type": "display_data", "data": data, "metadata": metadata or {}})
+        if name:
+            self.outputs.by_id[name] = output
+
+    def clear_output(self, wait: bool = False) -> None:
+        if wait:
+            self.outputs.cleared = True
+        else:
+            self.outputs.begin()
+
+
+class Hook(DisplayHook):
+    outputs: Outputs
+
+    def write_output_prompt(self) -> None:
+        pass
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        self.outputs.add({"output_type": "execute_result", "data": format_dict, "metadata": md_dict or {}})
+
+    def finish_displayhook(self) -> None:
+        pass
+
+
+class Shell(InteractiveShell):
+    display_pub_class = Type(Publisher)
+    displayhook_class = Type(Hook)
+    outputs: Outputs
+    system = InteractiveShell.system_raw  # a program has no terminal here
+
+    def ask_exit(self) -> None:
+        raise SystemExit
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        error = {"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": stb}
+        self.outputs.add(error)
+
+
+class Kernel:
+    def __init__(self, address: str, shell: Shell) -> None:
+        self.address, self.shell = address, shell
+        self.recorder: recorder.Recorder | None = None
+        self.outputs = Outputs(self.tell)
+        for part in (shell, shell.display_pub, shell.displayhook):
+            part.outputs = self.outputs  # type: ignore[union-attr]
+        self.connect()
+
+    def connect(self) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(self.address)
+        self.lines = self.socket.makefile("r", encoding="utf-8")
+        self.pid = os.getpid()
+        self.tell({"pid": self.pid})
+        threading.Thread(target=_end_with, args=(self.socket,), daemon=True, name="weave").start()
+        # What is written past sys.stdout (by compiled code, by programs) goes through a file of this process alone.
+        self.files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
+        self.read_up_to = [0, 0]
+        for descriptor, file in enumerate(self.files, start=1):
+            os.dup2(file.fileno(), descriptor)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        if os.getpid() != self.pid:  # a process that a cell has forked
+            return
+        with contextlib.suppress(OSError):  # nobody listens any more: the watching thread ends this process
+            text = json.dumps(message, default=str, ensure_ascii=False)
+            self.socket.sendall(text.encode(errors="replace") + b"\n")  # half a character can be shown nowhere
+
+    def serve(self) -> None:
+        while line := self.lines.readline():
+            order = json.loads(line)
+            getattr(self, order.pop("do"))(**order)
+        os._exit(0)
+
+    # -- orders
+
+    def fork(self) -> None:
+        with self.unnoticed():
+            drawn = random.getstate()  # Python seeds its generator anew in a copy
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                return
+            if os.fork():  # so that the copy is no child of this process, which a notebook might see
+                os._exit(0)
+            random.setstate(drawn)
+            os.close(self.socket.detach())  # the original keeps its own
+            self.connect()
+
+    def begin(self, root: str, record: str) -> None:
+        os.chdir(root)
+        # As in a process that has just started: what nobody seeds is not the same twice.
+        random.seed()
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed()
+        self.recorder = recorder.start(root, record)
+
+    def record(self, record: str) -> None:
+        assert self.recorder
+        self.recorder.move(record)
+
+    def run(self, cell: int, source: str) -> None:
+        self.outputs.begin()
+        if self.recorder:
+            self.recorder.cell = cell
+        streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = Stream("stdout", self.outputs, 1), Stream("stderr", self.outputs, 2)
+        count = self.shell.execution_count
+        try:
+            result = self.shell.run_cell(source, store_history=True)
+        finally:
+            sys.stdout, sys.stderr = streams
+        if os.getpid() != self.pid:  # it would take the orders of the process that it was forked from
+            os._exit(0)
+        for number, name in enumerate(("stdout", "stderr")):
+            file, start = self.files[number].fileno(), self.read_up_to[number]
+            text = os.pread(file, max(os.fstat(file).st_size - start, 0), start)
+            self.read_up_to[number] += len(text)
+            self.outputs.write(name, text.decode(errors="replace"))
+        if self.recorder and threading.active_count() > 2:  # its own two: a copy would be without the others
+            self.recorder.note("effects", "threads", lambda _: None)
+        error = result.error_before_exec or result.error_in_exec
+        if error and not any(one["output_type"] == "error" for one in self.outputs.all):  # SystemExit
+            self.outputs.add(
+                {"output_type": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": []}
+            )
+        self.tell({"outputs": self.outputs.finished(), "count": count})
+
+    @contextlib.contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """What is done here is not the notebook's doing."""
+        here = self.recorder.here if self.recorder else threading.local()
+        here.busy = True
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread, which only waits
+                yield
+        finally:
+            here.busy = False
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End this process when nobody is at the other end any more."""
+    poll = select.poll()
+    poll.register(connection.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """``python -m weave.run.kernel ADDRESS MODULE…``: import the modules, then take orders."""
+    address, *modules = sys.argv[1:]
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.separate_in = ""
+    config.InlineBackend.figure_formats = {"svg"}
+    config.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": {"Date": None}}
+    try:
+        import logging
+
+        logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # "this may take a moment"
+        shell = Shell.instance(config=config)
+        for module in modules:
+            importlib.import_module(module)
+        kernel = Kernel(address, shell)
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    kernel.serve()
+
+
+if __name__ == "__main__":
+    main()

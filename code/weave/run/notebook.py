@@ -1,0 +1,95 @@
+"""A notebook as it lies in git: a Python file whose cells begin with ``# %%`` (jupytext's percent format)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from jupytext.formats import get_format_implementation
+
+from weave.source.problem import Problem
+
+_READER = get_format_implementation(".py", "percent").cell_reader_class
+_HEADER = re.compile(r"# ---\s*\n# *jupy")
+_MARKER = re.compile(r"\s*#\s*(%%|<codecell>|In\[[0-9 ]*\])")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LABEL = re.compile(r"^#\|\s*label:\s*(\S+)\s*$", re.MULTILINE)
+_GRAMMAR = """write it as # %% name tags=["hide-input"]"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    kind: Literal["code", "markdown"]
+    name: str | None
+    tags: tuple[str, ...]
+    line: int
+    """Line of the notebook's file where ``source`` begins, counted from 1."""
+    source: str
+
+
+@dataclass(frozen=True)
+class Notebook:
+    path: str
+    """Relative to the repository's root: ``code/notebooks/zero_layer.py``."""
+    text: str
+    cells: tuple[Cell, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        return Path(self.path).stem
+
+    @property
+    def code(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.kind == "code"]
+
+    @property
+    def names(self) -> dict[str, Cell]:
+        return {cell.name: cell for cell in self.code if cell.name}
+
+
+@lru_cache(maxsize=256)
+def parse(path: str, text: str) -> Notebook:
+    """Split a notebook into cells that know their line. What is wrong with it is in ``problems``."""
+    lines = text.removesuffix("\n").split("\n")
+    if _HEADER.match(text):
+        what = "begins with a jupytext header; delete it: a notebook begins with its first cell (# %%)"
+        return Notebook(path, text, (), (Problem(path, 1, what),))
+    cells: list[Cell] = []
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    start = 0
+    while start < len(lines):
+        marker, start_line = lines[start], start + 1
+        # As jupytext.reads does, which does not tell the lines.
+        try:
+            cell, used = _READER({"extension": ".py", "format_name": "percent"}, "python").read(lines[start:])
+        except Exception:  # whatever the bad metadata provoked
+            what = f"'{marker}' begins no cell that jupytext reads; {_GRAMMAR}"
+            return Notebook(path, text, (), (*problems, Problem(path, start_line, what)))
+        if "incorrectly_encoded_metadata" in cell.metadata:
+            problems.append(Problem(path, start_line, f"cannot read what follows '# %%'; {_GRAMMAR}"))
+        label = _LABEL.search(cell.source)
+        name = label[1] if label else cell.metadata.get("title") or cell.metadata.get("name")
+        if name and cell.cell_type == "code":
+            what = ""
+            if not _NAME.fullmatch(name):
+                what = f"'{name}' cannot name a cell; use letters, digits, - and _, 64 at most (a link ends in it)"
+            elif name in seen:
+                what = f"two cells are named '{name}', the other at line {seen[name]}; rename one"
+            seen[name] = start_line
+            if what:
+                problems.append(Problem(path, start_line, what))
+                name = None
+        kind: Literal["code", "markdown"] = "code" if cell.cell_type == "code" else "markdown"
+        blank = ("",) if kind == "code" else ("", "#", '"""', "'''", 'r"""')
+        line = start_line + bool(_MARKER.match(marker))
+        while line < start + used and lines[line - 1].strip() in blank:
+            line += 1
+        tags = tuple(cell.metadata.get("tags", ()))
+        cells.append(Cell(kind, name if kind == "code" else None, tags, line, cell.source.strip("\n")))
+        start += used
+    return Notebook(path, text, tuple(cells), tuple(problems))

@@ -1,0 +1,1 @@
+"""Shows the book to its author while it changes."""

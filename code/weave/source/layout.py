@@ -1,0 +1,55 @@
+"""Where the parts of a repository lie, and how addresses on its site lead from one to another."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Layout:
+    """Where things lie, relative to the repository's root, with forward slashes."""
+
+    root: Path
+    docs: str = "docs"
+    notebooks: str = "code/notebooks"
+    sources: tuple[str, ...] = ("tests", "code")
+    """Folders of Python files that a note may link to."""
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text(encoding="utf-8")
+
+    def page_uri(self, path: str) -> str | None:
+        """The page, as a path under docs/, that shows a file of the repository; None where none does."""
+        if path.startswith(f"{self.docs}/"):
+            return path.removeprefix(f"{self.docs}/")
+        if self.is_notebook(path):
+            return f"notebooks/{Path(path).stem}.ipynb"
+        if self.is_source(path):
+            return f"source/{path}.md"
+        return None
+
+    def is_notebook(self, path: str) -> bool:
+        return posixpath.dirname(path) == self.notebooks and path.endswith((".py", ".ipynb"))
+
+    def is_source(self, path: str) -> bool:
+        return (
+            path.endswith(".py")
+            and not self.is_notebook(path)
+            and any(path.startswith(f"{folder}/") for folder in self.sources)
+        )
+
+    def source_files(self) -> list[str]:
+        """The Python files that get a page: tests and the modules that notebooks import."""
+        found = (path for folder in self.sources for path in (self.root / folder).rglob("*.py"))
+        names = (path.relative_to(self.root).as_posix() for path in found)
+        return sorted(name for name in names if self.is_source(name) and "__pycache__" not in name)
+
+
+def relative_url(url: str, page: str) -> str:
+    """An address on the site as a link of another page has it; both are relative to the site's root."""
+    folder, _, name = page.rpartition("/")
+    start = folder if "." in name else page
+    relative = posixpath.relpath(f"/{url}", posixpath.normpath(f"/{start}"))
+    return f"{relative}/" if url.endswith("/") else relative
