@@ -1,0 +1,1 @@
+"""Shows the book as a finished site, through MkDocs."""
