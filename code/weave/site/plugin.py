@@ -31,31 +31,22 @@ from mkdocs.structure.pages import _RelativePathTreeprocessor
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import CountHandler, get_relative_url
 
-from weave.book import overviews
-from weave.book import drafts
-from weave.site import fonts
-from weave.site.unpublished import leave_out
-from weave.note import headings
-from weave.book import hours
-from weave.book import ledger
-from weave.book import mentions
-from weave.book import pages
-from weave.run import provenance
-from weave.note import bibliography
-from weave.source import front_matter
-from weave.note import snippets
-from weave.note import code_pages
+from weave.book import drafts, hours, ledger, mentions, overviews, pages
+from weave.book.book import Site
 from weave.book.overviews import Collected
+from weave.book.rendered import Rendered
+from weave.note import code_pages, headings, snippets
 from weave.note.extension import error_html
 from weave.note.katex import FORMULAS, EngineError, copy_katex, engine, render_tex
 from weave.note.math import render_html
 from weave.note.page import start_page, use_site
-from weave.source.problem import Problem
-from weave.book.rendered import Rendered
-from weave.book.book import Site
-from weave.source.layout import Layout
-from weave.source.problem import not_utf8, say
+from weave.run import provenance
 from weave.run.store import Run, digest, kept, write_whole
+from weave.site import fonts
+from weave.site.unpublished import leave_out
+from weave.source import front_matter
+from weave.source.layout import Layout
+from weave.source.problem import Problem, not_utf8, say
 
 _LEDGER = "<!-- weave:ledger -->"
 _JSON = "assets/ledger.json"
