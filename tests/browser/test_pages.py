@@ -97,7 +97,12 @@ def opened(browser: Any, site: BuiltSite, **options: Any) -> Iterator[tuple[Any,
     page = context.new_page()
     page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url} ({request.failure})"))
+
+    def note_failure(request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the next page was asked for before this one had all its fonts
+            wrong.append(f"failed: {request.url} ({request.failure})")
+
+    page.on("requestfailed", note_failure)
     page.on("response", lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
 
     def note_elsewhere(request: Any) -> None:
