@@ -97,12 +97,7 @@ def opened(browser: Any, site: BuiltSite, **options: Any) -> Iterator[tuple[Any,
     page = context.new_page()
     page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
-
-    def note_failure(request: Any) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the next page was asked for before this one had all its fonts
-            wrong.append(f"failed: {request.url} ({request.failure})")
-
-    page.on("requestfailed", note_failure)
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url} ({request.failure})"))
     page.on("response", lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
 
     def note_elsewhere(request: Any) -> None:
@@ -263,7 +258,7 @@ def test_the_ledger_lists_the_claims_and_theorems_of_the_notes(browser: Any, sit
     with opened(browser, site) as (page, wrong):
         numbers, theorems = [], []
         for note in NOTES:
-            page.goto(f"{site.url}notes/{note}/")
+            page.goto(f"{site.url}notes/{note}/", wait_until="networkidle")  # else the next page aborts its fonts
             numbers += page.locator("article a.weave-claim").all_text_contents()  # some are folded
             theorems += page.locator("article a.weave-theorem").all_text_contents()
         (ledger,) = [url for url in site.pages if url.rstrip("/").endswith("ledger")]
