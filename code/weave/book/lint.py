@@ -118,7 +118,7 @@ def bare_numbers(text: str) -> list[Bare]:
 
 
 def _a_name(bare: Bare, value: numbers.Value) -> bool:
-    """Whether a number with a decimal point meets a count, which nobody writes with one: "head 16.0" is no 16."""
+    """A count is never written with a decimal point, so "head 16.0" is a name and not the value 16."""
     return "." in bare.text and isinstance(value, int) and not bare.written.percent
 
 

@@ -44,7 +44,7 @@ from weave.note.katex import katex_files
 from weave.run import recorder
 from weave.run.executor import Outcome
 from weave.run.notebook import Notebook
-from weave.site.plugin import WeavePlugin
+from weave.site.plugin import plugin_of
 from weave.source.problem import Problem, Refused, say
 
 _IGNORED = {"__pycache__", "node_modules", "site"}
@@ -169,9 +169,7 @@ class Desk:
             config = load_config(self.settings, site_dir=os.path.join(os.path.dirname(self.settings), "site"))
         except (Abort, ConfigurationError) as error:
             raise Refused(f"mkdocs.yml: {error}") from None
-        plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
-        if plugin is None:
-            raise Refused("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
+        plugin = plugin_of(config)
         first = not hasattr(self, "config")
         self.mount = (urlsplit(config.site_url or "/").path or "/").rstrip("/") + "/"
         config.site_url = f"http://127.0.0.1:{self.port}{self.mount}"

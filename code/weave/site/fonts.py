@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import logging
-import os
 import string
+from io import BytesIO
 from pathlib import Path
+
+from weave.run.store import digest, write_whole
 
 # What a page can ask of a face: pairs set closer, ligatures, accents, and the digits of a table.
 _FEATURES = ["kern", "liga", "calt", "ccmp", "locl", "mark", "mkmk", "lnum", "tnum"]
@@ -22,10 +23,8 @@ def shrink(site_dir: Path, cache: Path) -> None:
 
 
 def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
-    path = cache / f"{hashlib.sha256(font + repr((used, _FEATURES)).encode()).hexdigest()[:24]}.woff2"
+    path = cache / f"{digest(font, repr((used, _FEATURES)).encode())}.woff2"
     if not path.exists():
-        from io import BytesIO
-
         from fontTools.subset import Options, Subsetter
         from fontTools.ttLib import TTFont
 
@@ -35,8 +34,7 @@ def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
         subsetter.populate(unicodes=used)
         subsetter.subset(cut)
         cut.flavor = "woff2"
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        cut.save(aside)
-        aside.replace(path)
+        small = BytesIO()
+        cut.save(small)
+        write_whole(path, small.getvalue())
     return path.read_bytes()

@@ -12,7 +12,7 @@ from weave.book import pages
 from weave.book.book import Site
 from weave.note.katex import FORMULAS, EngineError, engine, render_tex
 from weave.note.page import use_site
-from weave.site.plugin import WeavePlugin, site_of
+from weave.site.plugin import plugin_of, site_of
 from weave.source.names import source_pages
 from weave.source.problem import Refused, not_utf8
 
@@ -28,9 +28,7 @@ def open_site() -> tuple[Site, Markdown]:
         config = load_config("mkdocs.yml")
     except (ConfigurationError, FileNotFoundError) as error:
         raise Refused(f"mkdocs.yml: {error}") from None
-    plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
-    if plugin is None:
-        raise Refused("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
+    plugin = plugin_of(config)
     site = site_of(config, plugin.config)
     site.read_terms()
     site.read_references()

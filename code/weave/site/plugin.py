@@ -46,7 +46,7 @@ from weave.site import fonts
 from weave.site.unpublished import leave_out
 from weave.source import front_matter
 from weave.source.layout import Layout
-from weave.source.problem import Problem, not_utf8, say
+from weave.source.problem import Problem, Refused, not_utf8, say
 
 _LEDGER = "<!-- weave:ledger -->"
 _JSON = "assets/ledger.json"
@@ -65,6 +65,18 @@ class WeaveConfig(Config):
     """What is imported before any notebook runs, because it takes long and most need it."""
     browser_packages = config_options.ListOfItems(config_options.Type(str), default=[])
     """Packages that snippets can import in the reader's browser; none: no snippet runs there."""
+
+
+def plugin_of(config: MkDocsConfig) -> WeavePlugin:
+    """The plugin ``weave`` of a site's configuration.
+
+    Raises:
+        Refused: It has none.
+    """
+    plugin = next((one for one in config.plugins.values() if isinstance(one, WeavePlugin)), None)
+    if plugin is None:
+        raise Refused("mkdocs.yml:1: no plugin 'weave'; add it under plugins")
+    return plugin
 
 
 def site_of(config: MkDocsConfig, options: WeaveConfig) -> Site:
