@@ -156,7 +156,7 @@ def show(name: str, out: Path | None) -> None:
     try:
         if name in kept:
             card = cards.read_any(kept[name])
-            described = _checkpoint(kept[name]) if isinstance(card, cards.Card) else _result(kept[name])
+            described = _checkpoint(kept[name], card) if isinstance(card, cards.Card) else _result(kept[name])
             click.echo("\n".join(described))
         elif name in plans:
             verb, done = ("measure", "measured") if name in measurements.MEASUREMENTS else ("train", "trained")
@@ -192,14 +192,13 @@ def _summary(path: Path) -> tuple[str, str]:
     return ", ".join([_steps(card), *_main_number(card, 3)]), card.training.get("about", "")
 
 
-def _checkpoint(path: Path) -> list[str]:
+def _checkpoint(path: Path, card: cards.Card) -> list[str]:
     """The lines that describe a checkpoint, once its weights are verified.
 
     The module of an unknown kind may lie anywhere. Then the file is compared with its card, but the card with no model.
     """
     for module in DEFINE_KINDS:
         importlib.import_module(module)
-    card = checkpoints.read_card(path)
     if card.kind in checkpoints.KINDS:
         run = checkpoints.load(path)
         config, card = str(run.model.config), run.card
