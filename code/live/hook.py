@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # a hook is a file by itself
 import pack
 import share
 
-from weave.book import pages
+from weave.book import reading
+from weave.note import finish
 
 ROOT = Path(__file__).parents[2]
 CODE, MODULES, CACHE = ROOT / "code", ROOT / "node_modules", ROOT / ".cache/live"
@@ -83,7 +84,7 @@ def _under_title(html: str, page: Page, config: MkDocsConfig) -> str:
     """How long it takes, when it last changed, and how to run it."""
     stem = Path(page.file.src_uri).stem.replace("-", "_")
     notebook = CODE / f"notebooks/{stem}.py"
-    parts = [f"{pages.minutes(html)} minutes to read through"]
+    parts = [f"{reading.minutes(html)} minutes to read through"]
     if day := changed(f"docs/{page.file.src_uri}", f"code/notebooks/{stem}.py"):
         parts.append(f'changed <time datetime="{day}">{day.day} {day:%B %Y}</time>')
     if notebook.is_file():
@@ -116,7 +117,7 @@ def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, *
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    return pages.with_files(_named(output), page.url)
+    return finish.with_files(_named(output), page.url)
 
 
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
@@ -155,7 +156,7 @@ def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
         page, folder = file.page, file.src_uri.partition("/")[0]
         if page and folder in ("notes", "log") and not file.src_uri.endswith("index.md") and page.canonical_url:
             last = changed(f"docs/{file.src_uri}") or datetime.date.today()
-            first = pages.date_of(page.meta.get("date")) or last
+            first = reading.date_of(page.meta.get("date")) or last
             about = str(page.meta.get("description") or "")
             entries.append(share.Entry(str(page.title), about, page.canonical_url, first, max(first, last)))
     entries.sort(key=lambda one: (one.changed, one.title), reverse=True)

@@ -21,11 +21,12 @@ from weave.author.fix import rewritten
 from weave.book import lint as linter
 from weave.book import stale as freshness
 from weave.book import verify as verification
-from weave.book.book import Site
-from weave.book.drafts import drafts, led_to
+from weave.book.book import Book
+from weave.book.drafts import drafts
+from weave.book.problems import problems
 from weave.run.notebook import Notebook
 from weave.run.store import write_whole
-from weave.site.opened import need_engine, open_site, render_all, rendered_site
+from weave.site.build import build, checked, configure, open_book
 from weave.source.front_matter import read
 from weave.source.problem import Problem, Refused, nearest, say
 
@@ -69,7 +70,7 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
     weave run
     weave run zero_layer --force
     """
-    site, _ = open_site()
+    site = open_book()
     if len(notebooks) == 1:
         site.hear = _show_output
     site.execute(_paths(site, notebooks) if notebooks else None, force)
@@ -82,21 +83,19 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
 def check(fresh: bool) -> None:
     """Check every claim, theorem, formula and link without building the site."""
     if fresh:
-        site, _ = open_site()
+        site = open_book()
         _tell(freshness.problems(site), "every notebook's result belongs to today's inputs")
         return
-    site = rendered_site()
+    site = checked()
     found = [claim for page in site.pages.values() for claim in page.claims]
     theorems = sum(len(page.theorems) for page in site.pages.values())
-    unpublished = drafts(site.layout)
-    site.unreadable += led_to(site, unpublished)
     _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
 
 
 @main.command()
 def lint() -> None:
     """Find bare numbers in the prose that a notebook computed: to be made claims, or waved through."""
-    _tell(linter.problems(rendered_site()), "no bare number equals a value that a notebook computed")
+    _tell(linter.problems(checked()), "no bare number equals a value that a notebook computed")
 
 
 @main.command()
@@ -107,11 +106,11 @@ def verify(notebooks: tuple[str, ...], twice: bool) -> None:
 
     What is stored stays as it is.
     """
-    site, md = open_site()
-    need_engine()
+    whole = configure(Path("mkdocs.yml"), "check")
+    site = whole.book
     chosen = _paths(site, notebooks)
     some = [one for one in site.notebooks() if one.path in chosen]
-    verdict = verification.verify(site, some, lambda: render_all(site, md), twice)
+    verdict = verification.verify(site, some, lambda: build(whole), twice)
     click.echo(verification.table(verdict))
     held = sum(one.holds for one in verdict.claims)
     _tell(verdict.problems, f"{held} of {len(verdict.claims)} numbers hold" + ", and twice alike" * twice)
@@ -121,7 +120,7 @@ def verify(notebooks: tuple[str, ...], twice: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def fix(yes: bool) -> None:
     """Show stale claims as a diff, then rewrite them to what the notebooks computed."""
-    site = rendered_site()
+    site = checked()
     for outcome in site.outcomes.values():  # what they computed before is no reason to change a note
         for problem in outcome.problems:
             say(f"{problem} (claims of this notebook are left alone)")
@@ -154,13 +153,13 @@ def fix(yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rename(old: str, new: str, title: str | None, yes: bool) -> None:
     """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; give it a TITLE."""
-    renaming.rename(open_site()[0], old, new, title, yes)
+    renaming.rename(open_book(), old, new, title, yes)
 
 
 @main.command()
 def todo() -> None:
     """List every open task (- [ ]) of the notes, the log and the pages, with its place."""
-    for item in todo_list.items(open_site()[0].layout):
+    for item in todo_list.items(open_book().layout):
         click.echo(item)
 
 
@@ -233,7 +232,7 @@ def next_() -> None:
     \b
     weave next
     """
-    site, _ = open_site()
+    site = open_book()
     for line in unfinished.overview(site.layout, unfinished.why_stale(site), shutil.get_terminal_size().columns):
         click.echo(line)
 
@@ -245,7 +244,7 @@ def stale() -> None:
     \b
     weave stale
     """
-    site, _ = open_site()
+    site = open_book()
     found = unfinished.why_stale(site)
     for path, why in sorted(found.items()):
         click.echo(f"{path}: {', '.join(why)}")
@@ -321,7 +320,7 @@ def _title(given: str | None) -> Callable[[], str]:
     return lambda: given or click.prompt("title of today's entry")
 
 
-def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
+def _paths(site: Book, names: tuple[str, ...]) -> set[str]:
     """The notebooks of these names, or all."""
     paths = {Path(one.path).stem: one.path for one in site.notebooks()}
     for name in names:
@@ -330,8 +329,8 @@ def _paths(site: Site, names: tuple[str, ...]) -> set[str]:
     return {paths[Path(name).stem] for name in names} or set(paths.values())
 
 
-def _end(site: Site, good: str) -> None:
-    _tell(site.problems(), good, drafts(site.layout))
+def _end(site: Book, good: str) -> None:
+    _tell(problems(site), good, drafts(site.layout))
 
 
 def _tell(found: list[Problem], good: str, unpublished: Collection[str] = ()) -> None:

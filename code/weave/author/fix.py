@@ -6,7 +6,7 @@ import io
 import posixpath
 import re
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note import numbers
 from weave.note.page import Claim
 from weave.source.problem import say
@@ -16,7 +16,7 @@ _CLAIM_LINK = re.compile(
 )
 
 
-def rewritten(site: Site, path: str, stale: list[Claim]) -> tuple[str, str]:
+def rewritten(site: Book, path: str, stale: list[Claim]) -> tuple[str, str]:
     """A page's text before and after its stale claims are made true."""
     before = (site.layout.root / path).read_bytes().decode()
     lines = list(io.StringIO(before, newline=""))  # whatever ends them, it stays

@@ -16,7 +16,7 @@ import click
 import yaml
 
 from weave.author.common import now, slug
-from weave.book.pages import date_of
+from weave.book.reading import date_of
 from weave.run.store import write_whole
 from weave.source.front_matter import find as front_matter
 from weave.source.front_matter import meta, read

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import click
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.run.notebook import parse
 from weave.run.store import write_whole
 from weave.source import markdown, names
@@ -52,7 +52,7 @@ class Change:
 
 @dataclass
 class Renaming:
-    site: Site
+    site: Book
     old: str
     new: str
     title: str | None = None
@@ -271,7 +271,7 @@ def show_diff(path: str, before: str, after: str) -> None:
         click.secho(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[:1]))
 
 
-def rename(site: Site, old: str, new: str, title: str | None, yes: bool) -> None:
+def rename(site: Book, old: str, new: str, title: str | None, yes: bool) -> None:
     """What ``weave rename`` does: show, ask, change."""
     if (term := site.names.find(old)) and not term.anchor:
         old = Path(term.path).stem

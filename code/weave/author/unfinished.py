@@ -14,7 +14,7 @@ import click
 from weave.author.common import now
 from weave.author.log import entries
 from weave.book import stale
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.book.drafts import drafts
 from weave.source.front_matter import read
 from weave.source.layout import Layout
@@ -35,7 +35,7 @@ class Task:
     """When the line was written, as git knows it."""
 
 
-def why_stale(site: Site) -> dict[str, list[str]]:
+def why_stale(site: Book) -> dict[str, list[str]]:
     """The notebooks whose results are not today's, each with what changed."""
     return {path: why for path, why in stale.reasons(site).items() if why}
 

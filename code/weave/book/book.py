@@ -1,4 +1,4 @@
-"""What the build, the check and the author's commands work on: notebooks, their results, the pages that cite them."""
+"""All notes, notebooks and results of a repository, and everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,60 +7,69 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from weave.note import bibliography, code_pages, headings
+from weave.note import code_pages
+from weave.note.bibliography import Bibliography, Work, read
 from weave.note.page import Page
+from weave.run import recorder
 from weave.run.executor import Executor, Hear, Outcome
 from weave.run.notebook import Notebook, parse
-from weave.run.store import Run, Store
-from weave.source import front_matter, names
+from weave.run.store import Run, Store, digest
+from weave.source import names
 from weave.source.layout import Layout
 from weave.source.names import Names
 from weave.source.problem import Problem, nearest, not_utf8, say
+from weave.source.terms import Term
 
 
 @dataclass
-class Site:
+class Book:
     layout: Layout
     cell_timeout: int = 300
+    """Seconds that one cell may take."""
     modules: tuple[str, ...] = ()
-    """What is imported before any notebook runs."""
+    """Modules imported before any notebook runs."""
     serving: bool = False
-    """Whether an author is at work: notebooks run on from what changed."""
+    """Whether an author is at work: a notebook runs on from its first changed cell."""
     hear: Hear = lambda *_: None
-    """Told how far each notebook is."""
+    """Called with each notebook's progress."""
     later: Callable[[list[Notebook]], None] | None = None
-    """Takes the notebooks that have to run, where pages do not wait for them."""
+    """Takes the stale notebooks instead of running them at once, so that pages need not wait."""
     workers: int | None = None
+    frozen: bool = False
+    """Whether `execute` leaves all outcomes as they are, because a command has set them (``weave verify``)."""
+
     pages: dict[str, Page] = field(default_factory=dict)
-    """Every page rendered so far, by its source."""
+    """Every page rendered so far, by source. Pages are added when they begin to be rendered; a build starts empty."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """How each notebook ended, by path. Set by `execute`; read by pages and by `problems`."""
     last_good: dict[str, Run] = field(default_factory=dict)
-    unreadable: list[Problem] = field(default_factory=list)
-    """Sources that are no text at all."""
-
+    """The result to show for each notebook; stays while the notebook fails."""
+    unreadable_pages: list[Problem] = field(default_factory=list)
+    """Sources that are not UTF-8. Set by each build."""
+    drafts: set[str] = field(default_factory=set)
+    """Unpublished notes and their notebooks. Set by each build that leaves them out."""
     names: Names = field(default_factory=Names)
-    """What ``[[name]]`` leads to; read anew for each build."""
+    """The names that ``[[name]]`` can mean. Set by `read_sources`."""
+    bibliography: Bibliography = field(default_factory=lambda: Bibliography(""))
+    """The works that ``[@key]`` can cite. Set by `read_sources`."""
+    addresses: str = ""
+    """A digest of all pages' addresses; links between pages depend on it. Set by the site's plugin in each build."""
 
-    @property
-    def glossary(self) -> str:
-        return f"{self.layout.docs}/pages/glossary.md"
-
-    def read_terms(self) -> None:
-        self.names = names.read(self.layout.root, self.layout.docs, self.glossary)
-
-    bibliography: bibliography.Bibliography = field(default_factory=lambda: bibliography.Bibliography(""))
-    """What ``[@key]`` cites; read anew for each build."""
-
-    def read_references(self) -> None:
+    def read_sources(self) -> None:
+        """Read names and bibliography anew, as each build does."""
+        self.names = names.read(self.layout.root, self.layout.docs, self.layout.glossary)
         path = f"{self.layout.docs}/references.bib"
         file = self.layout.root / path
         data = file.read_bytes() if file.is_file() else b""
-        self.bibliography = bibliography.read(path, data.decode("utf-8", errors="replace").replace("\r\n", "\n"))
+        self.bibliography = read(path, data.decode("utf-8", errors="replace").replace("\r\n", "\n"))
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            problems = [*self.bibliography.problems, not_utf8(path, data, error)]
-            self.bibliography = replace(self.bibliography, problems=problems)
+            self.bibliography = replace(
+                self.bibliography, problems=[*self.bibliography.problems, not_utf8(path, data, error)]
+            )
+
+    # -- notebooks
 
     @cached_property
     def store(self) -> Store:
@@ -78,24 +87,24 @@ class Site:
             keep=self.serving,
         )
 
-    # -- notebooks
-
     def notebooks(self) -> list[Notebook]:
-        """Every notebook as it now is on disk."""
-        found = []
-        for path in sorted((self.layout.root / self.layout.notebooks).glob("*.py")):
-            name = path.relative_to(self.layout.root).as_posix()
+        """Return every notebook as it is on disk."""
+        notebooks = []
+        for file in sorted((self.layout.root / self.layout.notebooks).glob("*.py")):
+            path = file.relative_to(self.layout.root).as_posix()
             try:
-                found.append(parse(name, path.read_text(encoding="utf-8")))
+                notebooks.append(parse(path, file.read_text(encoding="utf-8")))
             except UnicodeDecodeError as error:
-                found.append(Notebook(name, "", (), (not_utf8(name, path.read_bytes(), error),)))
-        return found
+                notebooks.append(Notebook(path, "", (), (not_utf8(path, file.read_bytes(), error),)))
+        return notebooks
 
     def execute(self, only: Iterable[str] | None = None, force: bool = False) -> None:
-        """Bring every notebook's result up to date, running only those whose inputs changed.
+        """Bring every notebook's result up to date by running those whose inputs changed.
 
-        A notebook that failed is run again only when something it read has changed.
+        A notebook that failed runs again only when something that it read has changed.
         """
+        if self.frozen:
+            return
         stale = self._stale(only, force)
         if self.later:
             self.later(stale)
@@ -104,15 +113,16 @@ class Site:
                 self.ran(outcome)
 
     def ran(self, outcome: Outcome) -> None:
+        """Record the outcome of a run."""
         self.outcomes[outcome.notebook.path] = outcome
         if outcome.run:
             self.last_good[outcome.notebook.path] = outcome.run
 
     def _stale(self, only: Iterable[str] | None, force: bool) -> list[Notebook]:
-        """What is known of each notebook as it is today; those that have to run."""
+        """Set each notebook's outcome as far as it is known without running it; return those that have to run."""
         stale = []
         chosen = None if only is None else set(only)
-        notebooks = [one for one in self.notebooks() if chosen is None or one.path in chosen]
+        notebooks = [notebook for notebook in self.notebooks() if chosen is None or notebook.path in chosen]
         for notebook in notebooks:
             before = self.outcomes.get(notebook.path)
             if notebook.problems:
@@ -125,7 +135,7 @@ class Site:
                 self.outcomes[notebook.path] = Outcome(notebook, None, running=True)
                 stale.append(notebook)
         if chosen is None:
-            self.outcomes = {one.path: self.outcomes[one.path] for one in notebooks}
+            self.outcomes = {notebook.path: self.outcomes[notebook.path] for notebook in notebooks}
         for path, outcome in self.outcomes.items():
             good = outcome.run or self.last_good.get(path) or self.store.last(outcome.notebook)
             if good:
@@ -133,72 +143,68 @@ class Site:
         return stale
 
     def _still_fails(self, before: Outcome, notebook: Notebook) -> bool:
-        if not before.inputs:  # nobody knows what it depends on: an edit is what makes it run again
+        if not before.inputs:  # its inputs are unknown: only an edit makes it run again
             return before.notebook.text == notebook.text
         failed = Run(notebook, [], before.inputs)
         return before.run is None and self.store.why_stale(failed, notebook) is None
 
-    def run_of(self, path: str) -> Run | None:
-        """The result to show for a notebook: today's, or the last good one while today's fails."""
+    # -- answers to pages (note.page.Answers says what each is)
+
+    def outcome(self, path: str) -> Outcome | None:
+        return self.outcomes.get(path)
+
+    def result(self, path: str) -> Run | None:
         return self.last_good.get(path)
 
-    def notebook_of(self, path: str) -> Notebook:
-        """A notebook as it is on disk, or as it was last good while something is wrong with how it is written."""
-        today, good = self.outcomes[path].notebook, self.run_of(path)
+    def notebook(self, path: str) -> Notebook:
+        today, good = self.outcomes[path].notebook, self.result(path)
         return good.notebook if good and today.problems else today
 
-    # -- files
-
     def unknown_notebook(self, path: str) -> str:
-        names = [Path(known).name for known in self.outcomes]
-        return f"no notebook {Path(path).name}; {nearest(Path(path).name, names, self.layout.notebooks + '/')}"
+        known = [Path(path).name for path in self.outcomes]
+        return f"no notebook {Path(path).name}; {nearest(Path(path).name, known, self.layout.notebooks + '/')}"
 
     def definitions(self, path: str) -> dict[str, code_pages.Definition]:
         return code_pages.definitions(self.layout.read(path))
 
-    def unshown(self, path: str) -> list[Problem]:
-        """Why a module cannot have a page, if it cannot."""
+    def unreadable(self, path: str) -> list[Problem]:
         try:
             self.definitions(path)
         except UnicodeDecodeError as error:
             return [not_utf8(path, (self.layout.root / path).read_bytes(), error)]
         except SyntaxError as error:
-            return [Problem(path, error.lineno or 1, f"a page links to it, but {error.msg}; mend it")]
+            return [Problem(path, error.lineno or 1, f"a page links to it, but {error.msg}; correct it")]
         return []
 
-    # -- what is wrong
+    def unknown_source(self, path: str) -> str:
+        known = [Path(source).name for source in self.layout.source_files()]
+        return f"no file {path}; {nearest(Path(path).name, known, 'the site')}"
 
-    def problems(self) -> list[Problem]:
-        """Everything that keeps this site from being published, in the order of files and lines."""
-        found = [
-            *self.unreadable,
-            *self.bibliography.problems,
-            *self.names.problems,
-            *front_matter.mkdocs_yml(self.layout),
-        ]
-        for outcome in self.outcomes.values():
-            found += outcome.problems
-        for page in self.pages.values():
-            found += page.problems
-            found += self.dangling(page).values()
-        return sorted(set(found), key=lambda problem: (problem.path, problem.line, problem.message))
+    def term(self, name: str, heading: bool) -> Term | None:
+        return self.names.find(name, heading)
 
-    def dangling(self, page: Page) -> dict[int, Problem]:
-        """Links of a page, by their number, to anchors that are not there; to be asked when all pages are known."""
-        found = {}
-        for number, reference in enumerate(page.references):
-            target = self.pages.get(reference.target)
-            if target and reference.by_text:
-                if headings.find(target, reference.anchor) is None:
-                    place = "this page" if target is page else reference.target
-                    near = nearest(reference.anchor, target.headings)
-                    what = f"no heading '{reference.anchor}' on {place}; {near}"
-                    found[number] = Problem(page.path, reference.line, what)
-                continue
-            if target and reference.anchor not in target.anchors:
-                what = f"no anchor '#{reference.anchor}' on {'this page' if target is page else reference.target}"
-                if self.layout.is_notebook(reference.target):
-                    what = f"{Path(reference.target).name} has no cell or heading '{reference.anchor}'"
-                names = nearest(reference.anchor, target.anchors)
-                found[number] = Problem(page.path, reference.line, f"{what}; {names}")
-        return found
+    def unknown_term(self, name: str, heading: bool) -> str:
+        what = "page" if heading else "page and no entry of the glossary"
+        known = nearest(name, self.names.pages if heading else self.names.known, "the site")
+        return f"no {what} is called '{name}'; {known}"
+
+    def is_file(self, path: str) -> bool:
+        return (self.layout.root / path).is_file()
+
+    def unknown_file(self, path: str) -> str:
+        folder = (self.layout.root / path).parent
+        known = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        return f"no file {path}; {nearest(Path(path).name, known, 'its folder')}"
+
+    def work(self, key: str) -> Work | Problem | None:
+        return self.bibliography.broken.get(key) or self.bibliography.works.get(key)
+
+    def unknown_work(self, key: str) -> str:
+        return f"no work '{key}' in {self.bibliography.path}; {nearest(key, self.bibliography.works)}"
+
+    def modules_digest(self) -> str:
+        digests = (recorder.digest(self.layout.root / path) or "" for path in self.layout.source_files())
+        return digest(*(one.encode() for one in digests))
+
+    def page_addresses(self) -> str:
+        return self.addresses

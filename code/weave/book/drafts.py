@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Collection
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.source.front_matter import meta, read
 from weave.source.layout import Layout
 from weave.source.markdown import outside_fences
@@ -29,11 +29,12 @@ def drafts(layout: Layout) -> set[str]:
     return found
 
 
-def led_to(site: Site, paths: Collection[str]) -> list[Problem]:
-    """Links of published pages to drafts, which would lead nowhere."""
-    found = []
+def links_to(site: Book) -> list[Problem]:
+    """Return the links of published pages to drafts, which lead nowhere once the site is built."""
+    found: list[Problem] = []
+    paths: Collection[str] = set() if site.serving else site.drafts
     for page in site.pages:
-        if page in paths or not page.endswith(".md"):
+        if not paths or page in paths or not page.endswith(".md"):
             continue
         for line, number in outside_fences(read(site.layout.root / page).splitlines()):
             if number is None:

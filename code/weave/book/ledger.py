@@ -7,30 +7,30 @@ from collections.abc import Callable
 from dataclasses import asdict
 from html import escape
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note.numbers import show
 from weave.note.page import Claim, Theorem
 
 
-def claims(site: Site) -> list[Claim]:
+def claims(site: Book) -> list[Claim]:
     return sorted(
         (claim for page in site.pages.values() for claim in page.claims), key=lambda c: (c.page, c.line, c.name)
     )
 
 
-def theorems(site: Site) -> list[Theorem]:
+def theorems(site: Book) -> list[Theorem]:
     return sorted(
         (one for page in site.pages.values() for one in page.theorems), key=lambda t: (t.page, t.line, t.test)
     )
 
 
-def as_json(site: Site) -> str:
+def as_json(site: Book) -> str:
     """What the page shows, for machines."""
     body = {"claims": [asdict(one) for one in claims(site)], "theorems": [asdict(one) for one in theorems(site)]}
     return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
 
-def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
+def as_html(site: Book, url: Callable[[str], str], json_url: str) -> str:
     """Two tables; ``url`` turns a file of the repository into a link from the ledger's page."""
     all_claims, all_theorems = claims(site), theorems(site)
     good = sum(claim.holds for claim in all_claims)
@@ -72,7 +72,7 @@ def as_html(site: Site, url: Callable[[str], str], json_url: str) -> str:
     return "\n".join(parts)
 
 
-def _page_link(site: Site, page: str, line: int, url: Callable[[str], str]) -> str:
+def _page_link(site: Book, page: str, line: int, url: Callable[[str], str]) -> str:
     return f'<a href="{url(page)}">{escape(site.pages[page].title or page)}</a>,&nbsp;line&nbsp;{line}'
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note import numbers
 from weave.note.page import Page
 from weave.source.markdown import outside_fences
@@ -61,7 +61,7 @@ class Bare:
     written: numbers.Written
 
 
-def problems(site: Site) -> list[Problem]:
+def problems(site: Book) -> list[Problem]:
     """All bare numbers that equal a value, and waivers of numbers that are not there; the pages are rendered."""
     found: list[Problem] = []
     for path in sorted(site.pages):
@@ -70,11 +70,11 @@ def problems(site: Site) -> list[Problem]:
     return found
 
 
-def _of(site: Site, page: Page, text: str) -> Iterator[Problem]:
+def _of(site: Book, page: Page, text: str) -> Iterator[Problem]:
     values = {
         (use.notebook, name): published.value
         for use in page.uses
-        if (run := site.run_of(use.notebook))
+        if (run := site.result(use.notebook))
         for name, published in run.published.items()
     }
     blocks = _blocks(text)

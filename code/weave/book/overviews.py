@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape, unescape
 from urllib.parse import urlsplit
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note.bibliography import as_html
 from weave.source.layout import relative_url
 
@@ -144,7 +144,7 @@ def _above(needs: list[str], at: dict[str, tuple[float, float]]) -> float:
     return sum(places) / len(places) if places else 0
 
 
-def reading_list(site: Site, address: Callable[[str], str]) -> str:
+def reading_list(site: Book, address: Callable[[str], str]) -> str:
     """The works that are cited, each with the author's verdict and the pages that cite it; then those still to read.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.run import recorder
 from weave.run.notebook import Cell, Notebook
 from weave.run.store import Run, code_digest, surroundings, version_of
@@ -15,12 +15,12 @@ from weave.source.problem import Problem
 _HOW = {"skip-execution", "raises-exception"}
 
 
-def reasons(site: Site) -> dict[str, list[str]]:
+def reasons(site: Book) -> dict[str, list[str]]:
     """For every notebook, by its path, why its stored result does not belong to today's inputs; fresh: no reason."""
     return {path: [one.message for one in found] for path, found in stale(site).items()}
 
 
-def problems(site: Site) -> list[Problem]:
+def problems(site: Book) -> list[Problem]:
     """The same for a person, with what to do."""
     return [
         replace(one, message=f"stale: {one.message}; weave run {Path(path).stem} brings it up to date")
@@ -29,12 +29,12 @@ def problems(site: Site) -> list[Problem]:
     ]
 
 
-def stale(site: Site) -> dict[str, list[Problem]]:
+def stale(site: Book) -> dict[str, list[Problem]]:
     """The same with the line of the notebook that each reason has to do with."""
     return {notebook.path: _of(site, notebook) for notebook in site.notebooks()}
 
 
-def _of(site: Site, notebook: Notebook) -> list[Problem]:
+def _of(site: Book, notebook: Notebook) -> list[Problem]:
     if notebook.problems:
         return [replace(one, message=f"cannot be run: {one.message}") for one in notebook.problems]
     if site.store.fresh(notebook):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weave.book.book import Site
+from weave.book.book import Book
+from weave.book.problems import problems as problems_of
 from weave.note import numbers, outputs
 from weave.note.page import Claim
 from weave.run.claim import CLAIM_MIME
@@ -32,7 +33,7 @@ class Verdict:
     problems: list[Problem]
 
 
-def verify(site: Site, notebooks: Sequence[Notebook], render: Callable[[], object], twice: bool) -> Verdict:
+def verify(site: Book, notebooks: Sequence[Notebook], render: Callable[[], object], twice: bool) -> Verdict:
     """Run ``notebooks`` anew, aside from the author's results, and render the pages with what they computed.
 
     Args:
@@ -54,10 +55,11 @@ def verify(site: Site, notebooks: Sequence[Notebook], render: Callable[[], objec
     site.outcomes = {one.path: Outcome(one, None, [left_out]) for one in site.notebooks()}
     site.outcomes.update({one.notebook.path: one for one in first})
     site.last_good = {one.notebook.path: one.run for one in first if one.run}
+    site.frozen = True
     render()
     chosen = {one.path for one in notebooks}
     found = [claim for page in site.pages.values() for claim in page.claims if claim.notebook in chosen]
-    problems = [one for one in site.problems() if one != left_out]
+    problems = [one for one in problems_of(site) if one != left_out]
     for one, other in zip(first, again, strict=False):
         problems += other.problems if not one.problems else []
         if one.run and other.run:
@@ -65,7 +67,7 @@ def verify(site: Site, notebooks: Sequence[Notebook], render: Callable[[], objec
     return Verdict(sorted(found, key=lambda claim: (claim.page, claim.line, claim.name)), old, problems)
 
 
-def _run(site: Site, notebooks: Sequence[Notebook]) -> list[Outcome]:
+def _run(site: Book, notebooks: Sequence[Notebook]) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="weave-verify-") as folder:
         store = Store(site.layout.root, Path(folder), say)
         executor = Executor(site.layout.root, store, timeout=site.cell_timeout, say=say, modules=site.modules)

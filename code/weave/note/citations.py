@@ -12,34 +12,24 @@ from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
 from weave.note.bibliography import Work
-from weave.note.page import current_page, unmark
-from weave.source.problem import nearest
+from weave.note.embeds import show_error
+from weave.note.lines import MARK, unmark
+from weave.note.page import page_of
+from weave.source.problem import Problem
 
 START = r"(?<!\\)\[(?=@)"
 """Where a citation begins: behind it stands the invisible character that knows the line."""
-_CITATION = r"\[([\U000f0000-\U000ffffd]?@[^\[\]]*)\](?![(\[])"
-_UNCLOSED = r"\[([\U000f0000-\U000ffffd]@[^\s\[\]]*)(?![^\[\]]*\][(\[])"
+_CITATION = rf"\[((?:{MARK})?@[^\[\]]*)\](?![(\[])"
+_UNCLOSED = rf"\[((?:{MARK})@[^\s\[\]]*)(?![^\[\]]*\][(\[])"
 _ONE = re.compile(r"@(\w[\w:.+/-]*)(?:\s*,\s*(.+))?", re.DOTALL)
 _HEADING = re.compile(r"references\b", re.IGNORECASE)
 
 
-def register(
-    md: Markdown,
-    line_of: Callable[[str], int],
-    show_error: Callable[[etree.Element, int, str], None],
-    error: Callable[[etree.Element, str], None],
-) -> None:
-    """Make citations part of the Markdown.
-
-    Args:
-        md: What to extend.
-        line_of: The line of a text that carries its mark.
-        show_error: Puts a message in an element's place and records it.
-        error: Puts a text there that is recorded already.
-    """
+def register(md: Markdown, line_of: Callable[[str], int]) -> None:
+    """Make citations part of the Markdown; ``line_of`` returns the line of a text that carries its mark."""
     md.inlinePatterns.register(_Cite(_CITATION, md), "weave_cite", 165)
     md.inlinePatterns.register(_Cite(_UNCLOSED, md), "weave_cite_unclosed", 164)
-    md.treeprocessors.register(_References(md, line_of, show_error, error), "weave_references", 14)
+    md.treeprocessors.register(_References(md, line_of), "weave_references", 14)
 
 
 class _Cite(InlineProcessor):
@@ -59,24 +49,20 @@ class _Cite(InlineProcessor):
 
 
 class _References(Treeprocessor):
-    def __init__(
-        self,
-        md: Markdown,
-        line_of: Callable[[str], int],
-        show_error: Callable[[etree.Element, int, str], None],
-        error: Callable[[etree.Element, str], None],
-    ) -> None:
+    """Numbers the citations of a page and writes the list of the works."""
+
+    def __init__(self, md: Markdown, line_of: Callable[[str], int]) -> None:
         super().__init__(md)
-        self.line_of, self.show_error, self.error = line_of, show_error, error
+        self.line_of = line_of
 
     def run(self, root: etree.Element) -> None:
-        page = current_page()
-        if page.site is None:
+        page = page_of(self.md)
+        if page.book is None:
             return
-        known = page.site.bibliography
-        # A blog's excerpt stands on a page with others, without the end of its own; its links lead to the whole entry.
+        # A blog's excerpt stands on a page with others, without its end; its links lead to the whole entry.
         excerpt = "excerpt" in self.md.treeprocessors
         times: dict[str, int] = {}
+        works: list[Work] = []
         for group in root.iter("span"):
             written = group.attrib.pop("weave-cites", "")
             if not written:
@@ -88,22 +74,22 @@ class _References(Treeprocessor):
                     continue
                 if not key:
                     end = "]" if group[-1].tail == "]" else ""
-                    what = (
-                        f"'[{unmark(written)}{end}' is no citation; write [@key], [@key, section 3] or [@key; @other]"
-                    )
-                    self.show_error(link, line, what)
-                elif key in known.broken:  # told at its entry
-                    self.error(link, str(known.broken[key]))
-                elif key not in known.works:
-                    what = f"no work '{key}' in {known.path}; {nearest(key, known.works)}"
-                    self.show_error(link, line, what)
+                    forms = "[@key], [@key, section 3] or [@key; @other]"
+                    problem = page.report(line, f"'[{unmark(written)}{end}' is not a citation; write {forms}")
+                    show_error(link, str(problem))
+                    continue
+                work = page.book.work(key)
+                if isinstance(work, Problem):  # reported at its entry
+                    show_error(link, str(work))
+                elif work is None:
+                    show_error(link, str(page.report(line, page.book.unknown_work(key))))
                 else:
+                    works += [] if key in times else [work]
                     times[key] = times.get(key, 0) + 1
-                    number = list(times).index(key) + 1
-                    _cite(link, known.works[key], number, 0 if excerpt else times[key])
+                    _cite(link, work, works.index(work) + 1, 0 if excerpt else times[key])
         page.cited = list(times)
         if times and not excerpt:
-            _place(root, _list([known.works[key] for key in times], times))
+            _place(root, _list(works, times))
 
 
 def _cite(link: etree.Element, work: Work, number: int, time: int) -> None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sysconfig
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,9 @@ def engine() -> Engine:
     return running
 
 
-macros: dict[str, str] = {}
-"""Of the site: what mkdocs.yml says under weave.math."""
-
-
-def render_tex(tex: str, display: bool = False, **options: bool) -> str:
-    """HTML of a formula, with the macros of mkdocs.yml. Raises TexError, EngineError."""
-    return engine().render(tex, macros, displayMode=display, **options)
+def render_tex(tex: str, macros: Mapping[str, str] | None = None, display: bool = False, **options: bool) -> str:
+    """Return the HTML of a formula. Raises TexError, EngineError."""
+    return engine().render(tex, dict(macros or {}), displayMode=display, **options)
 
 
 def _explain(

@@ -10,14 +10,10 @@ table of contents and titles thus see TeX as text, never markup. Last, `render_h
 
 from __future__ import annotations
 
-import difflib
 import html
-import json
 import re
 import xml.etree.ElementTree as etree
-from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markdown import Markdown
@@ -27,59 +23,14 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
-from markdown.util import ETX, STX, AtomicString, code_escape
+from markdown.util import STX, AtomicString, code_escape
 from markdown_katex.extension import KatexExtension, KatexPreprocessor
 
-from weave.note import katex
+from weave.note.formulas import MARKER, Finder, Formula, line_numbers
 from weave.note.katex import TexError, copy_katex, engine, render_tex
-from weave.note.page import current_page, unmark
+from weave.note.page import page_of
 
 __all__ = ["MathExtension", "TexError", "copy_katex", "engine", "render_html", "render_tex"]
-
-# --- finding formulas -----------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(
-    r"""
-    ^(?P<prefix>[ >]*(?:(?:[-*+]|\d+[.)])[ ]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)$
-  | (?P<skip>
-        \\[\s\S]                                                              # an escaped character
-      | <!--[\s\S]*?-->
-      | </?[A-Za-z][\w:-]*(?:\s+[\w:@.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'=<>`]+))?)*\s*/?>
-      | <[A-Za-z][A-Za-z0-9+.-]*:[^\s<>]*> | \bhttps?://[^\s<>\])]+           # addresses
-      | \]\([ ]*(?:<[^<>\n]*>|(?:\\.|[^()\s\\]|\([^()\s]*\))*)                # where a link leads
-      | ^[ >]*\[[^\]^\n][^\]\n]*\]:[ ]*\S+                                    # definition of a link
-    )
-  | (?P<ticks>`+)
-  | (?P<dollars>\$`{1,2}(?!`)|\$+)
-    """,
-    re.MULTILINE | re.VERBOSE,
-)
-_CLOSING_DISPLAY = re.compile(r"((?:\\[\s\S]|[^\\])*?)\$\$")
-_QUOTE = re.compile(r"[ >]*")
-_FENCE_LINE = re.compile(r"(?:`{3,}[^`]*|~{3,}.*)$")
-_NEW_BLOCK = re.compile(r"[-*+][ ]|\d+[.)][ ]|#{1,6}[^#]|(?:!!!|\?\?\?\+?|===)[ ]|\[\^?[^\]]+\]:|:[ ]+|\|")
-_TABLE_RULE = re.compile(r"(?=.*-)[\s|:-]*\|[\s|:-]*$")
-# What looks like a formula between two dollars and is none: ${HOME}:$ and "$5 and 10$"
-_NOT_TEX = re.compile(r"\{\w{2,}\}|\d[\d.,]*\s+(?:[A-Za-z]{2,}|\|)")
-_PIECE = re.compile(r"\\[\s\S]|[`{}$]")
-_NO_CLOSER = re.compile(r"(?!(?:st|nd|rd|th|s)\b)\w|\$")  # $HOME:$PATH is no formula, the $k$th is
-_LABEL = re.compile(r"\\label\{([a-z0-9-]+)\}")
-_OPTIONS = ("display-mode", "leqno", "fleqn")
-
-
-@dataclass(frozen=True)
-class Formula:
-    source: str
-    """As written, to be put back where it stands in code."""
-    column: int
-    """Where ``source`` begins in its line."""
-    tex: str
-    line: int
-    """Line of the TeX in the Markdown text, counted from 1."""
-    classes: tuple[str, ...] = ()
-    problem: str = ""
-    label: str = ""
-    r"""What ``\label{…}`` calls it; it is numbered then, and ``#eq-label`` leads to it."""
 
 
 class MathPreprocessor(KatexPreprocessor):
@@ -88,151 +39,10 @@ class MathPreprocessor(KatexPreprocessor):
     ext: MathExtension
 
     def _iter_out_lines(self, lines: list[str]) -> list[str]:
-        self.numbers = _numbers(self.ext.source, lines)
-        self.text = "\n".join(lines)
-        self._measure(lines)
-        done, position, out = 0, 0, []
-        while token := _TOKEN.search(self.text, position):
-            start, end, marker = self._read(token)
-            if marker:
-                out += [self.text[done:start], marker]
-                done = end
-            position = max(end, token.start() + 1)
-        return ("".join(out) + self.text[done:]).split("\n")
-
-    def _measure(self, lines: list[str]) -> None:
-        """Where each line starts, how deep it is quoted, and whether it ends a paragraph or begins another block."""
-        self.starts: list[int] = []
-        self.depths: list[int] = []
-        self.ends: list[bool] = []
-        self.begins: list[bool] = []
-        self.in_table: list[bool] = []
-        offset, in_table, after_heading = 0, False, False
-        for line in [*lines, ""]:
-            prefix = _QUOTE.match(line)[0]  # type: ignore[index]  # matches always
-            body = line[len(prefix) :]
-            ends = not body or bool(_FENCE_LINE.match(body))
-            in_table = not ends and (in_table or bool(_TABLE_RULE.match(body)))
-            self.starts.append(offset)
-            self.depths.append(prefix.count(">"))
-            self.ends.append(ends or after_heading)
-            self.begins.append(in_table or bool(_NEW_BLOCK.match(body)))
-            self.in_table.append(in_table)
-            after_heading = body.startswith("#")
-            offset += len(line) + 1
-
-    def _extent(self, position: int, inline: bool = True) -> int:
-        """Offset up to which a formula or code span that begins at ``position`` may run."""
-        line = bisect_right(self.starts, position)
-        depth = self.depths[line - 1]
-        inline = inline or self.in_table[line - 1]
-        while line < len(self.ends):
-            deeper = self.depths[line] - depth  # in display math, "> 0" may begin a line
-            goes_on = deeper == 0 and not self.ends[line] and not (inline and self.begins[line])
-            if not goes_on and (inline or deeper <= 0):
-                break
-            line += 1
-        return self.starts[line] - 1 if line < len(self.ends) else len(self.text)
-
-    def _read(self, token: re.Match[str]) -> tuple[int, int, str]:
-        """Start and end in the text, and what to put there ("" to leave it)."""
-        text, start, end = self.text, token.start(), token.end()
-        if token["fence"]:
-            return self._read_fence(token)
-        if token["ticks"]:
-            run = re.compile(rf"(?<!`){token['ticks']}(?!`)")
-            closing = run.search(text, end, self._extent(start))
-            return start, closing.end() if closing else end, ""
-        if not token["dollars"]:
-            return start, end, ""
-        delimiter, after_word = token["dollars"], text[start - 1 : start].isalnum()
-        if delimiter == "$":
-            close = -1 if after_word else self._closing_dollar(end)
-            if close < 0:
-                return start, end, ""
-        elif delimiter == "$$":
-            match = _CLOSING_DISPLAY.match(text, end, self._extent(start, inline=False))
-            close = match.end(1) if match else -1
-        elif "`" in delimiter:
-            close = text.find(delimiter[1:] + "$", end, self._extent(start))
-            if close < 0 and after_word:  # 5$`code`
-                return start, start + 1, ""
-        else:
-            return start, end, ""  # $$$ is no delimiter
-        classes = ("display",) if delimiter == "$$" else ()
-        if close < 0:
-            problem = f"unclosed math: no {delimiter[::-1]} closes this {delimiter} before its paragraph ends; close it"
-            return start, end, self._mark(start, end, end, end, classes, problem + r", or write \$ for a dollar")
-        return start, close + len(delimiter), self._mark(start, close + len(delimiter), end, close, classes)
-
-    def _closing_dollar(self, begin: int) -> int:
-        """Pandoc's rules, stricter: where TeX that begins here ends, or -1."""
-        text, stop = self.text, self._extent(begin - 1)
-        if begin >= stop or text[begin].isspace() or _NOT_TEX.match(text, begin, stop):
-            return -1
-        depth, close = 0, -1
-        for piece in _PIECE.finditer(text, begin, stop):
-            depth += {"{": 1, "}": -1}.get(piece[0], 0)
-            if piece[0] == "`":  # code binds tighter
-                break
-            if piece[0] == "$" and (depth <= 0 or close < 0):  # deeper ones stand in \text{…}, if braces balance at all
-                close = piece.start()
-                if depth <= 0:
-                    break
-        if close < 0 or _NO_CLOSER.match(text, close + 1):
-            return -1
-        return -1 if text[close - 1].isspace() and text[close - 2] != "\\" else close
-
-    def _read_fence(self, token: re.Match[str]) -> tuple[int, int, str]:
-        start, prefix, fence = token.start("fence"), token["prefix"], token["fence"]
-        is_math = re.match(r"[ ]*math(?!\w)", token["info"])
-        depth, close = prefix.count(">"), None
-        for line in re.compile(r"^([ >]*)(.*)$", re.MULTILINE).finditer(self.text, token.end() + 1):
-            if line[1].count(">") < depth:
-                break
-            same_indent = len(line[1]) == len(prefix) or bool(prefix.strip())
-            if line[2].rstrip() == fence and (is_math or same_indent):
-                close = line
-                break
-        if not is_math:
-            return start, close.end() if close else token.end(), ""
-        if not close:
-            problem = f"unclosed math: no {fence} closes this {fence}math; close it on a line of its own"
-            return start, token.end(), self._mark(start, token.end(), start, start, ("display",), problem)
-        begin, options, problem = token.start("info") + is_math.end(), {"display-mode": True}, ""
-        header = self.text[begin : token.end()].strip()
-        if header.startswith("{"):
-            begin = token.end()
-            try:
-                options |= {name: bool(value) for name, value in json.loads(header).items()}
-            except (ValueError, AttributeError):
-                problem = f'bad math options: {header} is no JSON; write them like {{"leqno": true}}, or leave them out'
-            if unknown := [name for name in options if name not in _OPTIONS]:
-                problem = f"bad math options: KaTeX has no {unknown[0]} here; use {', '.join(_OPTIONS)}"
-        classes = tuple(name.replace("display-mode", "display") for name in _OPTIONS if options.get(name))
-        if problem:
-            begin = start
-        return start, close.end(), self._mark(start, close.end(), begin, close.start(), classes, problem)
-
-    def _mark(self, start: int, end: int, begin: int, close: int, classes: tuple[str, ...], problem: str = "") -> str:
-        """Keep the formula ``text[start:end]`` with TeX ``text[begin:close]``; the marker to put there."""
-        line = bisect_right(self.starts, begin)
-        tex = re.sub(rf"\n(?:[ ]*>){{0,{self.depths[line - 1]}}}[ ]*", "\n", unmark(self.text[begin:close]))
-        line += tex[: len(tex) - len(tex.lstrip())].count("\n")
-        stripped = tex.strip()
-        if stripped.endswith("\\") and tex[-1].isspace():
-            stripped += " "  # "\ " is a space
-        label = ""
-        if (found := _LABEL.search(stripped)) and "display" in classes:
-            label = found[1]
-            if any(one.label == label for one in self.ext.formulas):
-                problem = rf"two equations are called \label{{{label}}}; rename one"
-            number = 1 + sum(bool(one.label) for one in self.ext.formulas)
-            stripped = _LABEL.sub("", stripped).strip() + rf" \tag{{{number}}}"
-        column = start - self.starts[bisect_right(self.starts, start) - 1]
-        line = self.numbers[min(line, len(self.numbers)) - 1]
-        self.ext.formulas.append(Formula(self.text[start:end], column, stripped, line, classes, problem, label))
-        return f"{STX}math:{len(self.ext.formulas) - 1}{ETX}"
+        finder = Finder(lines, line_numbers(self.ext.source, lines))
+        lines = finder.replace()
+        self.ext.formulas[:] = finder.formulas
+        return lines
 
 
 class KeepSource(Preprocessor):
@@ -245,32 +55,18 @@ class KeepSource(Preprocessor):
         return lines
 
 
-def _numbers(source: list[str], lines: list[str]) -> list[int]:
-    """For each line its number in the source; an included one has the number of the line that includes it."""
-    if len(lines) == len(source) + 2:  # only white space was normalized
-        return list(range(1, len(lines) + 1))
-    matcher = difflib.SequenceMatcher(None, source, lines, autojunk=False)
-    return [
-        1 + min(i + k, max(i, i_end - 1)) for _, i, i_end, j, j_end in matcher.get_opcodes() for k in range(j_end - j)
-    ]
-
-
 # --- from marker to element -----------------------------------------------------------------------------------------
-
-_MARKER = re.compile(f"{STX}math:([0-9]+){ETX}")
-
-
-def _element(formula: Formula) -> etree.Element:
-    """``<tex-math>``, or what is wrong with the formula."""
+def _element(formula: Formula, ext: MathExtension, md: Markdown) -> etree.Element:
+    """Return ``<tex-math>``, or an error message in its place."""
     problem, line = formula.problem, formula.line
     if not problem:
         try:
-            render_tex(formula.tex, **_options(formula.classes))
+            render_tex(formula.tex, ext.macros, **_options(formula.classes))
         except TexError as error:
             problem, line = str(error), line + error.line
     if problem:
         element = etree.Element("span", {"class": "weave-error"})
-        element.text = AtomicString(str(current_page().report(line, problem)))
+        element.text = AtomicString(str(page_of(md).report(line, problem)))
     else:
         element = etree.Element("tex-math", {"class": " ".join(formula.classes)} if formula.classes else {})
         if formula.label:
@@ -287,7 +83,7 @@ class MathInline(InlineProcessor):
     ext: MathExtension
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[etree.Element, int, int]:  # type: ignore[override]
-        element = _element(self.ext.formulas[int(m[1])])
+        element = _element(self.ext.formulas[int(m[1])], self.ext, self.md)
         if element.tag == "tex-math" and element.get("class"):
             element.set("class", element.get("class", "") + " inline")
         return element, m.start(0), m.end(0)
@@ -299,7 +95,7 @@ class MathBlock(BlockProcessor):
     ext: MathExtension
 
     def _formula(self, line: str) -> Formula | None:
-        match = _MARKER.fullmatch(line.strip())
+        match = MARKER.fullmatch(line.strip())
         formula = self.ext.formulas[int(match[1])] if match else None
         return formula if formula and "display" in formula.classes else None
 
@@ -313,7 +109,7 @@ class MathBlock(BlockProcessor):
             self.parser.parseBlocks(parent, ["\n".join(lines[:at])])
         if parent.text and not len(parent):  # a list item's text; search must see where it ends
             parent.text += "\n"
-        element = _element(formula)
+        element = _element(formula, self.ext, self.parser.md)
         element.tail = "\n"
         if element.tag != "tex-math":
             parent = etree.SubElement(parent, "p")
@@ -356,7 +152,7 @@ def _restore(text: str, formulas: list[Formula], escape: Callable[[str], str]) -
         first, *more = formula.source.split("\n")
         return escape("\n".join([first, *(line[container:] for line in more)]))
 
-    return _MARKER.sub(source, text)
+    return MARKER.sub(source, text)
 
 
 def as_written(text: str, md: Markdown) -> str:
@@ -381,7 +177,6 @@ class MathExtension(KatexExtension):
         self.formulas.clear()
 
     def extendMarkdown(self, md: Markdown) -> None:
-        katex.macros = self.macros
         md.registerExtension(self)
         md.ESCAPED_CHARS = [*md.ESCAPED_CHARS, "$"]
         for registry, step, priority in (
@@ -389,7 +184,7 @@ class MathExtension(KatexExtension):
             (md.preprocessors, MathPreprocessor(md, self), 29),  # after white space (30), before fences (25)
             (md.parser.blockprocessors, MathBlock(md.parser), 12),  # before paragraphs (10)
             (md.treeprocessors, MathInCode(md), 100),
-            (md.inlinePatterns, MathInline(_MARKER.pattern, md), 85),  # after HTML tags (90)
+            (md.inlinePatterns, MathInline(MARKER.pattern, md), 85),  # after HTML tags (90)
             (md.postprocessors, MathElsewhere(md), 35),  # before raw HTML (30)
         ):
             step.ext = self
@@ -406,12 +201,12 @@ _PLACEHOLDER = re.compile(r'<tex-math(?: class="([^"]*)")?(?: id="([^"]*)")?>(.*
 _SHORT = 40  # characters of TeX that fit a phone's line
 
 
-def render_html(page: str) -> str:
-    """The finished page with KaTeX's HTML in the place of each ``<tex-math>``."""
+def render_html(page: str, macros: Mapping[str, str]) -> str:
+    """Return the finished page with KaTeX's HTML in the place of each ``<tex-math>``."""
 
     def formula(placeholder: re.Match[str]) -> str:
         classes = (placeholder[1] or "").split()
-        rendered = render_tex(html.unescape(placeholder[3]), **_options(classes))
+        rendered = render_tex(html.unescape(placeholder[3]), macros, **_options(classes))
         if "display" not in classes:
             if placeholder[4] and len(placeholder[3]) <= _SHORT:  # or a line might begin with a full stop
                 return f'<span class="math-kept">{rendered}{placeholder[4]}</span>'

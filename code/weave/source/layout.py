@@ -20,6 +20,14 @@ class Layout:
     def read(self, path: str) -> str:
         return (self.root / path).read_text(encoding="utf-8")
 
+    @property
+    def glossary(self) -> str:
+        return f"{self.docs}/pages/glossary.md"
+
+    def notebook_of(self, path: str) -> str:
+        """Return the notebook of a note's own name (``notes/a-b.md``: ``a_b.py``); of a notebook, itself."""
+        return path if self.is_notebook(path) else f"{self.notebooks}/{Path(path).stem.replace('-', '_')}.py"
+
     def page_uri(self, path: str) -> str | None:
         """The page, as a path under docs/, that shows a file of the repository; None where none does."""
         if path.startswith(f"{self.docs}/"):

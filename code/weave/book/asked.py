@@ -1,0 +1,68 @@
+"""When a rendered page is still right: while every question that it asked of the book has the same answer.
+
+The recorder's idea (run/recorder.py), applied to pages. A page is rendered with an `Asked` in the place of its book,
+which passes each question on and writes down a digest of the answer. No list of a page's inputs can fall behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weave.note.page import Answers
+from weave.run.executor import Outcome
+from weave.run.notebook import Notebook
+from weave.run.store import Run
+
+
+class Asked:
+    """A book that remembers what it was asked. It has every method of `Answers`."""
+
+    def __init__(self, book: Answers) -> None:
+        self.book = book
+        self.layout = book.layout  # changes only with mkdocs.yml, and then all pages are rendered again
+        self.answers: dict[tuple[str, tuple[Any, ...]], str] = {}
+        """The digest of each answer by question and arguments. Written while the page is rendered, read by `is_fresh`,
+        thrown away with the page."""
+
+    def __getattr__(self, question: str) -> Any:
+        def ask(*arguments: Any) -> Any:
+            answer = getattr(self.book, question)(*arguments)
+            self.answers[question, arguments] = _digest(answer)
+            return answer
+
+        return ask
+
+    def is_fresh(self) -> bool:
+        """Return whether every question would be answered the same now."""
+        return all(
+            _digest(getattr(self.book, question)(*arguments)) == answer
+            for (question, arguments), answer in self.answers.items()
+        )
+
+
+def _digest(answer: Any) -> str:
+    if isinstance(answer, Outcome):
+        problems = [f"{problem}{problem.detail}" for problem in answer.problems]
+        return repr((answer.notebook.text, answer.running, answer.run is None, problems))
+    if isinstance(answer, Run):
+        return f"{answer.digest} {answer.notebook.text}"
+    if isinstance(answer, Notebook):
+        return answer.text
+    return repr(answer)
+
+
+class Rendered:
+    """What was made of each page's text, as long as it is fresh; kept while the site is served."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[str, Asked, Any]] = {}
+        """Text, questions and result by page. Written after a page is rendered; thrown away when it is rendered again,
+        or all at once when mkdocs.yml changes."""
+
+    def get(self, page: str, text: str) -> Any:
+        """Return what was made of a page's text; None where there is nothing or it is stale."""
+        known = self.kept.get(page)
+        return known[2] if known and known[0] == text and known[1].is_fresh() else None
+
+    def put(self, page: str, text: str, asked: Asked, made: Any) -> None:
+        self.kept[page] = text, asked, made

@@ -1,0 +1,70 @@
+"""Everything that keeps a book from being published, in one place for all commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weave.book import drafts, hours
+from weave.book.book import Book
+from weave.note import headings
+from weave.note.page import Page
+from weave.source import front_matter
+from weave.source.problem import Problem, nearest
+
+
+def problems(book: Book) -> list[Problem]:
+    """Return every problem, in the order of files and lines. All pages have to be rendered before."""
+    every = [
+        *book.unreadable_pages,
+        *book.bibliography.problems,
+        *book.names.problems,
+        *front_matter.mkdocs_yml(book.layout),
+    ]
+    for outcome in book.outcomes.values():
+        every += outcome.problems
+    for path, page in book.pages.items():
+        every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
+        if path.endswith(".md"):
+            every += above(book, path)
+    every += drafts.links_to(book)
+    return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))
+
+
+def above(book: Book, path: str) -> list[Problem]:
+    """Return the problems of a page's front matter."""
+    text = book.layout.read(path)
+    return [*front_matter.problems(book.layout, path, text), *hours.problems(path, text)]
+
+
+def dangling(book: Book, page: Page) -> dict[int, Problem]:
+    """Return the problem of each link to an anchor that does not exist, by the link's index on its page."""
+    wrong = {}
+    for number, reference in enumerate(page.references):
+        target = book.pages.get(reference.target)
+        if target is None:
+            continue
+        place = "this page" if target is page else reference.target
+        if reference.by_text:
+            if headings.find(target, reference.anchor) is None:
+                near = nearest(reference.anchor, target.headings)
+                what = f"no heading '{reference.anchor}' on {place}; {near}"
+                wrong[number] = Problem(page.path, reference.line, what)
+        elif reference.anchor not in target.anchors:
+            what = f"no anchor '#{reference.anchor}' on {place}"
+            if book.layout.is_notebook(reference.target):
+                what = f"{Path(reference.target).name} has no cell or heading '{reference.anchor}'"
+            near = nearest(reference.anchor, target.anchors)
+            wrong[number] = Problem(page.path, reference.line, f"{what}; {near}")
+    return wrong
+
+
+def _ambiguous(book: Book, page: Page) -> list[Problem]:
+    """Return the links ``#name`` that could mean a heading of the page or a cell of its notebook."""
+    shared = set(page.headings.values())
+    notebook = Path(book.layout.notebook_of(page.path)).name
+    what = "'#{name}' is a heading of this page and a cell of {notebook}; write the path of the notebook, or rename one"
+    return [
+        Problem(page.path, line, what.format(name=name, notebook=notebook))
+        for line, name in page.short_links
+        if name in shared
+    ]

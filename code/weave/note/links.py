@@ -1,0 +1,258 @@
+"""A link resolved: to a cell, a checked number, a theorem, a page, a heading, an entry of the glossary.
+
+`Links.resolve` finds the file of the repository that a destination means, `Links.link` does what its kind asks for. A
+number in the prose is compared with the value that its notebook published in `Links.claim`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import unescape
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree as etree
+
+from markdown.util import AMP_SUBSTITUTE, AtomicString
+
+from weave.note import numbers
+from weave.note.headings import HEADING
+from weave.note.lines import unmark
+from weave.note.page import REFERENCE, Answers, Claim, Page, Reference, Theorem, Use
+from weave.run.executor import Outcome
+from weave.source.problem import nearest
+from weave.source.terms import Term
+
+_TAG = re.compile(r"\\tag\{(\d+)\}")
+
+
+class LinkError(Exception):
+    """A link or an embed is wrong; the message is shown in its place and reported with its line."""
+
+    def __init__(self, line: int, message: str) -> None:
+        self.line, self.message = line, message
+
+
+@dataclass(frozen=True)
+class Target:
+    """A link's destination: a file of the repository, and a place in it."""
+
+    line: int
+    path: str
+    query: str
+    anchor: str
+    short: bool = False
+    """Whether the destination names no file, and so means the page itself or its own notebook."""
+
+
+class Links:
+    """The links of one page.
+
+    Args:
+        page: Gets the facts: claims, theorems, uses, references, problems.
+        book: Knows everything outside the page.
+        line_of: Returns the line of a destination as Markdown's parser passes it on.
+    """
+
+    def __init__(self, page: Page, book: Answers, line_of: Callable[[str], int]) -> None:
+        self.page, self.book, self.line_of = page, book, line_of
+        self.numbered: set[str] = set()
+        """Ids of the theorems numbered so far."""
+
+    def resolve(self, url: str) -> Target | None:
+        """Return where a link leads in the repository; None for a link that leaves it. Raises LinkError."""
+        line = self.line_of(url)
+        url = unescape(unmark(url).replace(AMP_SUBSTITUTE, "&"))  # as <me@example.org> is written
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise LinkError(line, f"'{url}' is not an address; correct it") from None
+        if parts.scheme or parts.netloc:
+            return None
+        anchor = unquote(parts.fragment)
+        if not parts.path:
+            return Target(line, self.page.path, parts.query, anchor, short=True)
+        if parts.path.startswith("/"):
+            what = f"'{url}' starts at the server's root, which moves; link by a path relative to this file"
+            raise LinkError(line, what)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.path), unquote(parts.path)))
+        if path.startswith(".."):
+            raise LinkError(line, f"'{url}' leaves the repository; link to a file of it, or to a full address")
+        return Target(line, path, parts.query, anchor)
+
+    def notebook_of(self, target: Target) -> str:
+        """Return the notebook that a target names; the page's own for a short link. Raises LinkError."""
+        if not target.short:
+            path = posixpath.splitext(target.path)[0] + ".py"
+            if self.book.outcome(path) is None:
+                raise LinkError(target.line, self.book.unknown_notebook(path))
+            return path
+        path = self.book.layout.notebook_of(self.page.path)
+        if self.book.outcome(path) is None:
+            name = f"#{target.anchor}"
+            what = f"'{name}' means the notebook {path}, which does not exist; write ../path/to/notebook.py{name}"
+            raise LinkError(target.line, what)
+        return path
+
+    def is_own_cell(self, target: Target) -> bool:
+        """Return whether ``#name`` means a cell or a value of the page's own notebook instead of a heading."""
+        if not target.short or not target.anchor:
+            return False
+        path = self.book.layout.notebook_of(self.page.path)
+        if target.anchor.startswith("="):
+            return True
+        if self.page.path == path or self.book.outcome(path) is None:
+            return False
+        return target.anchor in self.book.notebook(path).names
+
+    def href(self, path: str, anchor: str) -> str:
+        """Return a link from this page to the page that shows ``path``, as MkDocs resolves it."""
+        uri = self.book.layout.page_uri(path)
+        own = self.book.layout.page_uri(self.page.path)
+        assert uri is not None and own is not None
+        relative = posixpath.relpath(uri, posixpath.dirname(own) or ".")
+        return f"{relative}#{anchor}" if anchor else relative
+
+    def link(self, element: etree.Element, key: str) -> None:
+        """Turn the destination in attribute ``key`` into an address on the site. Raises LinkError."""
+        url = element.get(key, "")
+        target = self.resolve(url)
+        element.set(key, unmark(url))
+        if target is None:
+            return
+        layout = self.book.layout
+        if key == "src" and (target.path.endswith(".py") or self.is_own_cell(target)):
+            what = "a cell is embedded by its path alone; write ![caption](path.py#cell), without a reference"
+            raise LinkError(target.line, what)
+        if self.is_own_cell(target) or layout.is_notebook(target.path):
+            if target.short and target.path.endswith(".md") and not target.anchor.startswith("="):
+                self.page.short_links.append((self.page.line(target.line), target.anchor))
+            self._notebook(element, self.notebook_of(target), target)
+        elif layout.is_source(target.path):
+            self._source(element, target)
+        elif target.path != self.page.path and not self.book.is_file(target.path):
+            raise LinkError(target.line, self.book.unknown_file(target.path))
+        elif layout.page_uri(target.path) is None:
+            what = f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
+            raise LinkError(target.line, what)
+        elif target.path != self.page.path:
+            element.set(key, self.href(target.path, target.anchor))
+        if target.anchor and target.path.endswith(".md") and not self.is_own_cell(target):
+            self._refer(element, target.path, target)
+
+    def term(self, element: etree.Element, written: str) -> None:
+        """Turn ``[[written]]`` into a link. Raises LinkError."""
+        line, written = self.line_of(written), unmark(written)
+        name, _, heading = (part.strip() for part in written.partition("#"))
+        term = self.book.term(name, bool(heading)) if name else Term(self.page.path, "", "")
+        if term is None:
+            raise LinkError(line, self.book.unknown_term(name, bool(heading)))
+        own = term.path == self.page.path and not heading
+        element.set("class", "weave-term")
+        element.set("href", f"#{term.anchor}" if own else self.href(term.path, term.anchor))
+        if term.says:
+            element.set("title", term.says)
+        if heading:  # looked up once all pages are known
+            element.set(HEADING, f"{term.path}#{heading}")
+            element.set(REFERENCE, str(len(self.page.references)))
+            self.page.references.append(Reference(self.page.line(line), term.path, heading, by_text=True))
+
+    def _refer(self, element: etree.Element, path: str, target: Target) -> None:
+        """Record an anchor to be checked once all pages are known, and mark its link."""
+        element.set(REFERENCE, str(len(self.page.references)))
+        self.page.references.append(Reference(self.page.line(target.line), path, target.anchor))
+
+    # -- notebooks
+
+    def _notebook(self, element: etree.Element, path: str, target: Target) -> None:
+        if target.anchor.startswith("="):
+            self.claim(element, path, target.anchor[1:], target.line)
+            return
+        notebook = self.book.notebook(path)
+        if target.anchor in notebook.names:
+            self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
+        elif target.anchor and not notebook.problems:  # a heading or a footnote, perhaps
+            self._refer(element, path, target)
+        if path != self.page.path:
+            element.set("href", self.href(path, target.anchor))
+
+    def claim(self, element: etree.Element, path: str, name: str, line: int) -> None:
+        """Check the number that a link's text states against the value ``name`` of a notebook. Raises LinkError."""
+        result, outcome = self.book.result(path), self.book.outcome(path)
+        assert outcome
+        text = "".join(element.itertext()).strip()
+        base = posixpath.basename(path)
+        failing = outcome.run is None  # reported at the notebook; a claim is not compared with an old value
+        if result is None or (failing and name not in result.published):
+            element.set("href", self.href(path, ""))
+            return
+        if name not in result.published:
+            raise LinkError(line, f"{base} publishes no value '{name}'; {nearest(name, result.published)}")
+        published = result.published[name]
+        written = numbers.read(text)
+        if written is None:
+            what = f"'{text}' is not a number to check against {base}#={name}; {numbers.GRAMMAR}"
+            raise LinkError(line, what)
+        holds = numbers.holds(written, published.value)
+        place = self.page.path, self.page.line(line)
+        claim = Claim(*place, text, path, published.cell, name, published.value, written.tolerance, holds)
+        self.page.claims.append(claim)
+        self.page.uses.append(Use(*place, path, published.cell))
+        value = numbers.show(published.value)
+        if not holds and not failing:
+            raise LinkError(line, f"the note says {text}; {base} computed {value} ({name}); weave fix rewrites it")
+        element.set("href", self.href(path, published.cell))
+        element.set("class", f"weave-claim{running_class(outcome)}")
+        cell = f"cell {published.cell} of {base}"
+        element.set("title", f"{name} = {value}\n“{text}” allows {written.tolerance}\n{cell}")
+
+    # -- tests and modules
+
+    def _source(self, element: etree.Element, target: Target) -> None:
+        if not self.book.is_file(target.path):
+            raise LinkError(target.line, self.book.unknown_source(target.path))
+        self.page.sources.add(target.path)
+        unreadable = self.book.unreadable(target.path)
+        self.page.problems += unreadable
+        if target.anchor and not unreadable:
+            definitions = self.book.definitions(target.path)
+            if target.anchor not in definitions:
+                kind = "test" if target.anchor.startswith("test_") else "function"
+                what = f"{target.path} has no {kind} '{target.anchor}'; {nearest(target.anchor, definitions)}"
+                raise LinkError(target.line, what)
+            if target.anchor.startswith("test_"):
+                self._theorem(element, target, definitions[target.anchor].summary)
+        element.set("href", self.href(target.path, target.anchor))
+
+    def _theorem(self, element: etree.Element, target: Target, summary: str) -> None:
+        text = "".join(element.itertext()).strip()
+        test = f"{target.path}::{target.anchor}"
+        self.page.theorems.append(Theorem(self.page.path, self.page.line(target.line), text, test, summary))
+        name = f"thm-{target.anchor.removeprefix('test_').replace('_', '-')}"
+        if text == "theorem" and name not in self.numbered:  # stated here; a second link to it keeps its words
+            self.numbered.add(name)
+            element.set("id", name)
+            element.text = AtomicString(f"Theorem {len(self.numbered)}")
+        element.set("class", "weave-theorem")
+        element.set("title", f"{summary}\n{test}" if summary else test)
+        badge = etree.SubElement(element, "span", {"class": "weave-badge"})
+        badge.text = AtomicString("tested")
+
+
+def name_references(root: etree.Element) -> None:
+    """Give empty links to equations and theorems their text: ``[](#eq-x)`` reads (3), ``[](#thm-x)`` Theorem 2."""
+    elements = {element.get("id", ""): element for element in root.iter() if element.get("id")}
+    for link in root.iter("a"):
+        target = elements.get(link.get("href", "").removeprefix("#"))
+        if target is None or "".join(link.itertext()).strip():
+            continue
+        if target.tag == "tex-math" and (tag := _TAG.search(target.text or "")):
+            link.text = AtomicString(f"({tag[1]})")
+        elif target.get("class") == "weave-theorem":
+            link.text = target.text
+
+
+def running_class(outcome: Outcome) -> str:
+    """Return the class that marks an old result while its notebook runs."""
+    return " weave-running" if outcome.running else ""

@@ -1,0 +1,194 @@
+"""The site as its files are now: every page and file that a browser may ask for.
+
+When a file is saved, `Watcher` (serve/watch.py) calls `Preview.refresh`: first a changed page of prose by itself, which
+open pages show at once, then all pages. A request (serve/server.py) calls `fresh` and `answer`, and never gets an old
+page. Pages whose text and answers stayed the same are not rendered again (book/asked.py).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mkdocs.commands import build as mkdocs_build
+from mkdocs.exceptions import Abort, BuildError, ConfigurationError
+
+from weave.book.book import Book
+from weave.serve.notebooks import Background
+from weave.serve.shown import PAGE_SCRIPT, Shown
+from weave.serve.watch import Files
+from weave.site.build import build, configure
+from weave.source.problem import Refused, say
+
+_HERE = Path(__file__).parent
+
+
+class Preview:
+    """Raises Refused if mkdocs.yml cannot be read.
+
+    Args:
+        settings: The site's mkdocs.yml.
+        port: Of the server, for the addresses in pages.
+    """
+
+    def __init__(self, settings: str, port: int) -> None:
+        self.settings, self.port = settings, port
+        self.lock = threading.RLock()
+        """Held while anything below changes or is read."""
+        self.listeners: set[queue.Queue[dict[str, Any]]] = set()
+        """One queue for each open page. Filled by `tell`."""
+        self.wake: Callable[[], None] = lambda: None
+        """Has the watcher call `refresh`. Set by the server."""
+        self.failure = ""
+        """Why the last build did not work, shown on every page; the last good pages stay."""
+        self.count = 0
+        """The builds so far."""
+        self.alone: set[str] = set()
+        """Pages rendered by themselves since the last whole build; all others are behind until the next."""
+        self.notebook_ended = False
+        """Whether pages are out of date though no file changed."""
+        self.shown: Shown | None = None
+        """What there is to see. Replaced by each whole build; None until the first works."""
+        self._configure()
+        self.watched = Files(self.book, {self.settings, *self.hooks})
+
+    @property
+    def book(self) -> Book:
+        return self.site.book
+
+    def _configure(self) -> None:
+        before = getattr(self, "site", None)
+        self.site = configure(Path(self.settings), "serve", self.port, before.plugin if before else None)
+        config = self.site.config
+        self.mount = str(urlsplit(str(config.site_url)).path)
+        self.bad_settings = ""
+        self.hooks = [os.path.abspath(str(hook)) for hook in config.hooks]
+        if before is None:
+            self.background = Background(self.book, self.lock, self._notebook_ended, self._tell_progress)
+
+    # -- building
+
+    def refresh(self) -> None:
+        """Build after an edit: a page of prose first, so that it is shown before all others are built."""
+        self.fresh(quick=True)
+        self.fresh()
+
+    def fresh(self, path: str | None = None, quick: bool = False) -> None:
+        """Rebuild if a file changed.
+
+        Args:
+            path: The address that is asked for; pages that it does not need may be built later.
+            quick: Build only what can be built fast.
+        """
+        with self.lock:
+            first = not self.watched.stamps
+            before = self.watched.stamps.keys()
+            changed = self.watched.changed()
+            if self.notebook_ended:
+                self.notebook_ended = False
+                changed.add("")
+            if first:
+                self._whole(set())
+            elif changed and not self._render_alone(changed, before):
+                self._whole(changed)
+            if self.alone and not quick and not (self.shown and self.shown.is_apart(path, self.alone)):
+                self._whole(set())
+
+    def _render_alone(self, changed: set[str], known: Collection[str]) -> bool:
+        """Render changed pages by themselves; return False if that is not enough (a title, front matter, the log)."""
+        if self.failure or self.shown is None or not all(path in known for path in changed):
+            return False
+        docs = str(self.book.layout.root / self.book.layout.docs) + os.sep
+        sources = {file.src_uri: file for file in self.shown.built.pages if file.generated_by is None}
+        files = [sources.get(path.removeprefix(docs)) for path in changed if path.startswith(docs)]
+        prose = [file for file in files if file and file.page and not file.src_uri.startswith("log/")]
+        if len(prose) < len(changed):
+            return False
+        for file in prose:
+            page = file.page
+            assert page
+            before = page.meta, page.title
+            page.__dict__.pop("render", None)  # the hook sets it again
+            try:
+                mkdocs_build._populate_page(page, self.site.config, self.shown.built.files)
+            except Exception:
+                return False
+            if (page.meta, page.title) != before or not self.site.plugin.finish_page(file):
+                return False
+        self.alone = {unquote(file.url) for file in prose}
+        self.shown.forget(self.alone)
+        self.count += 1
+        self.tell({"built": self.count})
+        return True
+
+    def _whole(self, changed: set[str]) -> None:
+        if changed:
+            self._restart_if_own(changed)
+            if self.settings in changed:
+                try:
+                    self._configure()
+                    self.watched.settings = {self.settings, *self.hooks}
+                except Refused as error:  # the last good settings stay
+                    message = str(error)
+                    self.bad_settings = message if message.startswith("mkdocs.yml:") else f"mkdocs.yml: {message}"
+                    say(self.bad_settings)
+        try:
+            self.shown = Shown(self.site, build(self.site), self.script)
+            self.failure = self.bad_settings
+            self.background.start()
+        except (Abort, BuildError, ConfigurationError) as error:
+            self.failure = str(error)
+            say(self.failure)
+        except Exception as error:  # of MkDocs or another plugin
+            self.failure = f"{type(error).__name__}: {error}"
+            say(traceback.format_exc())
+        self.alone.clear()
+        if self.shown:
+            self.shown.forget()
+        self.count += 1
+        looks = any(path.endswith((".css", ".js", ".svg", ".png", ".html")) for path in changed)
+        self.tell({"built": self.count, "reload": looks})
+
+    def _restart_if_own(self, changed: set[str]) -> None:
+        """Start the server again if its own code changed, which cannot be imported twice."""
+        own = tuple(folder + os.sep for folder in (str(_HERE.parent), *map(os.path.dirname, self.hooks)))
+        if any(path.startswith(own) and path.endswith((".py", ".mjs")) for path in changed):
+            say("the server's own code changed; starting again")
+            self.end(wait=False)  # for threads that may wait for the lock that is held here
+            self.book.executor.kernels.kill()
+            os.execv(sys.executable, [sys.executable, "-m", "weave.cli", *sys.argv[1:]])
+
+    def _notebook_ended(self) -> None:
+        self.notebook_ended = True
+        self.wake()
+
+    def answer(self, path: str) -> tuple[str, bytes] | None:
+        """Return type and body for an address below the site's; None where there is nothing."""
+        with self.lock:
+            return self.shown.answer(path, self.failure) if self.shown else None
+
+    @property
+    def script(self) -> str:
+        """The script by which an open page follows its source."""
+        return f'<script type="module" src="{self.mount}{PAGE_SCRIPT}"></script>'
+
+    # -- open pages
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Send an event to every open page."""
+        for listener in list(self.listeners):
+            listener.put(event)
+
+    def _tell_progress(self, running: list[dict[str, Any]]) -> None:
+        self.tell({"running": running})
+
+    def end(self, wait: bool = True) -> None:
+        self.background.end(wait)
+        self.site.config.plugins.on_shutdown()

@@ -1,0 +1,137 @@
+"""MkDocs' build up to where it writes: `weave check` stops there, `weave serve` goes on page by page.
+
+The order is that of `mkdocs.commands.build.build`, which cannot be stopped halfway. The hooks of site/plugin.py and of
+all other plugins run as in `mkdocs build`, so that all three find the same problems.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from mkdocs.commands import build as mkdocs_build
+from mkdocs.config import load_config
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort, BuildError, ConfigurationError
+from mkdocs.structure.files import File, Files, InclusionLevel, get_files, set_exclusions
+from mkdocs.structure.nav import Navigation, get_navigation
+from mkdocs.structure.pages import Page
+
+from weave.book.book import Book
+from weave.site.plugin import WeavePlugin, book_of, plugin_of
+from weave.source.problem import Refused
+
+
+@dataclass
+class Site:
+    """A configured site, to be built as often as needed."""
+
+    config: MkDocsConfig
+    plugin: WeavePlugin
+    theme: list[File] = field(default_factory=list)
+    """The theme's own files, thousands of names that never change. Found by the first build that shows pages."""
+
+    @property
+    def book(self) -> Book:
+        return self.plugin.book
+
+
+@dataclass
+class Built:
+    """Every page with its content, not yet put into templates."""
+
+    nav: Navigation
+    files: Files
+    pages: Sequence[File]
+    """The documents that are shown."""
+    env: Any
+    """Jinja's environment of the theme."""
+
+
+def configure(settings: Path, mode: Literal["check", "serve"], port: int = 0, again: WeavePlugin | None = None) -> Site:
+    """Read a mkdocs.yml and let all plugins prepare.
+
+    Args:
+        settings: The mkdocs.yml.
+        mode: The command that asks.
+        port: Of the server, for the addresses in pages.
+        again: The plugin of the settings before, whose results stay.
+
+    Raises:
+        Refused: There is no such file, it is wrong, or it has no plugin ``weave``.
+    """
+    # A plugin that other plugins have seen in this process is of another site.
+    if again is None:
+        MkDocsConfig.plugins.plugin_cache.clear()  # type: ignore[attr-defined]
+    logging.getLogger("mkdocs").setLevel(logging.WARNING if mode == "serve" else logging.ERROR)
+    try:
+        config = load_config(str(settings), site_dir=str(settings.parent.absolute() / "site"))
+    except (Abort, ConfigurationError, FileNotFoundError) as error:
+        raise Refused(f"mkdocs.yml: {error}") from None
+    plugin = plugin_of(config)
+    plugin.mode = mode
+    if mode == "serve":
+        path = (urlsplit(config.site_url or "/").path or "/").rstrip("/") + "/"
+        config.site_url = f"http://127.0.0.1:{port}{path}"
+    if again is None:
+        config.plugins.on_startup(command="serve" if mode == "serve" else "build", dirty=False)
+    return Site(prepare(config), plugin)
+
+
+def prepare(config: MkDocsConfig) -> MkDocsConfig:
+    """Let all plugins change the configuration. Raises Refused."""
+    try:
+        return config.plugins.on_config(config)
+    except Abort as error:
+        raise Refused(str(error)) from None
+
+
+def build(site: Site) -> Built:
+    """Run the stale notebooks and render every page. Raises what MkDocs and plugins raise."""
+    config, plugins = site.config, site.config.plugins
+    env = config.theme.get_env()
+    plugins.on_pre_build(config=config)
+    files = get_files(config)
+    if not site.theme:
+        own = {file.src_uri for file in files}
+        files.add_files_from_theme(env, config)
+        site.theme = [file for file in files if file.src_uri not in own]
+    else:
+        for file in site.theme:
+            if file.src_uri not in files.src_uris:
+                files.append(file)
+    files = plugins.on_files(files, config=config)
+    set_exclusions(files, config)
+    nav = plugins.on_nav(get_navigation(files, config), config=config, files=files)
+    for file in files.documentation_pages(inclusion=InclusionLevel.is_in_serve):
+        mkdocs_build._populate_page(file.page or Page(None, file, config), config, files)
+    env = plugins.on_env(env, config=config, files=files)
+    return Built(nav, files, files.documentation_pages(inclusion=InclusionLevel.is_in_serve), env)
+
+
+def open_book(settings: Path = Path("mkdocs.yml")) -> Book:
+    """Return the book of a folder as its files have it, with nothing rendered. Raises Refused."""
+    logging.getLogger("mkdocs").setLevel(logging.ERROR)
+    try:
+        config = load_config(str(settings))
+    except (ConfigurationError, FileNotFoundError) as error:
+        raise Refused(f"mkdocs.yml: {error}") from None
+    book = book_of(config, plugin_of(config).config)
+    book.read_sources()
+    return book
+
+
+def checked(settings: Path = Path("mkdocs.yml")) -> Book:
+    """Return the book of a folder with its notebooks run and all pages rendered; no site is written. Raises Refused."""
+    site = configure(settings, "check")
+    try:
+        build(site)
+    except (Abort, BuildError, ConfigurationError) as error:
+        raise Refused(str(error)) from None
+    finally:
+        site.config.plugins.on_shutdown()
+    return site.book

@@ -1,0 +1,264 @@
+"""A page for each notebook: mkdocs-jupyter renders the executed notebook, with its prose rendered as the notes are."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from markdown import Markdown
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page as MkDocsPage
+from mkdocs.structure.pages import _RelativePathTreeprocessor
+from mkdocs.structure.toc import get_toc
+
+from weave.book.asked import Rendered
+from weave.book.book import Book
+from weave.book.render import render_prose
+from weave.note import outputs
+from weave.note.embeds import error_html
+from weave.note.numbers import show
+from weave.run.claim import CLAIM_MIME
+from weave.run.store import Run, digest, kept, write_whole
+
+_CONVERTERS = [version(name).encode() for name in ("mkdocs-jupyter", "nbconvert")]
+_PRE = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
+_SUPERFLUOUS = [
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"<style\b.*?</style>",
+        r"<script\b.*?</script>",
+        r'<div class="zeroclipboard-container">.*?</clipboard-copy>\s*</div>',
+        r'<div class="clipboard-copy-txt".*?</div>',
+        r'<div class="jp-Collapser[^>]*>\s*</div>',
+        r'<div class="jp-(?:In|Out)putPrompt[^>]*>[^<]*</div>',
+    )
+]
+_PIECE = re.compile(
+    r'\sid="cell-id=(?P<cell>[^"]+)"'
+    r'|<div class="highlight-ipynb[^"]*"><pre><span></span>(?P<code>.*?)</pre></div>',
+    re.DOTALL,
+)
+_CODE_CELL = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="([^"]+)"[^>]*>')
+
+
+class NotebookPages:
+    """The notebooks' pages of one site.
+
+    Args:
+        book: Has the notebooks and their results.
+        rendered: Remembers what was made of each page while the site is served.
+    """
+
+    def __init__(self, book: Book, rendered: Rendered) -> None:
+        self.book, self.rendered = book, rendered
+        self.folder = tempfile.TemporaryDirectory(prefix="weave-")
+        """The executed notebooks as files, where mkdocs-jupyter reads them. This process's own, so that no two builds
+        meet in it; deleted by `close`."""
+        self.headings: dict[str, list[Any]] = {}
+        """Each notebook's headings by its page's path under docs/. Set by `write`; read when the page is rendered."""
+
+    def close(self) -> None:
+        self.folder.cleanup()
+
+    def add(self, files: Files, config: MkDocsConfig) -> None:
+        """Add a page for each notebook; `write` fills its file once every page is known."""
+        for path in self.book.outcomes:
+            file = self._file(path)
+            if not file.exists():
+                write_whole(file, b"{}")
+            files.append(File(self._uri(path), str(file.parents[1]), config.site_dir, config.use_directory_urls))
+
+    def write(self, files: Files, config: MkDocsConfig) -> None:
+        """Write each executed notebook as mkdocs-jupyter expects it."""
+        for path, outcome in self.book.outcomes.items():
+            uri = self._uri(path)
+            file = files.get_file_from_path(uri)
+            assert file is not None
+            notebook = outcome.run.notebook if outcome.run else outcome.notebook
+            run = self.book.result(path) or Run(notebook, [[] for _ in notebook.code])
+            if known := self.rendered.get(path, run.notebook.text):
+                self.headings[uri], self.book.pages[path] = known
+                continue
+            md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+            _RelativePathTreeprocessor(file, files, config)._register(md)
+            prose, headings, asked = render_prose(self.book, run.notebook, md)
+            self.headings[uri] = headings
+            errors = [error_html(str(problem), problem.detail) for problem in outcome.problems]
+            body = json.dumps(document(run, prose, errors), sort_keys=True).encode()
+            target = self._file(path)
+            if target.read_bytes() != body:
+                write_whole(target, body)
+            self.rendered.put(path, run.notebook.text, asked, (headings, self.book.pages[path]))
+
+    def render_with(self, page: MkDocsPage) -> None:
+        """Let mkdocs-jupyter convert a notebook only once, as long as the notebook is the same."""
+        uri = page.file.src_uri
+        path = self.path_of(uri)
+        hidden = {cell.name or "" for cell in self.book.notebook(path).code if "hide-input" in cell.tags}
+        convert = page.render
+
+        def render(config: MkDocsConfig, files: Files) -> None:
+            def make() -> str:
+                convert(config, files)
+                return clean(page.content or "", hidden)
+
+            key = digest(
+                self._file(path).read_bytes(), repr(sorted(hidden)).encode(), Path(__file__).read_bytes(), *_CONVERTERS
+            )
+            page.content = kept(self.book.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+            headings = self.headings[uri]
+            page.toc = get_toc(headings)
+            page.title = next((heading["name"] for heading in headings if heading["level"] == 1), Path(path).name)
+
+        page.render = render  # type: ignore[method-assign]
+
+    def path_of(self, uri: str) -> str:
+        return f"{self.book.layout.notebooks}/{Path(uri).stem}.py"
+
+    def annotate(self, output: str, path: str, url: Callable[[str], str]) -> str:
+        """Return a finished page with links to the notes that use the notebook, and each cell; ``url`` gives theirs."""
+        stem = Path(path).stem
+
+        def links(users: list[str]) -> str:
+            titles = self.book.pages
+            return ", ".join(f'<a href="{url(user)}">{escape(titles[user].title)}</a>' for user in users)
+
+        uses = {
+            user: {use.cell for use in page.uses if use.notebook == path}
+            for user, page in self.book.pages.items()
+            if user != path and any(use.notebook == path for use in page.uses)
+        }
+        behind = f"The notebook behind {links(list(uses))}. " if uses else ""
+        top = (
+            f'<p class="weave-about">{behind}Run it: <code>python {path}</code>, or take it along: '
+            f'<a href="{stem}.ipynb" download>{stem}.ipynb</a>, <a href="{stem}.py" download>{stem}.py</a>.</p>'
+        )
+
+        def above(cell: str) -> str:
+            users = [user for user, cells in uses.items() if cell in cells]
+            used = f"used in {links(users)} · " if users else ""
+            href = f"weave:notebooks/{stem}/{cell}.py"
+            take = f'<a class="weave-needs" href="{href}" download>with what it needs</a>'
+            return f'<p class="weave-used">{used}{take}</p>'
+
+        output = output.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
+        return _CODE_CELL.sub(lambda match: match[0] + above(match[1]), output)
+
+    def _uri(self, path: str) -> str:
+        uri = self.book.layout.page_uri(path)
+        assert uri is not None
+        return uri
+
+    def _file(self, path: str) -> Path:
+        return Path(self.folder.name) / self._uri(path)
+
+
+def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, Any]:
+    """Return the executed notebook for mkdocs-jupyter: prose as HTML, figures as on the notes, cells by name."""
+    cells: list[dict[str, Any]] = [_html_cell("weave-top", f'<div class="weave-top">{"".join(errors)}</div>')]
+    count = 0
+    for number, cell in enumerate(run.notebook.cells):
+        if cell.kind == "markdown":
+            cells.append(_html_cell(f"prose-{number}", prose.get(number, "")))
+            continue
+        count += 1
+        if "remove-cell" in cell.tags:
+            continue
+        name = cell.name or f"cell-{count}"
+        cells.append(
+            {
+                "cell_type": "code",
+                "id": name,
+                "metadata": {},
+                "execution_count": count,
+                "source": cell.source,
+                "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
+            }
+        )
+    if end := prose.get(len(run.notebook.cells)):
+        cells.append(_html_cell("weave-end", end))
+    return {**_NOTEBOOK, "cells": cells}
+
+
+def download(run: Run) -> dict[str, Any]:
+    """Return the executed notebook as Jupyter expects it."""
+    cells: list[dict[str, Any]] = []
+    count = 0
+    for number, cell in enumerate(run.notebook.cells):
+        common = {"id": cell.name or f"cell-{number}", "metadata": {"tags": list(cell.tags)}, "source": cell.source}
+        if cell.kind == "markdown":
+            cells.append({"cell_type": "markdown", **common})
+        else:
+            count += 1
+            given = run.outputs[count - 1]
+            given = [
+                out | ({"execution_count": count} if out["output_type"] == "execute_result" else {}) for out in given
+            ]
+            cells.append({"cell_type": "code", **common, "execution_count": count, "outputs": given})
+    return {**_NOTEBOOK, "cells": cells}
+
+
+def download_bytes(run: Run) -> bytes:
+    return (json.dumps(download(run), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+_NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    },
+}
+
+
+def _html_cell(name: str, html: str) -> dict[str, Any]:
+    # On one line, or a blank line would end the HTML block and what follows would be parsed as Markdown again.
+    pieces = _PRE.split(html)
+    flat = "".join(part.replace("\n", "&#10;" if i % 2 else " ") for i, part in enumerate(pieces))
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": f'<div class="weave-prose">{flat}</div>'}
+
+
+def _for_page(output: dict[str, Any], prefix: str, name: str) -> dict[str, Any]:
+    data = output.get("data", {})
+    if CLAIM_MIME in data:
+        rows = "".join(
+            f'<li id="value-{key}"><code>{key}</code> = {show(tuple(value) if isinstance(value, list) else value)}</li>'
+            for key, value in data[CLAIM_MIME].items()
+        )
+        return _html_output(f'<ul class="weave-published" aria-label="published values">{rows}</ul>')
+    if output["output_type"] in ("stream", "error"):
+        return output
+    return _html_output(outputs.to_html(output, prefix, f'aria-label="what the cell {name} shows"'))
+
+
+def _html_output(html: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
+
+
+def clean(html: str, hidden: set[str]) -> str:
+    """Return mkdocs-jupyter's HTML without its 584 kB of styles and scripts a page; the theme's own take their place.
+
+    ``hidden`` names the cells whose code is folded away (tag ``hide-input``).
+    """
+    html = html[html.index('<div class="jupyter-wrapper">') :]
+    for superfluous in _SUPERFLUOUS:
+        html = superfluous.sub("", html)
+    name = ""
+
+    def piece(match: re.Match[str]) -> str:
+        nonlocal name
+        if match["cell"]:
+            name = match["cell"]
+            return f' id="{name}"'
+        code = f'<div class="highlight"><pre><code>{match["code"].strip()}</code></pre></div>'
+        return f'<details class="weave-code"><summary>code</summary>{code}</details>' if name in hidden else code
+
+    return _PIECE.sub(piece, html)
