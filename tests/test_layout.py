@@ -236,7 +236,7 @@ def test_this_repository_keeps_the_rule(rule: Callable[[Path], list[str]]) -> No
         (packages_are_free_of_each_other, "code/residual/c.py", "__import__('weave')"),
         (no_room_looks_up, "code/residual/files/blobs.py", "def f():\n    from residual.methods import fold\n"),
         (no_room_looks_up, "code/residual/methods/fold.py", "import residual.cli"),
-        (no_room_looks_up, "code/weave/note/links.py", "from weave.book.book import Site"),
+        (no_room_looks_up, "code/weave/note/links.py", "from weave.book.book import Book"),
         (no_room_looks_up, "code/weave/run/kernel.py", "import weave.serve.server"),
         (no_room_looks_up, "code/residual/taps.py", "from residual.model import Config"),
         (libraries_keep_to_their_rooms, "code/weave/note/links.py", "def f():\n    from mkdocs.utils import meta\n"),

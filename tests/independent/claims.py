@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note.numbers import holds, read
 from weave.source.layout import Layout
 
@@ -52,9 +52,9 @@ def says(note: str) -> dict[str, list[str]]:
 def published(note: str) -> dict[str, Number]:
     """What the notebook computed; it runs first where something that it reads has changed."""
     path = f"code/notebooks/{note.replace('-', '_')}.py"
-    site = Site(Layout(ROOT))
+    site = Book(Layout(ROOT))
     site.execute(only=[path])
-    run = site.run_of(path)
+    run = site.result(path)
     assert run, f"{path} does not run: {site.outcomes[path].problems}"
     return {name: entry.value for name, entry in run.published.items()}
 

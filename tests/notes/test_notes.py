@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from mkdocs.utils import meta
+from weave.site.opened import rendered_site
 
 from weave.author.snippets import run_snippets
 from weave.book.book import Site
 from weave.book.drafts import drafts
-from weave.site.opened import rendered_site
 from weave.source.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]

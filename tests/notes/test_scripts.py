@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from weave.site.opened import rendered_site
 
 from weave.book.book import Site
 from weave.note import snippets
@@ -25,7 +26,6 @@ from weave.run import provenance
 from weave.run.claim import CLAIM_MIME
 from weave.run.slices import pieces, script
 from weave.run.store import Run, digest, kept
-from weave.site.opened import rendered_site
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 6  # of how many cells one runs by itself in `make test`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from subprocess import CompletedProcess
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from weave.book.problems import problems
 from weave.note import katex
+from weave.serve.preview import Preview
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -46,7 +49,7 @@ NOTE_SLIPS = {
     "no-cell": Slip(f"![A figure.]({HEAT})", f"'{HEAT}' names no cell to show; write heat.py#cell; it has: *"),
     "embed-of-a-module": Slip(
         "![A module.](../../code/lab.py#decay)",
-        "'../../code/lab.py#decay' is no notebook; notebooks lie in code/notebooks/",
+        "'../../code/lab.py#decay' is not a notebook; notebooks are in code/notebooks/",
     ),
     "shows-nothing": Slip(f"![A figure.]({HEAT}#setup)", "cell 'setup' of heat.py shows nothing; end it in a value"),
     "publishes-but-shows-nothing": Slip(
@@ -59,7 +62,7 @@ NOTE_SLIPS = {
         f"[11 of 12]({HEAT}#=heads)", "the note says 11 of 12; heat.py computed 10 of 12 (heads); weave fix rewrites it"
     ),
     "no-number": Slip(
-        f"[half]({HEAT}#=rate)", "'half' is no number to check against heat.py#=rate; write it as 0.97, *"
+        f"[half]({HEAT}#=rate)", "'half' is not a number to check against heat.py#=rate; write it as 0.97, *"
     ),
     "malformed-tex": Slip("It is $\\frac{1}{2$ or so.", "bad math: *; correct the TeX"),
     "unknown-command": Slip(
@@ -90,8 +93,8 @@ NOTE_SLIPS = {
     "unknown-work": Slip(
         "As was shown\nby others [@elhage2021].", "no work 'elhage2021' in docs/references.bib; it has none", line=1
     ),
-    "no-citation": Slip("As was shown [@a b].", "'[@a b]' is no citation; write [@key], *"),
-    "unclosed-citation": Slip("As was shown [@a, p. 3.", "'[@a,' is no citation; write [@key], *"),
+    "no-citation": Slip("As was shown [@a b].", "'[@a b]' is not a citation; write [@key], *"),
+    "unclosed-citation": Slip("As was shown [@a, p. 3.", "'[@a,' is not a citation; write [@key], *"),
     "leaves-the-repository": Slip(
         "[Out](../../../elsewhere.md)", "'../../../elsewhere.md' leaves the repository; link to a file of it, or *"
     ),
@@ -99,14 +102,14 @@ NOTE_SLIPS = {
         "[Root](/notes/heat/)", "'/notes/heat/' starts at the server's root, which moves; link by *"
     ),
     "not-shown": Slip("[The settings](../../mkdocs.yml)", "mkdocs.yml is not shown on the site; link to a page, a *"),
-    "no-address": Slip("[Somewhere](http://[half)", "'http://[half' is no address; correct it"),
+    "no-address": Slip("[Somewhere](http://[half)", "'http://[half' is not an address; correct it"),
     "in-a-sentence": Slip(
         f"See ![this]({HEAT}#decay) here.", "an embedded cell is a paragraph of its own; put blank lines around it"
     ),
     "no-caption": Slip(f"![]({HEAT}#decay)", "an embedded cell has no caption; say in it what to see: ![caption](…)"),
     "embed-by-reference": Slip(
         f"![A figure][figure]\n\n[figure]: {HEAT}#decay",
-        "a cell is shown by its path alone; write ![caption](path.py#cell), without a reference",
+        "a cell is embedded by its path alone; write ![caption](path.py#cell), without a reference",
         line=2,
     ),
 }
@@ -253,6 +256,22 @@ def tree(site: Small) -> dict[str, bytes]:
 @pytest.fixture(scope="module", params=["build", "check"])
 def result(request: pytest.FixtureRequest, broken: Small, before: Any) -> CompletedProcess[str]:
     return {"build": broken.build, "check": broken.check}[request.param]()
+
+
+def test_the_server_finds_the_same_in_the_same_words(broken: Small, before: Any, result: Any) -> None:
+    with broken.here():
+        preview = Preview(str(broken.root / "mkdocs.yml"), 8765)
+        try:
+            preview.fresh()
+            end = time.monotonic() + 120
+            while preview.background.running:
+                assert time.monotonic() < end, preview.background.running
+                time.sleep(0.05)
+                preview.fresh()
+            found = [str(problem) for problem in problems(preview.book)]
+        finally:
+            preview.end()
+    assert sorted(found) == sorted(said(result))
 
 
 def said(result: CompletedProcess[str]) -> list[str]:
@@ -404,7 +423,7 @@ def test_what_depends_on_a_broken_notebook_that_never_ran_is_not_blamed(bare: Sm
 @pytest.mark.parametrize(
     ("data", "line", "what"),
     [
-        (b"def test_cools():\n    return 1\n\n\nx = = 3\n", 5, "a page links to it, but invalid syntax; mend it"),
+        (b"def test_cools():\n    return 1\n\n\nx = = 3\n", 5, "a page links to it, but invalid syntax; correct it"),
         (b"def test_cools():\n    return '\xe9'\n", 2, "not UTF-8 (byte 0xe9); save the file as UTF-8"),
     ],
 )

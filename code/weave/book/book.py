@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os.path import isfile
 from pathlib import Path
 
 from weave.note import code_pages
@@ -189,7 +190,7 @@ class Book:
         return f"no {what} is called '{name}'; {known}"
 
     def is_file(self, path: str) -> bool:
-        return (self.layout.root / path).is_file()
+        return isfile(self.layout.root / path)
 
     def unknown_file(self, path: str) -> str:
         folder = (self.layout.root / path).parent

@@ -24,7 +24,7 @@ def problems(book: Book) -> list[Problem]:
         every += outcome.problems
     for path, page in book.pages.items():
         every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
-        if path.endswith(".md"):
+        if path.endswith(".md") and book.is_file(path):
             every += above(book, path)
     every += drafts.links_to(book)
     return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))

@@ -50,7 +50,7 @@ class NoteExtension(Extension):
     """The extension ``weave`` for a page whose book is known (`current_page`); book/markdown.py finds it elsewhere."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self.config = {"book": [None, "Answers what a page asks about the other notes and the notebooks."]}
+        self.config = {"book": ["", "Answers what a page asks about the other notes and the notebooks."]}
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
@@ -72,7 +72,7 @@ class NoteExtension(Extension):
         book, path = self.getConfig("book"), "<markdown>"
         if book and "relpath" in self.md.treeprocessors:  # a blog's excerpt
             path = f"{book.layout.docs}/{self.md.treeprocessors['relpath'].file.src_uri}"
-        return Page(path, book=book)
+        return Page(path, book=book or None)
 
 
 class _Wiki(InlineProcessor):

@@ -27,8 +27,6 @@ from weave.serve.watch import Files
 from weave.site.build import build, configure
 from weave.source.problem import Refused, say
 
-_HERE = Path(__file__).parent
-
 
 class Preview:
     """Raises Refused if mkdocs.yml cannot be read.
@@ -46,6 +44,8 @@ class Preview:
         """One queue for each open page. Filled by `tell`."""
         self.wake: Callable[[], None] = lambda: None
         """Has the watcher call `refresh`. Set by the server."""
+        self.own = [str(Path(__file__).parents[1])]
+        """The folders of the server's code."""
         self.failure = ""
         """Why the last build did not work, shown on every page; the last good pages stay."""
         self.count = 0
@@ -158,7 +158,7 @@ class Preview:
 
     def _restart_if_own(self, changed: set[str]) -> None:
         """Start the server again if its own code changed, which cannot be imported twice."""
-        own = tuple(folder + os.sep for folder in (str(_HERE.parent), *map(os.path.dirname, self.hooks)))
+        own = tuple(folder + os.sep for folder in (*self.own, *map(os.path.dirname, self.hooks)))
         if any(path.startswith(own) and path.endswith((".py", ".mjs")) for path in changed):
             say("the server's own code changed; starting again")
             self.end(wait=False)  # for threads that may wait for the lock that is held here

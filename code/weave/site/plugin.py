@@ -151,9 +151,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     @event_priority(-100)
     def on_pre_page(self, page: MkDocsPage, config: MkDocsConfig, files: Files) -> MkDocsPage:
-        if page.file.src_uri in self.notebooks.headings:
+        is_notebook = page.file.src_uri in self.notebooks.headings
+        if is_notebook and self.mode != "check":
             self.notebooks.render_with(page)
-        elif page.file.src_uri.startswith("source/"):  # filled when it is known which ones are linked to
+        elif is_notebook or page.file.src_uri.startswith("source/"):  # sources are filled once all links are known
             page.render = lambda config, files: setattr(page, "content", "")  # type: ignore[method-assign]
             page.toc = get_toc([])
         elif self.mode == "serve" and (path := collected.source_of(self.book, page.file)):

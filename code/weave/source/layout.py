@@ -5,6 +5,11 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weave.source.problem import Refused
 
 
 @dataclass
@@ -53,6 +58,31 @@ class Layout:
         found = (path for folder in self.sources for path in (self.root / folder).rglob("*.py"))
         names = (path.relative_to(self.root).as_posix() for path in found)
         return sorted(name for name in names if self.is_source(name) and "__pycache__" not in name)
+
+
+def layout_here() -> Layout:
+    """Read the layout from the mkdocs.yml of this folder, without importing the plugins that it names.
+
+    Raises:
+        Refused: There is no mkdocs.yml here, or it is not YAML.
+    """
+    root = Path.cwd()
+    try:
+        config = yaml.load((root / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)  # every scalar is text
+    except FileNotFoundError:
+        raise Refused("no mkdocs.yml in this folder; go to the folder of the site") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise Refused(f"mkdocs.yml:{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    except UnicodeDecodeError:
+        raise Refused("mkdocs.yml:1: not UTF-8; save the file as UTF-8") from None
+    config = config if isinstance(config, dict) else {}
+    options: dict[str, Any] = {}
+    for plugin in config.get("plugins") or ():
+        if isinstance(plugin, dict) and isinstance(plugin.get("weave"), dict):
+            options = plugin["weave"]
+    sources = tuple(options.get("sources", Layout.sources))
+    return Layout(root, config.get("docs_dir", Layout.docs), options.get("notebooks", Layout.notebooks), sources)
 
 
 def relative_url(url: str, page: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from weave import cli
 from weave.author.fix import rewritten
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note import numbers
 from weave.note.page import Claim
 from weave.source.layout import Layout
@@ -157,7 +157,7 @@ def test_any_claims_on_any_lines(
         assert written
         line, good = 3 + i // per_line, numbers.holds(written, value)
         stale.append(Claim("docs/n.md", line, text, "code/notebooks/n.py", "c", f"v{i}", value, "", good))
-    before, after = rewritten(Site(Layout(root)), "docs/n.md", [claim for claim in stale if not claim.holds])
+    before, after = rewritten(Book(Layout(root)), "docs/n.md", [claim for claim in stale if not claim.holds])
     assert before == (root / "docs/n.md").read_bytes().decode()
     found = re.findall(r"\[([^]]*)\]\(\.\./code/notebooks/n\.py#=v(\d+)\)", after)
     assert [int(number) for _, number in found] == list(range(len(made)))

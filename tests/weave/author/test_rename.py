@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from weave import cli
-from weave.site.opened import open_site
+from weave.site.build import open_book
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -191,8 +191,7 @@ def test_every_note_of_this_site_can_be_renamed(tmp_path: Path, monkeypatch: pyt
         assert [str(path) for path, text in texts.items() if gone.search(text)] == []
         front = texts[tmp_path / f"docs/notes/{old}-renamed.md"]
         assert f"\n# Renamed {old}\n" in front
-    site, _ = open_site()
-    assert site.names.problems == []
+    assert open_book().names.problems == []
     for path, text in texts.items():
         for link in re.findall(r"\]\(([^)#?\s]+\.(?:md|py))[)#?]", text) if path.suffix == ".md" else []:
             if not link.startswith("http") and "/residual/" not in link:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from weave.book import stale as freshness
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.run import store
 from weave.source.layout import Layout
 
@@ -134,5 +134,5 @@ def test_going_back_makes_an_older_result_fresh_again(small: Small) -> None:
 
 def test_the_list_for_others_names_every_notebook(small: Small) -> None:
     small.write("code/notebooks/new.py", "# %% a\n1\n")
-    site = Site(Layout(small.root))
+    site = Book(Layout(small.root))
     assert freshness.reasons(site) == {HEAT: [], "code/notebooks/new.py": ["never ran"]}

@@ -6,8 +6,7 @@ import html as html_module
 import re
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,13 +14,12 @@ from hypothesis import strategies as st
 from markdown import Markdown
 from mkdocs.config import load_config
 
-from weave.book import pages
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.note import bibliography as references
-from weave.note.page import rendering
 from weave.source.layout import Layout
-from weave.source.problem import Problem
 from weave.source.terms import plain
+
+from .bench import Bench
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -73,23 +71,12 @@ FAULTS = {
 }
 
 
-class Bench:
-    """Renders notes as the build does, a few milliseconds each."""
-
-    def __init__(self, root: Path, config: Any) -> None:
-        self.md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
-        self.site = Site(Layout(root))
-        self.site.bibliography = references.read("docs/references.bib", BIB)
-
-    def render(self, text: str) -> tuple[str, list[Problem]]:
-        with rendering(pages.start(self.site, "docs/notes/x.md", text, text)) as page:
-            html = self.md.reset().convert(text)
-        return html, page.problems
-
-
 @pytest.fixture(scope="module")
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("root"), load_config(str(request.config.rootpath / "mkdocs.yml")))
+    config = load_config(str(request.config.rootpath / "mkdocs.yml"))
+    book = Book(Layout(tmp_path_factory.mktemp("root")))
+    book.bibliography = references.read("docs/references.bib", BIB)
+    return Bench(book, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs))
 
 
 def numbers(html: str) -> list[tuple[str, str]]:
@@ -182,7 +169,7 @@ def test_numbers_are_those_of_the_list(bench: Bench, keys: list[str], together: 
     assert problems == []
     order = list(dict.fromkeys(keys))
     assert numbers(html) == [(key, str(order.index(key) + 1)) for key in keys]
-    assert listed(html) == order == bench.site.pages["docs/notes/x.md"].cited
+    assert listed(html) == order == bench.book.pages["docs/notes/x.md"].cited
     ids = re.findall(r' id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)

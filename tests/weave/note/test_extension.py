@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markdown import Markdown
 from mkdocs.config import load_config
-from mkdocs.utils import meta
 
-from weave.book import pages
-from weave.book.book import Site
-from weave.note.page import rendering
+from weave.book.book import Book
+from weave.note.finish import without_marks
+from weave.note.lines import mark
+from weave.note.page import Page, rendering
 from weave.source.layout import Layout
-from weave.source.problem import Problem, nearest
+from weave.source.problem import nearest
+
+from .bench import Bench
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -104,19 +107,9 @@ SLIPS = {
 }
 
 
-class Bench:
-    """Renders notes as the build does, a few milliseconds each."""
-
-    def __init__(self, site: Site, config: Any) -> None:
-        self.site, self.config = site, config
-        self.md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
-
-    def render(self, text: str, path: str = "docs/notes/x.md") -> tuple[str, list[Problem]]:
-        markdown, _ = meta.get_data(text)
-        with rendering(pages.start(self.site, path, text, markdown)) as page:
-            html = self.md.reset().convert(markdown)
-        page.anchors = pages.anchors(html)
-        return html, self.site.problems()
+@dataclass
+class NoteBench(Bench):
+    config: Any
 
     def plain(self, without: str) -> Markdown:
         names = [name for name in self.config.markdown_extensions if name != without]
@@ -124,13 +117,14 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(new_small: Callable[[], Small], request: pytest.FixtureRequest) -> Bench:
+def bench(new_small: Callable[[], Small], request: pytest.FixtureRequest) -> NoteBench:
     small = new_small()
     config = load_config(str(request.config.rootpath / "mkdocs.yml"))
-    site = Site(Layout(small.root))
+    book = Book(Layout(small.root))
     with small.here():
-        site.execute()
-    return Bench(site, config)
+        book.execute()
+    md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+    return NoteBench(book, md, config)
 
 
 blocks = st.lists(st.sampled_from(GOOD_BLOCKS), max_size=6)
@@ -183,23 +177,23 @@ LINKLESS = [
     "`a](b` [c](https://example.org) ``](``",
     "[a](https://example.org/(x)) and ](b and [c](",
     "[ref][r] and [r]\n\n[r]: https://example.org 'r'",
-    "\ue000 and \U0010ffff",
+    "\ue000, \U0010ffff and an icon font's \U000f0002",
 ]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(LINKLESS), max_size=8))
-def test_a_page_without_links_of_ours_is_the_same_without_the_extension(bench: Bench, parts: list[str]) -> None:
+def test_a_page_without_links_of_ours_is_the_same_without_the_extension(bench: NoteBench, parts: list[str]) -> None:
     note = "# Title\n\n" + "\n\nNext.\n\n".join(dict.fromkeys(parts))
     html, problems = bench.render(note)
     assert problems == []
-    with rendering(pages.start(Site(Layout(bench.site.layout.root)), "docs/notes/x.md", note, note)):
-        assert pages.without_marks(html) == bench.plain("weave").convert(note)
+    with rendering(Page("docs/notes/x.md")):
+        assert without_marks(html) == bench.plain("weave").convert(note)
 
 
 @given(st.text(st.sampled_from("[]()!@;,`$*_#>|-\\<> \nab\t~:^.\"'/=?&%{}"), max_size=80))
 def test_no_text_makes_it_fail(bench: Bench, text: str) -> None:
     html, _ = bench.render(text)
-    assert not re.search("[\U000f0000-\U000ffffd]", html)
+    assert not any(digit in html for digit in mark(0x1234))
 
 
 @given(st.text(max_size=60))
@@ -248,7 +242,7 @@ def test_a_claim_in_a_table_a_list_and_math(bench: Bench) -> None:
     text = f"| a |\n|---|\n| [0.5]({HEAT}#=rate) |\n\n- [$0.5$]({HEAT}#=rate)\n- [*about* 0.52]({HEAT}#=rate)\n"
     html, problems = bench.render(text)
     assert problems == [] and html.count("weave-claim") == 3
-    assert [claim.line for claim in bench.site.pages["docs/notes/x.md"].claims] == [3, 5, 6]
+    assert [claim.line for claim in bench.book.pages["docs/notes/x.md"].claims] == [3, 5, 6]
 
 
 def test_an_embed_has_its_figure_caption_code_and_link(bench: Bench) -> None:

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown import Markdown
+from mkdocs.config import load_config
 
-from weave.book import pages
-from weave.note.page import rendering
-from weave.site.opened import open_site
+from weave.note import headings
+from weave.note.finish import without_marks
+from weave.site.build import open_book
 from weave.source import markdown
 from weave.source.problem import Problem
+
+from .bench import Bench
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -60,27 +64,25 @@ def linked(small: Small) -> Small:
     return add_pages(small)
 
 
-class Desk:
-    """Renders one note among the others, in this process."""
-
-    def __init__(self, small: Small) -> None:
-        with small.here():
-            self.site, self.md = open_site()
-            self.site.execute()
-            for path in ("docs/notes/tensor-products.md", "docs/notes/heat.md", "docs/pages/glossary.md"):
-                pages.render_page(self.site, path, self.md)
+class LinkBench(Bench):
+    """Renders one note among the others, with its links to headings resolved."""
 
     def render(self, text: str, path: str = "docs/notes/x.md") -> tuple[str, list[Problem]]:
-        with rendering(pages.start(self.site, path, text, text)) as page:
-            html = self.md.reset().convert(text)
-        page.anchors, page.headings = pages.anchors(html), pages.headings.read(html)
-        html = pages.headings.link(html, self.site.pages)
-        return pages.without_marks(html), self.site.problems()
+        html, wrong = super().render(text, path)
+        return without_marks(headings.link(html, self.book.pages)), wrong
 
 
 @pytest.fixture(scope="module")
-def desk(new_small: Callable[[], Small]) -> Desk:
-    return Desk(add_pages(new_small()))
+def desk(new_small: Callable[[], Small]) -> LinkBench:
+    small = add_pages(new_small())
+    with small.here():
+        book = open_book()
+        book.execute()
+        config = load_config("mkdocs.yml")
+    bench = LinkBench(book, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs))
+    for path in ("docs/notes/tensor-products.md", "docs/notes/heat.md", "docs/pages/glossary.md"):
+        bench.render(small.read(path), path)
+    return bench
 
 
 TO = "tensor-products.md"
@@ -117,14 +119,14 @@ TO = "tensor-products.md"
         ("[[#below|down]]", "x.md#below", "down"),
     ],
 )
-def test_where_it_leads(desk: Desk, written: str, href: str, text: str) -> None:
+def test_where_it_leads(desk: LinkBench, written: str, href: str, text: str) -> None:
     html, problems = desk.render(f"# Ex\n\nSee {written}.\n\n## Below\n")
     assert problems == []
     link = re.search(r'See <a class="weave-term" href="([^"]*)"[^>]*>(.*?)</a>\.', html)
     assert link and link.groups() == (href, text), html
 
 
-def test_in_a_table_the_pipe_is_escaped(desk: Desk) -> None:
+def test_in_a_table_the_pipe_is_escaped(desk: LinkBench) -> None:
     html, problems = desk.render("| a | b |\n|---|---|\n| [[tensor products\\|this]] | c |\n")
     assert problems == [] and re.search(rf'<td><a class="weave-term" href="{TO}"[^>]*>this</a></td>\s*<td>c</td>', html)
 
@@ -145,7 +147,7 @@ def test_in_a_table_the_pipe_is_escaped(desk: Desk) -> None:
         ("[[decay#x]]", "no page is called 'decay'"),
     ],
 )
-def test_a_link_that_leads_nowhere_is_told_with_what_there_is(desk: Desk, written: str, said: str) -> None:
+def test_a_link_that_leads_nowhere_is_told_with_what_there_is(desk: LinkBench, written: str, said: str) -> None:
     _, problems = desk.render(f"# Ex\n\nOne\ntwo {written}.\n\n## Below\n")
     assert len(problems) == 1 and problems[0].line == 4 and problems[0].message.startswith(said), problems
 
@@ -170,7 +172,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=6))
-def test_what_is_no_link_is_the_same_without_them(desk: Desk, parts: list[str]) -> None:
+def test_what_is_no_link_is_the_same_without_them(desk: LinkBench, parts: list[str]) -> None:
     """Code, formulas and brackets: the page is the one that Markdown makes without this syntax."""
     text = "# T\n\n" + "\n\nNext.\n\n".join(parts)
     html, problems = desk.render(text)
@@ -184,7 +186,7 @@ def test_what_is_no_link_is_the_same_without_them(desk: Desk, parts: list[str]) 
 
 
 @given(st.text(st.sampled_from("[]|#^()`\\! \nab$"), max_size=60))
-def test_no_text_makes_it_fail_or_loses_words(desk: Desk, text: str) -> None:
+def test_no_text_makes_it_fail_or_loses_words(desk: LinkBench, text: str) -> None:
     html, _ = desk.render(text)
     words = re.sub(r"<[^>]+>", "", html)
     assert not re.search("[\U000f0000-\U000ffffd\x02\x03]", html)
@@ -203,7 +205,7 @@ WORDS = [
 
 
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from(PIECES)), max_size=8))
-def test_the_source_is_read_as_it_is_rendered(desk: Desk, parts: list[str]) -> None:
+def test_the_source_is_read_as_it_is_rendered(desk: LinkBench, parts: list[str]) -> None:
     """What `weave rename` takes for a link is what the page has for one."""
     parts = [part for part in parts if "$" not in part or part in WORDS]  # TeX with brackets is no name of a note
     parts = [part for part in parts if "indented" not in part]

@@ -253,7 +253,7 @@ def test_tex_reaches_the_page_unchanged(tex: str, where: str) -> None:
     page, problems = convert(where % tex)
     assert not problems
     assert _Formulas(page).found == [tex]
-    annotation = re.search(r'<annotation encoding="application/x-tex">(.*?)</annotation>', render_html(page))
+    annotation = re.search(r'<annotation encoding="application/x-tex">(.*?)</annotation>', render_html(page, MACROS))
     assert annotation and html.unescape(annotation[1]) == tex
 
 
@@ -416,14 +416,14 @@ def test_display_math_on_its_own_line_is_a_block(text: str) -> None:
     page = convert(text)[0]
     assert '<tex-math class="display">x</tex-math>' in page
     assert not re.search(r"<p>[^/]*<tex-math", page)
-    assert render_html(page).count('<div class="math-display"') == 1
+    assert render_html(page, MACROS).count('<div class="math-display"') == 1
 
 
 @pytest.mark.parametrize("text", ["a $$x$$ b", "# $$x$$", "[$$x$$](b)", "| a |\n|---|\n| $$x$$ |"])
 def test_display_math_within_a_line_is_no_block(text: str) -> None:
     page = convert(text)[0]
     assert '<tex-math class="display inline">x</tex-math>' in page
-    assert "<div" not in render_html(page)
+    assert "<div" not in render_html(page, MACROS)
 
 
 def test_a_list_goes_on_behind_display_math() -> None:
@@ -432,7 +432,7 @@ def test_a_list_goes_on_behind_display_math() -> None:
 
 
 def test_the_rendered_page_is_html_and_mathml_with_our_macros() -> None:
-    page = render_html(convert(r"On $\R$ and $x<y$.")[0])
+    page = render_html(convert(r"On $\R$ and $x<y$.")[0], MACROS)
     assert "<tex-math" not in page
     assert page.count('<span class="katex">') == page.count("<math ") == 2
     assert '<mi mathvariant="double-struck">R</mi>' in page
@@ -441,7 +441,7 @@ def test_the_rendered_page_is_html_and_mathml_with_our_macros() -> None:
 
 def test_other_macros_give_another_page() -> None:
     def page(body: str) -> str:
-        return render_html(convert(r"$\m$", macros={r"\m": body})[0])
+        return render_html(convert(r"$\m$", macros={r"\m": body})[0], {r"\m": body})
 
     first = page(r"\alpha")
     assert page(r"\beta") != first
@@ -456,7 +456,7 @@ def test_a_definition_in_one_formula_ends_with_it() -> None:
 def test_options_of_a_fence() -> None:
     page = convert('```math {"leqno": true}\nx \\tag{1}\n```')[0]
     assert 'class="display leqno"' in page
-    assert "leqno" in render_html(page)
+    assert "leqno" in render_html(page, MACROS)
     page = convert('```math {"display-mode": false}\nx\n```')[0]
     assert page == "<p><tex-math>x</tex-math></p>"
 
@@ -471,7 +471,7 @@ def test_nothing_in_tex_reaches_out_of_the_page(tex: str) -> None:
 
 def test_a_page_without_formulas_starts_nothing() -> None:
     assert katex.Engine(Path("/nowhere")).process is None
-    assert render_html("<p>no math, $5</p>") == "<p>no math, $5</p>"
+    assert render_html("<p>no math, $5</p>", {}) == "<p>no math, $5</p>"
 
 
 def test_the_stylesheet_asks_only_for_files_that_are_there(tmp_path: Path) -> None:

@@ -177,13 +177,13 @@ def test_nobody_s_own_settings_reach_a_notebook(bare: Small, monkeypatch: pytest
 
 def test_a_failed_or_killed_cell_has_told_what_it_read(bare: Small) -> None:
     """Else the notebook would not run again once that file is mended."""
-    from weave.book.book import Site
+    from weave.book.book import Book
     from weave.source.layout import Layout
 
     bare.write("code/slow.py", "import time\ntime.sleep(100)\n")
     bare.write("code/notebooks/heat.py", "# %% slow\nimport slow\n")
     bare.write("code/notebooks/dead.py", "# %% dead\nimport lab, os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    site = Site(Layout(bare.root), cell_timeout=1)
+    site = Book(Layout(bare.root), cell_timeout=1)
     with bare.here():
         site.execute()
     slow, dead = site.outcomes["code/notebooks/heat.py"], site.outcomes["code/notebooks/dead.py"]

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weave.book.book import Site
-from weave.note.page import use_site
+from weave.book.book import Book
 from weave.run import store as store_module
 from weave.run.notebook import Notebook, parse
 from weave.run.store import Run, Store, code_digest, surroundings
@@ -127,9 +126,9 @@ def test_an_edit_runs_what_depends_on_it(
 def test_prose_is_shown_as_it_now_is_beside_stored_outputs(two: Small) -> None:
     two.replace("code/notebooks/one.py", "Prose of one", "Prose rewritten")
     with two.here():
-        site = Site(Layout(two.root))
+        site = Book(Layout(two.root))
         site.execute()
-        run = site.run_of("code/notebooks/one.py")
+        run = site.result("code/notebooks/one.py")
     assert run and "Prose rewritten" in run.notebook.cells[0].source and run.published["one"].value == 0.5
     assert run.published["one"].line == run.notebook.names["a"].line
 
@@ -253,19 +252,19 @@ def test_while_serving_a_failed_notebook_waits_for_a_change(two: Small, capfd: p
         return "one.py runs" in capfd.readouterr().err
 
     with two.here():
-        site = Site(Layout(two.root))
+        site = Book(Layout(two.root))
         assert not ran()
         two.write("code/lab.py", "import other\nRATE = other.X\n")
         two.write("code/other.py", "X = 1 / 0\n")
         assert ran() and site.outcomes["code/notebooks/one.py"].problems
-        good = site.run_of("code/notebooks/one.py")
+        good = site.result("code/notebooks/one.py")
         assert good and good.published["one"].value == 0.5
         two.write("docs/index.md", "# Other\n")
         two.write("code/unused.py", "X = 3\n")
         assert not ran() and site.outcomes["code/notebooks/one.py"].problems
         two.write("code/other.py", "X = 7\n")
         assert ran() and not site.outcomes["code/notebooks/one.py"].problems
-        good = site.run_of("code/notebooks/one.py")
+        good = site.result("code/notebooks/one.py")
         assert good and good.published["one"].value == 7
         two.replace("code/notebooks/one.py", "claim(one=", "1 / 0\nclaim(one=")
         assert ran() and not ran()
@@ -389,4 +388,3 @@ def test_two_processes_that_write_one_entry_leave_it_whole(tmp_path: Path) -> No
     assert [writer.returncode for writer in writers] == [0, 0]
     assert said == [] and seen > 0 and store.fresh(notebook)
     assert [path.name for path in (tmp_path / "runs/one").iterdir() if path.suffix != ".json"] == []
-    use_site(Site(Layout(tmp_path)))

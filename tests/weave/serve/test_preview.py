@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from weave.serve.server import Desk
+from weave.book.problems import problems as problems_of
+from weave.serve.preview import Preview
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -48,19 +49,19 @@ FILES = ("docs", "code", "tests", "mkdocs.yml", "data.txt")
 
 
 def normal(html: str) -> str:
-    """Without what differs on purpose: addresses, how long cells took, the desk's own script."""
-    html = re.sub(r'<script type="module" src="[^"]*_weave/desk\.js"></script>', "", html)
+    """Without what differs on purpose: addresses, how long cells took, the preview's own script."""
+    html = re.sub(r'<script type="module" src="[^"]*_weave/page\.js"></script>', "", html)
     html = html.replace(f"http://127.0.0.1:{PORT}/repo/", "https://example.org/repo/")
     return re.sub(r"<dt>took</dt><dd>[^<]*</dd>", "", html)
 
 
-def settled(desk: Desk) -> None:
+def settled(preview: Preview) -> None:
     end = time.monotonic() + 60
-    desk.fresh()
-    while desk.running:
-        assert time.monotonic() < end, desk.running
+    preview.fresh()
+    while preview.background.running:
+        assert time.monotonic() < end, preview.background.running
         time.sleep(0.02)
-        desk.fresh()
+        preview.fresh()
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -80,34 +81,34 @@ def put(root: Path, wanted: dict[str, bytes]) -> None:
             (root / name).write_bytes(data)
 
 
-def compare(desk: Desk, site: Small, clean: Small) -> None:
+def compare(preview: Preview, site: Small, clean: Small) -> None:
     """Every page, or every problem, beside those of a build that knows nothing of what was before."""
-    settled(desk)
+    settled(preview)
     put(clean.root, tree(site.root))
     shutil.rmtree(clean.root / "site", ignore_errors=True)
     built = clean.run("mkdocs", "build", "-q")
     said = sorted(re.findall(r"^(?:docs|code|tests)\S*:\d+: .*$", built.stderr, re.MULTILINE))
-    assert sorted(str(one) for one in desk.site.problems()) == said
+    assert sorted(str(one) for one in problems_of(preview.book)) == said
     if built.returncode:
         assert said, built.stderr
         return
     pages = {
         path.parent.relative_to(clean.root / "site").as_posix(): path for path in clean.root.rglob("site/**/index.html")
     }
-    assert {url.rstrip("/.") for url in desk.pages} == {name.rstrip(".") for name in pages}
+    assert {url.rstrip("/.") for url in preview.shown.pages} == {name.rstrip(".") for name in pages}
     for name, path in pages.items():
-        found = desk.answer("" if name == "." else f"{name}/")
+        found = preview.answer("" if name == "." else f"{name}/")
         assert found and normal(found[1].decode()) == normal(path.read_text("utf-8")), name
 
 
 @contextlib.contextmanager
-def desk_of(site: Small) -> Any:
+def preview_of(site: Small) -> Any:
     with site.here():
-        desk = Desk(str(site.root / "mkdocs.yml"), PORT)
+        preview = Preview(str(site.root / "mkdocs.yml"), PORT)
         try:
-            yield desk
+            yield preview
         finally:
-            desk.end()
+            preview.end()
 
 
 def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
@@ -116,13 +117,13 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
             super().__init__()
             self.site, self.clean = new_small(), new_small()
             self.stack = contextlib.ExitStack()
-            self.desk = self.stack.enter_context(desk_of(self.site))
+            self.preview = self.stack.enter_context(preview_of(self.site))
             self.states = [tree(self.site.root)]
 
         @initialize()
         def first(self) -> None:
             self.site.write("data.txt", "data")
-            settled(self.desk)
+            settled(self.preview)
             self.states = [tree(self.site.root)]
 
         def write(self, path: str, text: str) -> None:
@@ -143,11 +144,11 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
 
         def see(self, url: str) -> None:
             """A page that is rendered before all others is what it is when all are."""
-            self.desk.fresh(url)
-            quick = self.desk.answer(url)
-            self.desk.fresh()
-            whole = self.desk.answer(url)
-            if not self.desk.running:
+            self.preview.fresh(url)
+            quick = self.preview.answer(url)
+            self.preview.fresh()
+            whole = self.preview.answer(url)
+            if not self.preview.background.running:
                 assert quick and whole and normal(quick[1].decode()) == normal(whole[1].decode())
 
         @rule(note=st.sampled_from(["other", "third"]))
@@ -185,11 +186,11 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
 
         @rule()
         def look(self) -> None:
-            self.desk.fresh()
+            self.preview.fresh()
 
         def teardown(self) -> None:
             try:
-                compare(self.desk, self.site, self.clean)
+                compare(self.preview, self.site, self.clean)
             finally:
                 self.stack.close()
 
@@ -204,56 +205,56 @@ def test_nothing_is_ever_stale(new_small: Callable[[], Small]) -> None:
 
 
 @pytest.fixture
-def desk(small: Small) -> Any:
-    with desk_of(small) as desk:
-        settled(desk)
-        yield desk
+def preview(small: Small) -> Any:
+    with preview_of(small) as preview:
+        settled(preview)
+        yield preview
 
 
-def page(desk: Desk, path: str) -> str:
-    found = desk.answer(path)
+def page(preview: Preview, path: str) -> str:
+    found = preview.answer(path)
     assert found
     return found[1].decode()
 
 
-def test_a_page_is_marked_while_its_notebook_runs_and_other_pages_do_not_wait(small: Small, desk: Desk) -> None:
+def test_a_page_is_marked_while_its_notebook_runs_and_other_pages_do_not_wait(small: Small, preview: Preview) -> None:
     small.replace(HEAT, 'print("cooling", "down")', 'import time; time.sleep(2)\nprint("warming")')
     began = time.monotonic()
-    desk.fresh()
+    preview.fresh()
     small.replace("docs/index.md", "[Heat]", "[Warmth]")
-    desk.fresh()
-    assert "Warmth" in page(desk, "") and desk.running, "prose does not wait for cells"
-    assert "weave-running" in page(desk, "notes/heat/")
-    settled(desk)
+    preview.fresh()
+    assert "Warmth" in page(preview, "") and preview.background.running, "prose does not wait for cells"
+    assert "weave-running" in page(preview, "notes/heat/")
+    settled(preview)
     assert time.monotonic() - began > 1.9
-    assert "weave-running" not in page(desk, "notes/heat/") and "warming" in page(desk, "notebooks/heat/")
+    assert "weave-running" not in page(preview, "notes/heat/") and "warming" in page(preview, "notebooks/heat/")
 
 
-def test_an_edit_while_it_runs_ends_that_run(small: Small, desk: Desk) -> None:
+def test_an_edit_while_it_runs_ends_that_run(small: Small, preview: Preview) -> None:
     small.replace(HEAT, 'print("cooling", "down")', "import time; time.sleep(50)")
-    desk.fresh()
+    preview.fresh()
     small.replace(HEAT, "time.sleep(50)", "print('soon')")
     began = time.monotonic()
-    settled(desk)
-    assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert time.monotonic() - began < 20 and "soon" in page(preview, "notebooks/heat/")
 
 
-def test_an_edit_that_is_undone_while_it_runs_is_a_run_of_its_own(small: Small, desk: Desk) -> None:
+def test_an_edit_that_is_undone_while_it_runs_is_a_run_of_its_own(small: Small, preview: Preview) -> None:
     """The run before it was ended, which says nothing of this one."""
     slow = "import time; time.sleep(2); print('slow')"
     small.replace(HEAT, 'print("cooling", "down")', slow)
-    desk.fresh()
+    preview.fresh()
     time.sleep(0.5)
     small.replace(HEAT, slow, "print('quick')")
-    desk.fresh()
+    preview.fresh()
     small.replace(HEAT, "print('quick')", slow)
-    settled(desk)
-    html = page(desk, "notebooks/heat/")
+    settled(preview)
+    html = page(preview, "notebooks/heat/")
     assert "weave-error" not in html and "slow" in html
 
 
-def test_an_edit_before_the_process_is_there_ends_that_run(small: Small, desk: Desk, monkeypatch: Any) -> None:
-    kernels = desk.site.executor.kernels
+def test_an_edit_before_the_process_is_there_ends_that_run(small: Small, preview: Preview, monkeypatch: Any) -> None:
+    kernels = preview.book.executor.kernels
     real, begun = kernels.start, threading.Event()
 
     def start() -> Any:
@@ -262,30 +263,30 @@ def test_an_edit_before_the_process_is_there_ends_that_run(small: Small, desk: D
 
     monkeypatch.setattr(kernels, "start", start)
     small.replace(HEAT, "from weave import claim", "import time; time.sleep(50)\nfrom weave import claim")
-    desk.fresh()
+    preview.fresh()
     small.replace(HEAT, "time.sleep(50)", "print('soon')")
-    desk.fresh()
+    preview.fresh()
     began = time.monotonic()
     begun.set()
-    settled(desk)
-    assert time.monotonic() - began < 20 and "soon" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert time.monotonic() - began < 20 and "soon" in page(preview, "notebooks/heat/")
 
 
-def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small: Small, desk: Desk) -> None:
+def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small: Small, preview: Preview) -> None:
     counts = "n = int(open('n').read()); print(n + 1, file=open('n', 'w'))"
     small.write("n", "0")
     small.replace(HEAT, 'print("cooling", "down")', counts)
-    settled(desk)
+    settled(preview)
     runs = small.read("n")
     for _ in range(3):
-        settled(desk)
-    assert "kept changing while it ran" in page(desk, "notebooks/heat/") and small.read("n") == runs
+        settled(preview)
+    assert "kept changing while it ran" in page(preview, "notebooks/heat/") and small.read("n") == runs
     small.replace(HEAT, counts, "print('warming')")
-    settled(desk)
-    assert "weave-error" not in page(desk, "notebooks/heat/") and "warming" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert "weave-error" not in page(preview, "notebooks/heat/") and "warming" in page(preview, "notebooks/heat/")
 
 
-def test_files_that_come_and_go_while_it_looks_are_no_harm(small: Small, desk: Desk) -> None:
+def test_files_that_come_and_go_while_it_looks_are_no_harm(small: Small, preview: Preview) -> None:
     """As editors write them beside what they save."""
     over = threading.Event()
 
@@ -300,34 +301,34 @@ def test_files_that_come_and_go_while_it_looks_are_no_harm(small: Small, desk: D
     thread.start()
     try:
         for _ in range(300):
-            assert str(small.root / "docs/notes/heat.md") in desk._look()
+            assert str(small.root / "docs/notes/heat.md") in preview.watched.look()
     finally:
         over.set()
         thread.join()
 
 
-def test_a_slip_of_the_desk_itself_is_told_on_the_page_and_ends(small: Small, desk: Desk, monkeypatch: Any) -> None:
+def test_an_error_of_the_server_itself_is_shown_and_ends(small: Small, preview: Preview, monkeypatch: Any) -> None:
     def slip(*_: Any) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.site.executor, "run", slip)
+        patch.setattr(preview.book.executor, "run", slip)
         small.replace(HEAT, 'print("cooling", "down")', 'print("warming")')
-        settled(desk)
-    assert "no space left" in page(desk, "notebooks/heat/") and "weave-running" not in page(desk, "notes/heat/")
+        settled(preview)
+    assert "no space left" in page(preview, "notebooks/heat/") and "weave-running" not in page(preview, "notes/heat/")
     small.replace(HEAT, "warming", "heating")
-    settled(desk)
-    assert "weave-error" not in page(desk, "notebooks/heat/") and "heating" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert "weave-error" not in page(preview, "notebooks/heat/") and "heating" in page(preview, "notebooks/heat/")
 
 
-def test_a_folder_that_a_notebook_lists_is_looked_at(small: Small, desk: Desk) -> None:
+def test_a_folder_that_a_notebook_lists_is_looked_at(small: Small, preview: Preview) -> None:
     small.write("data/one.txt", "")
     small.replace(HEAT, 'print("cooling", "down")', "import os\nprint(len(os.listdir('data')), 'of them')")
-    settled(desk)
-    assert "1 of them" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert "1 of them" in page(preview, "notebooks/heat/")
     small.write("data/two.txt", "")
-    settled(desk)
-    assert "2 of them" in page(desk, "notebooks/heat/")
+    settled(preview)
+    assert "2 of them" in page(preview, "notebooks/heat/")
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -337,22 +338,22 @@ def test_a_page_is_found_whatever_its_file_is_called(small: Small, flat: bool) -
     small.write("docs/log/index.md", "# Log\n")
     if flat:
         small.replace("mkdocs.yml", "theme:", "use_directory_urls: false\ntheme:")
-    with desk_of(small) as desk:
-        settled(desk)
+    with preview_of(small) as preview:
+        settled(preview)
         path = "notes/Wärme fließt" + (".html" if flat else "/")
-        assert "Alles fließt." in page(desk, path)
+        assert "Alles fließt." in page(preview, path)
         small.replace("docs/notes/Wärme fließt.md", "Alles", "Wärme")
-        desk.fresh(path)
-        assert desk.ahead and "Wärme fließt." in page(desk, path)
+        preview.fresh(path)
+        assert preview.alone and "Wärme fließt." in page(preview, path)
         for home in ("", "index.html"):
-            assert "<title>Small" in page(desk, home)
-        assert "Log" in page(desk, "log/") and "Log" in page(desk, "log/index.html")
+            assert "<title>Small" in page(preview, home)
+        assert "Log" in page(preview, "log/") and "Log" in page(preview, "log/index.html")
 
 
-def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, desk: Desk) -> None:
+def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, preview: Preview) -> None:
     """It may be wrong itself, and moves the lines of what is wrong below it."""
     small.replace("docs/notes/heat.md", "[0.5]", "[0.7]")
-    settled(desk)
+    settled(preview)
     for line, said in (
         ("needs: [nope]", "3: needs 'nope', which is no note beside it"),
         ("needs:", "3: 'needs' "),
@@ -361,39 +362,39 @@ def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, desk: Desk) -> 
         ("date: 2026-11-31", "3: "),
     ):
         small.replace("docs/notes/heat.md", "title: Heat\n", f"title: Heat\n{line}\n")
-        settled(desk)
-        problems = [str(one) for one in desk.site.problems()]
-        assert desk.failure == "" and any(one.startswith(f"docs/notes/heat.md:{said}") for one in problems), problems
+        settled(preview)
+        problems = [str(one) for one in problems_of(preview.book)]
+        assert preview.failure == "" and any(one.startswith(f"docs/notes/heat.md:{said}") for one in problems), problems
         assert line.startswith("date") or any(":9: the note says 0.7" in one for one in problems), problems
         small.replace("docs/notes/heat.md", f"{line}\n", "")
 
 
 @pytest.mark.parametrize("name", ["v1.2.py", "my book.py", "höhe.py"])
-def test_a_number_follows_its_notebook_whatever_that_is_called(small: Small, desk: Desk, name: str) -> None:
+def test_a_number_follows_its_notebook_whatever_that_is_called(small: Small, preview: Preview, name: str) -> None:
     small.write(f"code/notebooks/{name}", "# %% a\nfrom weave import claim\nclaim(x=1)\n")
     small.write("docs/notes/other.md", f"# Other\n\n[1](<../../code/notebooks/{name}#=x>)\n")
-    settled(desk)
-    assert desk.site.problems() == []
+    settled(preview)
+    assert problems_of(preview.book) == []
     small.replace(f"code/notebooks/{name}", "x=1", "x=2")
-    settled(desk)
-    assert [one.line for one in desk.site.problems()] == [3] and "the note says 1" in page(desk, "notes/other/")
+    settled(preview)
+    assert [one.line for one in problems_of(preview.book)] == [3] and "the note says 1" in page(preview, "notes/other/")
 
 
 def test_a_site_without_a_first_page(small: Small) -> None:
     (small.root / "docs/index.md").unlink()
-    with desk_of(small) as desk:
-        settled(desk)
-        assert desk.answer("") is None and "How heat decays" in page(desk, "notes/heat/")
+    with preview_of(small) as preview:
+        settled(preview)
+        assert preview.answer("") is None and "How heat decays" in page(preview, "notes/heat/")
 
 
-def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk) -> None:
+def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, preview: Preview) -> None:
     before = small.read("mkdocs.yml")
     small.write("mkdocs.yml", before.replace("plugins:", "plugins: ["))
-    desk.fresh()
-    assert "mkdocs.yml" in page(desk, "notes/heat/") and "How heat decays" in page(desk, "notes/heat/")
+    preview.fresh()
+    assert "mkdocs.yml" in page(preview, "notes/heat/") and "How heat decays" in page(preview, "notes/heat/")
     small.write("mkdocs.yml", before.replace("site_name: Small", "site_name: Tiny"))
-    desk.fresh()
-    assert "weave-error" not in page(desk, "notes/heat/") and "Tiny" in page(desk, "notes/heat/")
+    preview.fresh()
+    assert "weave-error" not in page(preview, "notes/heat/") and "Tiny" in page(preview, "notes/heat/")
 
 
 @pytest.mark.parametrize(
@@ -405,19 +406,19 @@ def test_settings_that_cannot_be_read_stand_on_the_page(small: Small, desk: Desk
     ],
 )
 def test_settings_that_cannot_be_used_stand_on_the_page(
-    small: Small, desk: Desk, old: str, new: str, said: str
+    small: Small, preview: Preview, old: str, new: str, said: str
 ) -> None:
     before = small.read("mkdocs.yml")
     small.replace("mkdocs.yml", old, new)
-    desk.fresh()
-    assert said in page(desk, "notes/heat/") and "How heat decays" in page(desk, "notes/heat/")
+    preview.fresh()
+    assert said in page(preview, "notes/heat/") and "How heat decays" in page(preview, "notes/heat/")
     small.write("mkdocs.yml", before)
-    desk.fresh()
-    assert "weave-error" not in page(desk, "notes/heat/")
+    preview.fresh()
+    assert "weave-error" not in page(preview, "notes/heat/")
 
 
-def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> None:
-    html = page(desk, "notes/heat/")
+def test_everything_that_a_page_asks_for_is_there(small: Small, preview: Preview) -> None:
+    html = page(preview, "notes/heat/")
     asked = re.findall(r'(?:href|src)="(\.\./[^"#?]*)', html)
     assert len(asked) > 5
     for one in asked:
@@ -426,48 +427,54 @@ def test_everything_that_a_page_asks_for_is_there(small: Small, desk: Desk) -> N
         for part in path.split("/"):
             parts = parts[:-1] if part == ".." else [*parts, part]
         url = "/".join(parts) + ("/" if one.endswith("/") and parts else "")
-        assert desk.answer(url) is not None, one
-    assert b"cooling" in (desk.answer("search/search_index.json") or ("", b""))[1].lower() or desk.search is None
-    assert desk.answer("assets/ledger.json") and desk.answer("_weave/desk.js") and desk.answer("nowhere") is None
+        assert preview.answer(url) is not None, one
+    assert (
+        b"cooling" in (preview.answer("search/search_index.json") or ("", b""))[1].lower()
+        or preview.shown.search is None
+    )
+    assert (
+        preview.answer("assets/ledger.json") and preview.answer("_weave/page.js") and preview.answer("nowhere") is None
+    )
 
 
-def beginnings(own: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """With what it begins again, which it only says it does; its own code is this folder."""
+def beginnings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The commands by which it starts again, which are not executed."""
     began: list[Any] = []
-    monkeypatch.setattr("weave.serve.server._HERE", own)
-    monkeypatch.setattr("weave.serve.server.os.execv", lambda *command: began.append(command))
+    monkeypatch.setattr("weave.serve.preview.os.execv", lambda *command: began.append(command))
     return began
 
 
 def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    began = beginnings(small.root / "code", monkeypatch)
-    with desk_of(small) as desk:
-        settled(desk)
+    began = beginnings(monkeypatch)
+    with preview_of(small) as preview:
+        preview.own = [str(small.root / "code")]
+        settled(preview)
         small.replace("docs/index.md", "[Heat]", "[Warmth]")
-        settled(desk)
+        settled(preview)
         assert began == []
         small.write("code/lab.py", "RATE = 0.5  # the same\n")
-        desk.fresh()
+        preview.fresh()
         assert len(began) == 1 and began[0][1][1:4] == ["-m", "weave.cli", *began[0][1][3:4]]
 
 
 def test_it_begins_again_also_while_a_notebook_runs(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose thread may wait for the lock of the one that begins again."""
-    began = beginnings(small.root / "tests", monkeypatch)
-    with desk_of(small) as desk:
-        settled(desk)
+    began = beginnings(monkeypatch)
+    with preview_of(small) as preview:
+        preview.own = [str(small.root / "tests")]
+        settled(preview)
         small.replace(HEAT, 'print("cooling", "down")', "import time; time.sleep(50)")
-        desk.fresh()
+        preview.fresh()
         small.replace("tests/test_heat.py", "0.5 < 1", "0.5 < 2")
-        looking = threading.Thread(target=desk.fresh, daemon=True)
+        looking = threading.Thread(target=preview.fresh, daemon=True)
         looking.start()
         looking.join(20)
         assert began
 
 
 def test_nothing_is_left_of_it_when_it_ends(small: Small) -> None:
-    with desk_of(small) as desk:
-        settled(desk)
-        made = Path(desk.plugin.made.name)
+    with preview_of(small) as preview:
+        settled(preview)
+        made = Path(preview.site.plugin.notebooks.folder.name)
         assert any(made.rglob("heat.ipynb"))
     assert not made.exists()
