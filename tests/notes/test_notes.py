@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown import Markdown
+from mkdocs.config import load_config
 from mkdocs.utils import meta
-from weave.site.opened import rendered_site
 
 from weave.author.snippets import run_snippets
-from weave.book.book import Site
+from weave.book.book import Book
 from weave.book.drafts import drafts
+from weave.book.problems import problems
+from weave.site.build import checked
+from weave.source.front_matter import split
 from weave.source.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,19 +41,32 @@ notes = pytest.mark.parametrize("note", NOTES, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
-def site() -> Site:
+def site() -> Book:
     with contextlib.chdir(ROOT):
-        return rendered_site()
+        return checked()
 
 
-def test_everything_that_the_notes_say_holds(site: Site) -> None:
+def test_everything_that_the_notes_say_holds(site: Book) -> None:
     """As `weave check` does: claims, theorems, formulas, links; and every notebook runs."""
-    assert [str(problem) for problem in site.problems() if ROOT / problem.path not in DRAFTS] == []
+    assert [str(problem) for problem in problems(site) if ROOT / problem.path not in DRAFTS] == []
     assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(one).name for one in site.outcomes}
     assert all(outcome.run for path, outcome in site.outcomes.items() if ROOT / path not in DRAFTS)
 
 
-def test_the_notes_rest_on_their_notebooks(site: Site) -> None:
+@notes
+def test_without_mkdocs_the_extension_checks_the_same_claims(site: Book, note: Path, capsys: Any) -> None:
+    """Plain Python-Markdown, as in any other site generator: the same numbers, cells and theorems, nothing wrong."""
+    with contextlib.chdir(ROOT):
+        config = load_config("mkdocs.yml")
+        md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
+        html = md.convert(split(note.read_text(encoding="utf-8"))[0])
+    page = site.pages[name(note)]
+    assert html.count('class="weave-claim"') == len(page.claims)
+    assert html.count('<span class="weave-badge">') == len(page.theorems)
+    assert capsys.readouterr().err == "" and "weave-error" not in html
+
+
+def test_the_notes_rest_on_their_notebooks(site: Book) -> None:
     for note in NOTES:
         page = site.pages[name(note)]
         own = f"code/notebooks/{note.stem.replace('-', '_')}.py"
@@ -122,7 +139,7 @@ def test_embedded_figures_have_captions(note: Path) -> None:
 # -- theorems
 
 
-def test_every_theorem_s_test_is_collected_and_is_a_property(site: Site) -> None:
+def test_every_theorem_s_test_is_collected_and_is_a_property(site: Book) -> None:
     """A badge says "tested": pytest finds the test; for a "theorem", hypothesis draws what it holds for."""
     badges = [badge for page in site.pages.values() for badge in page.theorems]
     tests = sorted({badge.test for badge in badges})

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as etree
 
 from markdown import Markdown
 from markdown.postprocessors import Postprocessor
+from markdown.treeprocessors import Treeprocessor
 
 from weave.book.book import Book
 from weave.book.problems import dangling
@@ -36,13 +38,16 @@ class WeaveExtension(NoteExtension):
         super().__init__(**kwargs)
         self.own: Page | None = None
         """The page of the text being converted, if nobody else named it. Set by `begin`, read by `_Finish`."""
+        self.whole = False
+        """Whether the tree is done. Before that, toc runs all postprocessors on each heading."""
 
     def extendMarkdown(self, md: Markdown) -> None:
         super().extendMarkdown(md)
+        md.treeprocessors.register(_Done(md, self), "weave_done", -100)  # last
         md.postprocessors.register(_Finish(md, self), "weave_finish", -20)  # after line marks are deleted (-10)
 
     def begin(self, text: str) -> Page:
-        self.own = None
+        self.own, self.whole = None, False
         if current_page() or self.getConfig("book"):
             return super().begin(text)
         self.book = book = _open()
@@ -71,6 +76,15 @@ def _path_of(book: Book, text: str) -> str:
     return "text.md"
 
 
+class _Done(Treeprocessor):
+    def __init__(self, md: Markdown, ext: WeaveExtension) -> None:
+        super().__init__(md)
+        self.ext = ext
+
+    def run(self, root: etree.Element) -> None:
+        self.ext.whole = True
+
+
 class _Finish(Postprocessor):
     """Does what the site's plugin does to finished pages."""
 
@@ -80,7 +94,7 @@ class _Finish(Postprocessor):
 
     def run(self, text: str) -> str:
         page = self.ext.own
-        if page is None:
+        if page is None or not self.ext.whole:
             return text
         asked = self.ext.asked
         book = self.ext.book

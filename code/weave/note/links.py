@@ -109,8 +109,8 @@ class Links:
     def href(self, path: str, anchor: str) -> str:
         """Return a link from this page to the page that shows ``path``, as MkDocs resolves it."""
         uri = self.book.layout.page_uri(path)
-        own = self.book.layout.page_uri(self.page.path)
-        assert uri is not None and own is not None
+        own = self.book.layout.page_uri(self.page.path) or ""  # any other text is taken to be at the site's root
+        assert uri is not None
         relative = posixpath.relpath(uri, posixpath.dirname(own) or ".")
         return f"{relative}#{anchor}" if anchor else relative
 
