@@ -1,4 +1,4 @@
-"""The author's commands: each a few lines, their work in modules of their own."""
+"""The author's commands. Each imports what it needs when it is called, so that quick ones start quickly."""
 
 from __future__ import annotations
 
@@ -6,33 +6,20 @@ import shutil
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from weave.author import common as author
-from weave.author import jupyter, unfinished
-from weave.author import log as diary
-from weave.author import new as scaffold
-from weave.author import rename as renaming
-from weave.author import snippets as rehearse
-from weave.author import todo as todo_list
-from weave.author.fix import rewritten
-from weave.book import lint as linter
-from weave.book import stale as freshness
-from weave.book import verify as verification
-from weave.book.book import Book
-from weave.book.drafts import drafts
-from weave.book.problems import problems
-from weave.run.notebook import Notebook
-from weave.run.store import write_whole
-from weave.site.build import build, checked, configure, open_book
-from weave.source.front_matter import read
+from weave.author.completion import complete_note, complete_notebook
 from weave.source.problem import Problem, Refused, nearest, say
+
+if TYPE_CHECKING:
+    from weave.book.book import Book
+    from weave.run.notebook import Notebook
 
 
 class _Commands(click.Group):
-    """Shows what a command refuses as click shows its own errors."""
+    """Shows a refusal as click shows its own errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -43,124 +30,120 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Execute notebooks, check what the notes say against them, and mend what went stale."""
+    """Execute notebooks, check the numbers in the notes against them, and rewrite stale ones."""
 
 
 @main.command()
 @click.option("--addr", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where to serve.")
 def serve(addr: str) -> None:
     """Serve the site while you write: pages change as files do, notebooks run on from the first cell that changed."""
-    from weave.serve import server as desk
+    from weave.serve import server
 
     host, _, port = addr.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise click.ClickException(f"'{addr}' is no address; write it as 127.0.0.1:8000")
-    desk.serve(Path("mkdocs.yml"), host or "127.0.0.1", int(port))
+        raise Refused(f"'{addr}' is not an address; write it as 127.0.0.1:8000")
+    server.serve(Path("mkdocs.yml"), host or "127.0.0.1", int(port))
 
 
 @main.command()
-@click.argument("notebooks", nargs=-1, shell_complete=author.complete_notebook)
+@click.argument("notebooks", nargs=-1, shell_complete=complete_notebook)
 @click.option("--force", is_flag=True, help="Run even what is up to date.")
 def run(notebooks: tuple[str, ...], force: bool) -> None:
     """Run the notebooks whose inputs changed, or only those NAMED (zero_layer, or the path of its file).
 
-    What a single one gives out is shown as it appears.
+    The output of a single one is shown as it appears.
 
     \b
     weave run
     weave run zero_layer --force
     """
-    site = open_book()
+    from weave.site.build import open_book
+
+    book = open_book()
     if len(notebooks) == 1:
-        site.hear = _show_output
-    site.execute(_paths(site, notebooks) if notebooks else None, force)
-    fresh = sum(outcome.run is not None for outcome in site.outcomes.values())
-    _end(site, f"{fresh} of {len(site.outcomes)} notebooks up to date")
+        book.hear = _show_output
+    book.execute(_paths(book, notebooks) if notebooks else None, force)
+    fresh = sum(outcome.run is not None for outcome in book.outcomes.values())
+    _end(book, f"{fresh} of {len(book.outcomes)} notebooks up to date")
 
 
 @main.command()
 @click.option("--fresh", is_flag=True, help="Only say whether stored results are of today's inputs; execute nothing.")
 def check(fresh: bool) -> None:
     """Check every claim, theorem, formula and link without building the site."""
+    from weave.book import stale
+    from weave.site.build import checked, open_book
+
     if fresh:
-        site = open_book()
-        _tell(freshness.problems(site), "every notebook's result belongs to today's inputs")
+        _report(stale.problems(open_book()), "every notebook's result belongs to today's inputs")
         return
-    site = checked()
-    found = [claim for page in site.pages.values() for claim in page.claims]
-    theorems = sum(len(page.theorems) for page in site.pages.values())
-    _end(site, f"{len(found)} numbers hold, {theorems} references to theorems have a test, on {len(site.pages)} pages")
+    book = checked()
+    claims = [claim for page in book.pages.values() for claim in page.claims]
+    theorems = sum(len(page.theorems) for page in book.pages.values())
+    _end(book, f"{len(claims)} numbers hold, {theorems} references to theorems have a test, on {len(book.pages)} pages")
 
 
 @main.command()
 def lint() -> None:
     """Find bare numbers in the prose that a notebook computed: to be made claims, or waved through."""
-    _tell(linter.problems(checked()), "no bare number equals a value that a notebook computed")
+    from weave.book import lint
+    from weave.site.build import checked
+
+    _report(lint.problems(checked()), "no bare number equals a value that a notebook computed")
 
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--twice", is_flag=True, help="Run a second time, and name the cells that then give something else.")
 def verify(notebooks: tuple[str, ...], twice: bool) -> None:
-    """Run all notebooks, or only those NAMED, without stored results, and hold every claim against what they compute.
+    """Run all notebooks, or only those NAMED, without stored results, and check every claim against them.
 
-    What is stored stays as it is.
+    Stored results stay as they are.
     """
-    whole = configure(Path("mkdocs.yml"), "check")
-    site = whole.book
-    chosen = _paths(site, notebooks)
-    some = [one for one in site.notebooks() if one.path in chosen]
-    verdict = verification.verify(site, some, lambda: build(whole), twice)
-    click.echo(verification.table(verdict))
-    held = sum(one.holds for one in verdict.claims)
-    _tell(verdict.problems, f"{held} of {len(verdict.claims)} numbers hold" + ", and twice alike" * twice)
+    from weave.book import verify
+    from weave.site.build import build, configure
+
+    site = configure(Path("mkdocs.yml"), "check")
+    book = site.book
+    chosen = _paths(book, notebooks)
+    some = [notebook for notebook in book.notebooks() if notebook.path in chosen]
+    verdict = verify.verify(book, some, lambda: build(site), twice)
+    click.echo(verify.table(verdict))
+    held = sum(claim.holds for claim in verdict.claims)
+    _report(verdict.problems, f"{held} of {len(verdict.claims)} numbers hold" + ", and twice alike" * twice)
 
 
 @main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def fix(yes: bool) -> None:
-    """Show stale claims as a diff, then rewrite them to what the notebooks computed."""
-    site = checked()
-    for outcome in site.outcomes.values():  # what they computed before is no reason to change a note
-        for problem in outcome.problems:
-            say(f"{problem} (claims of this notebook are left alone)")
-    stale = [
-        claim
-        for page in site.pages.values()
-        for claim in page.claims
-        if not claim.holds and site.outcomes[claim.notebook].run
-    ]
-    changes = {path: rewritten(site, path, stale) for path in sorted({claim.page for claim in stale})}
-    changes = {path: (before, after) for path, (before, after) in changes.items() if before != after}
-    for path, (before, after) in changes.items():
-        renaming.show_diff(path, before, after)
-    if not changes:
-        click.echo("no stale claims" if not stale else "nothing that could be rewritten")
-        return
-    if not yes and not click.confirm(f"rewrite {len(changes)} file{'s' * (len(changes) > 1)}?"):
-        return
-    for path, (before, after) in changes.items():
-        target = site.layout.root / path
-        if target.read_bytes() != before.encode():
-            raise click.ClickException(f"{path} was edited in the meantime and is left alone; run weave fix again")
-        write_whole(target, after.encode())
+    """Show stale claims as a diff, then rewrite them to the values that the notebooks computed."""
+    from weave.author import fix
+    from weave.site.build import checked
+
+    fix.fix(checked(), yes)
 
 
 @main.command()
-@click.argument("old", shell_complete=author.complete_note)
+@click.argument("old", shell_complete=complete_note)
 @click.argument("new")
 @click.argument("title", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rename(old: str, new: str, title: str | None, yes: bool) -> None:
     """Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named; give it a TITLE."""
-    renaming.rename(open_book(), old, new, title, yes)
+    from weave.author import rename
+    from weave.site.build import open_book
+
+    rename.rename(open_book(), old, new, title, yes)
 
 
 @main.command()
 def todo() -> None:
     """List every open task (- [ ]) of the notes, the log and the pages, with its place."""
-    for item in todo_list.items(open_book().layout):
-        click.echo(item)
+    from weave.author import todo
+    from weave.source.layout import layout_here
+
+    for task in todo.tasks(layout_here()):
+        click.echo(task)
 
 
 @main.command()
@@ -176,22 +159,25 @@ def new(title: str, part: str | None) -> None:
     weave new "Attention sinks" --part "A mathematical framework"
     weave run attention_sinks && weave check
     """
-    for line in scaffold.new(author.layout(), title, part):
-        click.echo(line)
+    from weave.author import new
+    from weave.source.layout import layout_here
+
+    _echo(new.new(layout_here(), title, part))
 
 
-@main.command("log")
+@main.command()
 @click.argument("title", required=False)
-def log_(title: str | None) -> None:
+def log(title: str | None) -> None:
     """Begin today's log entry, with what the last one left to do.
 
     \b
     weave log "Why the heads are silent"
     weave log                              asks for the title
     """
-    _, said = diary.begin(author.layout(), _title(title))
-    for line in said:
-        click.echo(line)
+    from weave.author import log
+    from weave.source.layout import layout_here
+
+    _echo(log.begin(layout_here(), _title(title))[1])
 
 
 @main.command()
@@ -199,19 +185,16 @@ def log_(title: str | None) -> None:
 def start(title: str | None) -> None:
     """Begin a work session: the time goes into today's log entry.
 
-    TITLE is for the entry where there is none yet; it is asked for if it is needed and not given.
+    TITLE is for the entry if there is none yet; it is asked for if it is needed and not given.
 
     \b
     weave start
     weave start "Why the heads are silent"
     """
+    from weave.author import log
+    from weave.source.layout import layout_here
 
-    def asked() -> str:
-        click.echo("there is no log entry for today yet; it is made now")
-        return _title(title)()
-
-    for line in diary.start(author.layout(), asked):
-        click.echo(line)
+    _echo(log.start(layout_here(), _title(title, "there is no log entry for today yet; it is made now")))
 
 
 @main.command()
@@ -221,8 +204,10 @@ def stop() -> None:
     \b
     weave stop
     """
-    for line in diary.stop(author.layout()):
-        click.echo(line)
+    from weave.author import log
+    from weave.source.layout import layout_here
+
+    _echo(log.stop(layout_here()))
 
 
 @main.command("next")
@@ -232,9 +217,11 @@ def next_() -> None:
     \b
     weave next
     """
-    site = open_book()
-    for line in unfinished.overview(site.layout, unfinished.why_stale(site), shutil.get_terminal_size().columns):
-        click.echo(line)
+    from weave.author import todo
+    from weave.site.build import open_book
+
+    book = open_book()
+    _echo(todo.overview(book.layout, _stale(book), shutil.get_terminal_size().columns))
 
 
 @main.command()
@@ -244,16 +231,14 @@ def stale() -> None:
     \b
     weave stale
     """
-    site = open_book()
-    found = unfinished.why_stale(site)
-    for path, why in sorted(found.items()):
-        click.echo(f"{path}: {', '.join(why)}")
-    if not found:
-        click.echo("nothing is stale")
+    from weave.site.build import open_book
+
+    reasons = _stale(open_book())
+    _echo([f"{path}: {', '.join(why)}" for path, why in sorted(reasons.items())] or ["nothing is stale"])
 
 
 @main.command()
-@click.argument("page", shell_complete=author.complete_note)
+@click.argument("page", shell_complete=complete_note)
 def snippets(page: str) -> None:
     """Run a note's Python snippets from top to bottom, in one namespace, as the tests do.
 
@@ -261,8 +246,13 @@ def snippets(page: str) -> None:
     weave snippets zero-layer
     weave snippets docs/notes/zero-layer.md
     """
-    place = author.layout()
-    path = author.page(place, page)
+    from weave.author import snippets
+    from weave.author.completion import find_page
+    from weave.source.front_matter import read
+    from weave.source.layout import layout_here
+
+    layout = layout_here()
+    path = find_page(layout, page)
     count = 0
 
     def announce(line: int) -> None:
@@ -270,7 +260,7 @@ def snippets(page: str) -> None:
         count += 1
         click.secho(f"{path}:{line}", dim=True)
 
-    problem = rehearse.run_snippets(path, read(place.root / path).replace("\r\n", "\n"), announce)
+    problem = snippets.run_snippets(path, read(layout.root / path).replace("\r\n", "\n"), announce)
     if problem:
         click.echo(f"{problem.detail}{problem}", err=True)
         sys.exit(1)
@@ -278,15 +268,19 @@ def snippets(page: str) -> None:
 
 
 @main.command("open")
-@click.argument("notebook", shell_complete=author.complete_notebook)
+@click.argument("notebook", shell_complete=complete_notebook)
 def open_(notebook: str) -> None:
     """Open a notebook in JupyterLab, or else in VS Code. It stays the Python file that it is.
 
     \b
     weave open zero_layer
     """
-    place = author.layout()
-    sys.exit(jupyter.open_in_jupyter(place, author.notebook(place, notebook)))
+    from weave.author.completion import find_notebook
+    from weave.author.jupyter import open_in_jupyter
+    from weave.source.layout import layout_here
+
+    layout = layout_here()
+    sys.exit(open_in_jupyter(layout, find_notebook(layout, notebook)))
 
 
 @main.command()
@@ -299,48 +293,71 @@ def completion(shell: str) -> None:
     eval "$(weave completion zsh)"         in ~/.zshrc, below compinit
     weave completion fish | source         in ~/.config/fish/config.fish
     """
-    click.echo(author.completion(main, shell))
+    from weave.author import completion
+
+    click.echo(completion.script(main, shell))
 
 
 def _show_output(notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
-    """What a cell gives out, as it appears; figures by their kind."""
+    """Print a cell's output as it appears; figures by their kind."""
     if output is None:
-        name = notebook.code[number].name or ""
-        click.secho(
-            f"{notebook.path}:{notebook.code[number].line} {name} ({number + 1} of {len(notebook.code)})", dim=True
-        )
+        cell = notebook.code[number]
+        place = f"{notebook.path}:{cell.line} {cell.name or ''}"
+        click.secho(f"{place} ({number + 1} of {len(notebook.code)})", dim=True)
     elif output["output_type"] == "stream":
         click.echo(output["text"], nl=False)
-    elif output["output_type"] != "error":  # which is told at the end, with its place
+    elif output["output_type"] != "error":  # errors are reported at the end, with their place
         pictures = [kind for kind in output["data"] if kind.startswith("image/")]
         click.echo(f"[{pictures[0]}]" if pictures else output["data"].get("text/plain", ""))
 
 
-def _title(given: str | None) -> Callable[[], str]:
-    return lambda: given or click.prompt("title of today's entry")
+def _title(given: str | None, before_asking: str = "") -> Callable[[], str]:
+    """Return a function that returns the title given, or asks for one."""
+
+    def title() -> str:
+        if before_asking:
+            click.echo(before_asking)
+        return given or click.prompt("title of today's entry")
+
+    return title
 
 
-def _paths(site: Book, names: tuple[str, ...]) -> set[str]:
-    """The notebooks of these names, or all."""
-    paths = {Path(one.path).stem: one.path for one in site.notebooks()}
+def _stale(book: Book) -> dict[str, list[str]]:
+    """Return the stale notebooks, each with the reasons."""
+    from weave.book import stale
+
+    return {path: why for path, why in stale.reasons(book).items() if why}
+
+
+def _paths(book: Book, names: tuple[str, ...]) -> set[str]:
+    """Return the paths of the notebooks of these names, or of all if there are no names."""
+    paths = {Path(notebook.path).stem: notebook.path for notebook in book.notebooks()}
     for name in names:
         if Path(name).stem not in paths:
-            raise click.ClickException(f"no notebook '{name}' in {site.layout.notebooks}; {nearest(name, paths)}")
+            raise Refused(f"no notebook '{name}' in {book.layout.notebooks}; {nearest(name, paths)}")
     return {paths[Path(name).stem] for name in names} or set(paths.values())
 
 
-def _end(site: Book, good: str) -> None:
-    _tell(problems(site), good, drafts(site.layout))
+def _echo(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
-def _tell(found: list[Problem], good: str, unpublished: Collection[str] = ()) -> None:
-    """Say every problem; those of drafts do no harm."""
-    problems = [problem for problem in found if problem.path not in unpublished]
-    for problem in found:
-        mark = "" if problem in problems else "draft: "
+def _end(book: Book, good: str) -> None:
+    from weave.book.drafts import drafts
+    from weave.book.problems import problems
+
+    _report(problems(book), good, drafts(book.layout))
+
+
+def _report(problems: list[Problem], good: str, unpublished: Collection[str] = ()) -> None:
+    """Print every problem and exit, or print that all is good; problems of drafts do not count."""
+    counted = [problem for problem in problems if problem.path not in unpublished]
+    for problem in problems:
+        mark = "" if problem in counted else "draft: "
         say(mark + str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
-    if problems:
-        say(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
+    if counted:
+        say(f"{len(counted)} problem{'s' * (len(counted) > 1)}")
         sys.exit(1)
     click.echo(good)
 

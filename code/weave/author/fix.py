@@ -1,40 +1,77 @@
-"""`weave fix`: stale claims rewritten to what the notebooks computed."""
+"""``weave fix``: rewrite stale claims to the values that the notebooks computed."""
 
 from __future__ import annotations
 
+import difflib
 import io
 import posixpath
-import re
+
+import click
 
 from weave.book.book import Book
 from weave.note import numbers
 from weave.note.page import Claim
-from weave.source.problem import say
+from weave.source import markdown
+from weave.source.files import write_atomically
+from weave.source.layout import Layout
+from weave.source.problem import Refused, say
 
-_CLAIM_LINK = re.compile(
-    r"\[(?P<text>[^\[\]]*)\](?P<target>\(\s*<?(?P<notebook>[^()<>#?]*)(?:\?\w+)?#=(?P<name>\w+)[^()]*\))"
-)
+
+def fix(book: Book, yes: bool) -> None:
+    """Show what changes, ask, and rewrite it. A failing notebook's claims are left alone: its values are old."""
+    for outcome in book.outcomes.values():
+        for problem in outcome.problems:
+            say(f"{problem} (claims of this notebook are left alone)")
+    claims = [claim for page in book.pages.values() for claim in page.claims]
+    stale = [claim for claim in claims if not claim.holds and book.outcomes[claim.notebook].run]
+    pages = {path: rewritten(book, path, stale) for path in sorted({claim.page for claim in stale})}
+    changes = {path: (before, after) for path, (before, after) in pages.items() if before != after}
+    for path, (before, after) in changes.items():
+        show_diff(path, before, after)
+    if not changes:
+        click.echo("no stale claims" if not stale else "nothing that could be rewritten")
+        return
+    if not yes and not click.confirm(f"rewrite {len(changes)} file{'s' * (len(changes) > 1)}?"):
+        return
+    for path, (before, after) in changes.items():
+        target = book.layout.root / path
+        if target.read_bytes() != before.encode():
+            raise Refused(f"{path} was edited in the meantime and is left alone; run weave fix again")
+        write_atomically(target, after.encode())
 
 
-def rewritten(site: Book, path: str, stale: list[Claim]) -> tuple[str, str]:
-    """A page's text before and after its stale claims are made true."""
-    before = (site.layout.root / path).read_bytes().decode()
+def rewritten(book: Book, path: str, stale: list[Claim]) -> tuple[str, str]:
+    """Return a page's text before and after its stale claims are corrected."""
+    before = (book.layout.root / path).read_bytes().decode()
     lines = list(io.StringIO(before, newline=""))  # whatever ends them, it stays
-    for claim in dict.fromkeys(one for one in stale if one.page == path):
+    for claim in dict.fromkeys(claim for claim in stale if claim.page == path):
         written = numbers.read(claim.text)
         assert written is not None
-        new = numbers.rewrite(written, claim.value)
-
-        def replace(link: re.Match[str], claim: Claim = claim, new: str = new) -> str:
-            notebook = posixpath.normpath(
-                posixpath.join(posixpath.dirname(path), link["notebook"] or posixpath.basename(path))
-            )
-            cites = (posixpath.splitext(notebook)[0] + ".py", link["name"]) == (claim.notebook, claim.name)
-            return f"[{new}]{link['target']}" if cites and link["text"].strip() == claim.text else link[0]
-
-        row = claim.line - 1
-        rewritten = _CLAIM_LINK.sub(replace, lines[row])
-        if rewritten == lines[row]:
+        new, row = numbers.rewrite(written, claim.value), claim.line - 1
+        links = [link for link in markdown.tokens(lines[row], "link") if link["text"].strip() == claim.text]
+        edits = {link.parts["text"]: new for link in links if _cites(book.layout, link["target"], claim)}
+        if not edits:
             say(f"{path}:{claim.line}: cannot find '{claim.text}' on this line to rewrite it; make it {new} by hand")
-        lines[row] = rewritten
+        lines[row] = edited(lines[row], edits)
     return before, "".join(lines)
+
+
+def _cites(layout: Layout, target: str, claim: Claim) -> bool:
+    """Return whether a link's destination is the value of a claim."""
+    address, _, name = target.partition("#=")
+    path = posixpath.join(posixpath.dirname(claim.page), address.partition("?")[0])
+    notebook = posixpath.splitext(posixpath.normpath(path))[0] + ".py" if address else layout.notebook_of(claim.page)
+    return name == claim.name and notebook == claim.notebook
+
+
+def edited(text: str, edits: dict[tuple[int, int], str]) -> str:
+    """Return a text with new words in place of these spans."""
+    for (start, end), new in sorted(edits.items(), reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def show_diff(path: str, before: str, after: str) -> None:
+    """Print the changes of a file in color."""
+    for line in difflib.unified_diff(before.splitlines(), after.splitlines(), path, path, lineterm="", n=1):
+        click.secho(line, fg={"+": "green", "-": "red", "@": "cyan"}.get(line[:1]))

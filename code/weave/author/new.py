@@ -1,26 +1,20 @@
-"""``weave new``: a note, its notebook and their lines in the navigation, to begin with and green as they are."""
+"""``weave new``: a note, its notebook and their lines in the navigation, which pass `weave check` from the start."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-import click
 import yaml
 
-from weave.author.common import slug
-from weave.run.store import write_whole
+from weave.source.files import write_atomically
 from weave.source.layout import Layout
-from weave.source.problem import nearest
+from weave.source.problem import Refused, nearest
 
-_LINES = re.compile(
-    r"[^\n\r\x85\u2028\u2029]*(?:\r\n|[\n\r\x85\u2028\u2029])|[^\n\r\x85\u2028\u2029]+\Z"
-)  # as YAML has them
-
-_NO_LIST = "it has no list, a line for each page, to put it into"
+_LINES = re.compile(r"[^\n\r\x85\u2028\u2029]*(?:\r\n|[\n\r\x85\u2028\u2029])|[^\n\r\x85\u2028\u2029]+\Z")  # YAML's
 
 NOTE = """\
 ---
@@ -91,83 +85,91 @@ plt.show()
 """
 
 
-def new(place: Layout, title: str, part: str | None) -> list[str]:
-    """Write what a note begins with; says what was written, a line each.
+def slug(title: str) -> str:
+    """Return a title as a file's name: ``Attention sinks`` is ``attention-sinks``, ``Poincaré's`` is ``poincares``."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().replace("'", "")
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def fill(template: str, words: dict[str, str]) -> str:
+    """Return a template with each of these words replaced by its value."""
+    return re.sub("|".join(sorted(words, key=len, reverse=True)), lambda word: words[word[0]], template)
+
+
+def new(layout: Layout, title: str, part: str | None) -> list[str]:
+    """Write the files of a new note and return what to report, a line each.
 
     Raises:
-        click.ClickException: The title names nothing, something of its name is there already, or there is no such part.
+        Refused: The title names nothing, something has its name already, or there is no such part.
     """
-    title = "".join(one for one in " ".join(title.split()) if one.isprintable())
+    title = "".join(character for character in " ".join(title.split()) if character.isprintable())
     name = slug(title)
     stem = name.replace("-", "_")
     if not name:
-        raise click.ClickException(f"'{title}' has no letter or digit to name files by")
-    note, notebook = f"{place.docs}/notes/{name}.md", f"{place.notebooks}/{stem}.py"
+        raise Refused(f"'{title}' has no letter or digit to name files by")
+    note, notebook = f"{layout.docs}/notes/{name}.md", f"{layout.notebooks}/{stem}.py"
     for path in (note, notebook):
-        if (place.root / path).exists():
-            raise click.ClickException(f"{path} is there already and stays as it is; choose another title")
+        if (layout.root / path).exists():
+            raise Refused(f"{path} exists already and stays as it is; choose another title")
     if _is_module(stem):
         what = f"a notebook {stem}.py would hide Python's module '{stem}' from every notebook"
-        raise click.ClickException(f"{what}; choose another title")
-    config = place.root / "mkdocs.yml"
+        raise Refused(f"{what}; choose another title")
+    config = layout.root / "mkdocs.yml"
     before = config.read_bytes()
-    after, said = _in_nav(before.decode(), f"notes/{name}.md", f"notebooks/{stem}.ipynb", part)
+    after, report = add_to_nav(before.decode(), f"notes/{name}.md", f"notebooks/{stem}.ipynb", part)
 
-    up = "../" * (note.count("/"))
+    up = "../" * note.count("/")
     words = {"TITLE": title, "NAME": name, "NOTEBOOK": up + notebook, "TESTS": f"{up}tests/test_{stem}.py"}
-    _write_new(place.root / note, _filled(NOTE, words))
     words["NOTE"] = "../" * notebook.count("/") + note
-    _write_new(place.root / notebook, _filled(NOTEBOOK, words))
+    for path, template in ((note, NOTE), (notebook, NOTEBOOK)):
+        (layout.root / path).parent.mkdir(parents=True, exist_ok=True)
+        with open(layout.root / path, "x", encoding="utf-8") as file:
+            file.write(fill(template, words))
     if after.encode() != before:
         if config.read_bytes() != before:
-            raise click.ClickException("mkdocs.yml was edited in the meantime; add the note to its nav by hand")
-        write_whole(config, after.encode())
-    return [f"{note}: a draft, shown by weave serve and left out of the build", notebook, *said]
-
-
-def _filled(text: str, words: dict[str, str]) -> str:
-    return re.sub("|".join(sorted(words, key=len, reverse=True)), lambda word: words[word[0]], text)
-
-
-def _write_new(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
+            raise Refused("mkdocs.yml was edited in the meantime; add the note to its nav by hand")
+        write_atomically(config, after.encode())
+    return [f"{note}: a draft, shown by weave serve and left out of the build", notebook, *report]
 
 
 def _is_module(stem: str) -> bool:
     if stem in sys.stdlib_module_names:
         return True
-    found = importlib.util.find_spec(stem)
-    return found is not None and found.origin is not None  # a mere folder of that name hides nothing
+    spec = importlib.util.find_spec(stem)
+    return spec is not None and spec.origin is not None  # a folder of that name hides nothing
 
 
 # -- the navigation, which is edited as text: comments and spaces in it are the author's
 
 
-def _in_nav(text: str, note: str, notebook: str, part: str | None) -> tuple[str, list[str]]:
-    """mkdocs.yml with a line for each, and where they went."""
-    groups = list(_groups(text))
-    if not groups:
+def add_to_nav(text: str, note: str, notebook: str, part: str | None) -> tuple[str, list[str]]:
+    """Return mkdocs.yml with a line for each of two pages, and what to report.
+
+    Raises:
+        Refused: There is no part of this name.
+    """
+    lists = list(nav_lists(text))
+    if not lists:
         if part:
-            raise click.ClickException("mkdocs.yml has no nav, and so no part to choose")
+            raise Refused("mkdocs.yml has no nav, and so no part to choose")
         return text, ["mkdocs.yml has no nav: MkDocs lists every page by itself"]
-    if part and part not in (of_notes := _last_rows(groups, "notes/")):
-        raise click.ClickException(f"mkdocs.yml: no part '{part}' with notes; {nearest(part, of_notes, 'nav')}")
-    said = []
+    if part and part not in (known := _last_rows(lists, "notes/")):
+        raise Refused(f"mkdocs.yml: no part '{part}' with notes; {nearest(part, known, 'nav')}")
+    report = []
     for path, chosen in ((note, part), (notebook, None)):
-        parts = _last_rows(_groups(text), path.partition("/")[0] + "/")
+        parts = _last_rows(nav_lists(text), path.partition("/")[0] + "/")
         name = chosen or max(parts, key=parts.__getitem__, default="")
-        changed = _insert(text, parts[name], path) if parts else None
-        said.append(
-            f"mkdocs.yml: {path} in {name}" if changed else f"mkdocs.yml: add {path} to nav by hand; {_NO_LIST}"
-        )
-        text = changed or text
-    return text, said
+        if changed := _insert(text, parts[name], path) if parts else None:
+            text = changed
+            report.append(f"mkdocs.yml: {path} in {name}")
+        else:
+            why = "it has no list, a line for each page, to put it into"
+            report.append(f"mkdocs.yml: add {path} to nav by hand; {why}")
+    return text, report
 
 
-def _groups(text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Each list of nav with its name: for every page in it the line (from 0) and the path."""
+def nav_lists(text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Yield each list of nav with its name: the row (from 0) and path of every page in it."""
     root = yaml.compose(text, yaml.SafeLoader)
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value == "nav" and isinstance(value, yaml.SequenceNode):
@@ -175,28 +177,25 @@ def _groups(text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
 
 
 def _lists(name: str, node: yaml.SequenceNode) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    own = []
+    pages = []
     for item in node.value:
-        if isinstance(item, yaml.ScalarNode):
-            own.append((item.start_mark.line, item.value))
-        elif isinstance(item, yaml.MappingNode):
-            for key, value in item.value:
-                if isinstance(value, yaml.ScalarNode):
-                    own.append((value.start_mark.line, value.value))
-                elif isinstance(value, yaml.SequenceNode):
-                    yield from _lists(key.value, value)
-    if own:
-        yield name, own
+        for key, value in item.value if isinstance(item, yaml.MappingNode) else [(item, item)]:
+            if isinstance(value, yaml.ScalarNode):
+                pages.append((value.start_mark.line, value.value))
+            elif isinstance(value, yaml.SequenceNode):
+                yield from _lists(key.value, value)
+    if pages:
+        yield name, pages
 
 
-def _last_rows(groups: Iterable[tuple[str, list[tuple[int, str]]]], folder: str) -> dict[str, int]:
-    """For each list that has pages of a folder, the line of the last."""
-    rows = {name: [row for row, path in items if path.startswith(folder)] for name, items in groups}
+def _last_rows(lists: Iterable[tuple[str, list[tuple[int, str]]]], folder: str) -> dict[str, int]:
+    """Return the row of the last page of a folder in each list that has any."""
+    rows = {name: [row for row, path in pages if path.startswith(folder)] for name, pages in lists}
     return {name: max(found) for name, found in rows.items() if found}
 
 
 def _insert(text: str, row: int, path: str) -> str | None:
-    """The text with a line for ``path`` below line ``row``, and nothing else changed in it; None where it cannot be."""
+    """Return the text with a line for ``path`` below a row, and nothing else changed; None if that is impossible."""
     lines = _LINES.findall(text)
     body = lines[row].rstrip("\r\n")
     indent, dash, _ = body.partition("- ")
@@ -206,5 +205,5 @@ def _insert(text: str, row: int, path: str) -> str | None:
     lines[row] = body + end
     lines.insert(row + 1, f"{indent}- {path}{end}")
     changed = "".join(lines)
-    was, now = ([path for _, items in _groups(one) for _, path in items] for one in (text, changed))
-    return changed if sorted(now) == sorted([*was, path]) else None
+    before, after = ([path for _, pages in nav_lists(one) for _, path in pages] for one in (text, changed))
+    return changed if sorted(after) == sorted([*before, path]) else None

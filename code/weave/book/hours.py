@@ -1,26 +1,26 @@
-"""Hours at work, from the ``sessions`` in the front matter of log entries: ``sessions: ["19:11-21:54", "22:10-"]``.
+"""Hours of work, from the ``sessions`` in the front matter of log entries: ``sessions: ["19:11-21:54", "22:10-"]``.
 
-A session past midnight counts for the day on which it began; one without an end is running and counts nothing yet.
+A session past midnight counts for the day on which it began; one without an end is running and does not count yet.
+The schema of a log entry has the grammar of a session, so that editors and `weave check` complain alike.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from weave.source.front_matter import split
-from weave.source.problem import Problem
+from weave.source.front_matter import schema
+from weave.source.git import git
 
-_SESSION = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)\s*[-–]\s*(?:([01]?\d|2[0-3]):([0-5]\d))?")
-_WRITE = 'write "HH:MM-HH:MM", or "HH:MM-" while it runs'
 _WEEKS, _CELL, _LEFT, _TOP = 26, 15, 30, 18
+"""The calendar: weeks in a row, and in pixels the size of a day, the width of its names, the height of its months."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,29 @@ class Session:
         return f"{_clock(self.start)}–{'' if self.end is None else _clock(self.end)}"
 
 
+@cache
+def _grammar() -> re.Pattern[str]:
+    return re.compile(schema("log-entry")["properties"]["sessions"]["items"]["pattern"])
+
+
 def parse(text: str) -> Session | None:
-    """One session; None where it is malformed."""
-    found = _SESSION.fullmatch(text.strip())
-    if not found:
+    """Return the session that a text describes; None if it is malformed."""
+    match = _grammar().fullmatch(text)
+    if not match:
         return None
-    start, end = (None if found[i] is None else int(found[i]) * 60 + int(found[i + 1]) for i in (1, 3))
-    assert start is not None
-    return Session(start, end)
+    end = None if match[3] is None else int(match[3]) * 60 + int(match[4])
+    return Session(int(match[1]) * 60 + int(match[2]), end)
 
 
-def problems(path: str, text: str) -> list[Problem]:
-    """What is wrong with the ``sessions`` in a page's front matter."""
-    if "sessions:" not in text:
-        return []
-    text = text.removeprefix("\ufeff")
-    markdown, data = split(text)
-    lines = text[: len(text) - len(markdown)].splitlines()
-    first = next((i for i, line in enumerate(lines) if line.startswith("sessions:")), 0)
-    given = data.get("sessions")
-    if given is not None and not isinstance(given, list):
-        return [Problem(path, first + 1, 'sessions is no list; write sessions: ["HH:MM-HH:MM"]')]
-    found = []
-    for one in given or []:
-        if not isinstance(one, str) or parse(one) is None:
-            written = re.compile(rf"(?<![\w:–-]){re.escape(str(one))}(?![\w:–-])")
-            line = next((i for i, line in enumerate(lines[first:], first) if written.search(line)), first)
-            found.append(Problem(path, line + 1, f"'{one}' is no session; {_WRITE}"))
-    return found
+def sessions(listed: Any) -> list[Session]:
+    """Return the well-formed sessions of a list in front matter; its check reports the others."""
+    texts = [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
+    return [session for text in texts if (session := parse(text))]
 
 
 @dataclass
 class Entry:
-    """A log entry with the hours that went into its day."""
+    """A log entry with the sessions of its day."""
 
     title: str
     url: str
@@ -79,24 +69,19 @@ class Entry:
 
     @property
     def minutes(self) -> int:
-        return sum(one.minutes for one in self.sessions)
+        return sum(session.minutes for session in self.sessions)
 
     @property
     def running(self) -> bool:
-        return any(one.end is None for one in self.sessions)
-
-
-def sessions(given: Any) -> list[Session]:
-    """The well-formed ones of what front matter has; the others are reported as ``problems``."""
-    return [one for text in given if isinstance(text, str) and (one := parse(text))] if isinstance(given, list) else []
+        return any(session.end is None for session in self.sessions)
 
 
 def by(entries: Iterable[Entry], name: Callable[[datetime.date], str]) -> dict[str, int]:
-    """Minutes by what ``name`` makes of a date, the latest first."""
-    found: Counter[str] = Counter()
+    """Return the minutes of all entries summed by the name of their dates, the latest first."""
+    sums: Counter[str] = Counter()
     for entry in sorted(entries, key=lambda entry: entry.date, reverse=True):
-        found[name(entry.date)] += entry.minutes
-    return dict(found)
+        sums[name(entry.date)] += entry.minutes
+    return dict(sums)
 
 
 def day(date: datetime.date) -> str:
@@ -120,59 +105,60 @@ def _clock(minutes: int) -> str:
 
 
 def _time(minutes: int) -> str:
-    """A length of time, to be read by people: ``2 h 43 min``."""
+    """Return a length of time in words: ``2 h 43 min``."""
     hours, rest = divmod(minutes, 60)
     return " ".join(filter(None, (f"{hours} h" if hours else "", f"{rest} min" if rest or not hours else "")))
 
 
 def _times(entry: Entry) -> str:
-    return ", ".join(f"{one}{' (running)' if one.end is None else ''}" for one in entry.sessions)
+    return ", ".join(f"{session}{' (running)' if session.end is None else ''}" for session in entry.sessions)
 
 
 def overview(entries: list[Entry], address: Callable[[str], str]) -> str:
-    """Calendar and hours by month, week and day; ``address`` leads from this page to an entry's URL."""
-    worked = sorted((one for one in entries if one.sessions), key=lambda one: one.date, reverse=True)
+    """Return a calendar and the hours by month, week and day; ``address`` turns an entry's URL into a link."""
+    worked = sorted((entry for entry in entries if entry.sessions), key=lambda entry: entry.date, reverse=True)
     if not worked:
         return ""
-    rows = []
-    for one in worked:
-        link = f'<a href="{escape(address(one.url))}">{escape(one.title)}</a>'
-        when = f"<small>{_times(one)}</small>"
-        rows.append(f"<tr><td>{one.date}</td><td>{link} {when}</td>{_number(one.minutes)}</tr>")
-    running = "".join(f" One of {one.date} is running." for one in worked if one.running)
-    days = (
-        '<table class="weave-hours wide"><thead><tr><th>day</th><th>entry and sessions</th>'
-        f'<th class="number">hours</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    rows = "".join(
+        f'<tr><td>{entry.date}</td><td><a href="{escape(address(entry.url))}">{escape(entry.title)}</a> '
+        f"<small>{_times(entry)}</small></td>{_number(entry.minutes)}</tr>"
+        for entry in worked
     )
-    return (
-        f'<h2 id="hours">Hours</h2><p>{_in_all(worked)}.{running}</p>{calendar(worked)}'
-        f'<div class="weave-sums">{_sums("month", by(worked, month))}{_sums("week", by(worked, week))}</div>{days}'
+    running = "".join(f" One of {entry.date} is running." for entry in worked if entry.running)
+    days = _table("day</th><th>entry and sessions", rows, " wide")
+    sums = "".join(
+        _table(
+            name.__name__,
+            "".join(f"<tr><td>{date}</td>{_number(spent)}</tr>" for date, spent in by(worked, name).items()),
+        )
+        for name in (month, week)
     )
+    summary = f'<h2 id="hours">Hours</h2><p>{_in_all(worked)}.{running}</p>'
+    return f'{summary}{calendar(worked)}<div class="weave-sums">{sums}</div>{days}'
 
 
 def _in_all(entries: list[Entry]) -> str:
-    days = len({one.date for one in entries})
-    return f"{_time(sum(one.minutes for one in entries))} on {days} day{'s' * (days != 1)}"
+    days = len({entry.date for entry in entries})
+    return f"{_time(sum(entry.minutes for entry in entries))} on {days} day{'s' * (days != 1)}"
 
 
 def _number(minutes: int) -> str:
     return f'<td class="number">{_clock(minutes)}</td>'
 
 
-def _sums(name: str, found: dict[str, int]) -> str:
-    rows = "".join(f"<tr><td>{one}</td>{_number(spent)}</tr>" for one, spent in found.items())
-    head = f'<thead><tr><th>{name}</th><th class="number">hours</th></tr></thead>'
-    return f'<table class="weave-hours">{head}<tbody>{rows}</tbody></table>'
+def _table(head: str, rows: str, kind: str = "") -> str:
+    head = f'<thead><tr><th>{head}</th><th class="number">hours</th></tr></thead>'
+    return f'<table class="weave-hours{kind}">{head}<tbody>{rows}</tbody></table>'
 
 
 def calendar(entries: list[Entry]) -> str:
-    """A square for each day, a column for each week: half a year up to the last entry, and earlier ones below it.
+    """Draw a square for each day and a column for each week: half a year up to the last entry, earlier ones below it.
 
-    It is one picture to those who hear the page; the tables beside it have its numbers.
+    To those who hear the page it is one picture; the tables beside it have its numbers.
     """
     spent = by(entries, day)
-    running = {day(one.date) for one in entries if one.running}
-    first, last = min(one.date for one in entries), max(one.date for one in entries)
+    running = {day(entry.date) for entry in entries if entry.running}
+    first, last = min(entry.date for entry in entries), max(entry.date for entry in entries)
     weeks = (_monday(last) - _monday(first)).days // 7 + 1
     bands = -(-weeks // _WEEKS)
     marks = []
@@ -198,18 +184,17 @@ def calendar(entries: list[Entry]) -> str:
 
 def _square(x: int, y: int, date: datetime.date, minutes: int | None, running: bool) -> str:
     level = 0 if minutes is None else 1 + sum(minutes >= 60 * hours for hours in (1, 2, 4))
-    said = "" if minutes is None else f"<title>{date}: {'running' if running else _time(minutes)}</title>"
+    title = "" if minutes is None else f"<title>{date}: {'running' if running else _time(minutes)}</title>"
     kind = f"day-{level} running" if running else f"day-{level}"
-    return f'<rect class="{kind}" x="{x}" y="{y}" width="{_CELL - 3}" height="{_CELL - 3}" rx="2">{said}</rect>'
+    return f'<rect class="{kind}" x="{x}" y="{y}" width="{_CELL - 3}" height="{_CELL - 3}" rx="2">{title}</rect>'
 
 
 def _monday(date: datetime.date) -> datetime.date:
     return date - datetime.timedelta(date.weekday())
 
 
-def about(entry: Entry, notes: list[tuple[str, str]], faults: list[Problem]) -> str:
-    """The lines under an entry's title: when it was worked, and the notes (title, address) that changed on that day."""
-    parts = [f'<p class="weave-error">{escape(str(one))}</p>' for one in faults]
+def about(entry: Entry, notes: list[tuple[str, str]]) -> str:
+    """Return the lines under an entry's title: its hours, and the notes (title, address) that changed on that day."""
     lines = []
     if entry.sessions:
         length = f": {_time(entry.minutes)}" if entry.minutes else ""
@@ -217,26 +202,21 @@ def about(entry: Entry, notes: list[tuple[str, str]], faults: list[Problem]) -> 
     if notes:
         links = ", ".join(f'<a href="{escape(url)}">{escape(title)}</a>' for title, url in notes)
         lines.append(f"Notes changed on this day: {links}.")
-    if lines:
-        parts.append(f'<p class="weave-worked">{"<br>".join(lines)}</p>')
-    return "".join(parts)
+    return f'<p class="weave-worked">{"<br>".join(lines)}</p>' if lines else ""
 
 
 def touched(root: Path, *folders: str) -> dict[datetime.date, list[str]]:
-    """Files in these folders by the days on which commits changed them; nothing where git does not know (in a shallow
-    clone the oldest commit looks as if it had changed everything)."""
+    """Return the files in these folders by the days of the commits that changed them.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-c", "core.quotePath=false", *arguments]
-        return subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False).stdout
-
-    found: dict[datetime.date, list[str]] = {}
-    if git("rev-parse", "--is-shallow-repository").strip() != "false":
-        return found
+    A shallow clone has no such days: its oldest commit looks as if it had changed everything.
+    """
+    files: dict[datetime.date, list[str]] = {}
+    if git(root, "rev-parse", "--is-shallow-repository")[:1] != ["false"]:
+        return files
     date = datetime.date.min
-    for line in git("log", "--no-merges", "--format=@%as", "--name-only", "--relative", "--", *folders).splitlines():
+    for line in git(root, "log", "--no-merges", "--format=@%as", "--name-only", "--relative", "--", *folders):
         if line.startswith("@"):
             date = datetime.date.fromisoformat(line[1:])
-        elif line and line not in found.setdefault(date, []):
-            found[date].append(line)
-    return found
+        elif line and line not in files.setdefault(date, []):
+            files[date].append(line)
+    return files

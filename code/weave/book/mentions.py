@@ -1,4 +1,4 @@
-"""At the foot of a note: the pages that link to it, each with the sentence in which it does.
+"""The foot of a note: the pages that link to it, each with the sentence that does.
 
 Read from the rendered pages, before anything is added to them that the author did not write.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from html import escape, unescape
-from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 from weave.source.layout import relative_url
@@ -21,127 +20,90 @@ _BLOCKS = {
     *("h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "tr"),
 }
 _SKIPPED = {"headerlink", "footnote-ref", "footnote-backref", "weave-badge", "weave-cell", "weave-code", "weave-error"}
-_WHOLE = {"tex-math", "code"}
-_WHOLES = re.compile("[\U000f0000-\U000ffffd]")
-_FIRST = 0xF0000
+_PIECE = re.compile(
+    r"<(?P<void>svg|pre|script|style)\b.*?</(?P=void)>|<!--.*?-->"
+    r"|<(?P<whole>tex-math|code)\b(?P<given>[^>]*)>(?P<inside>.*?)</(?P=whole)>"
+    r"|<(?P<end>/?)(?P<tag>\w[\w-]*)(?P<attributes>(?:\"[^\"]*\"|'[^']*'|[^>\"'])*)>|(?P<text>[^<]+|<)",
+    re.DOTALL,
+)
+_WHOLE, _BLOCK = "\x01", "\x02"
+"""Characters for a formula or a piece of code, so that no sentence ends in it, and for the border of a block."""
+_LINK = re.compile("\x03(?P<number>[0-9]+)\x04(?P<text>[^\x03\x05]*)\x05")
+_MARKS = re.compile("\x03[0-9]+\x04|\x05")
 _FEW = 3
 _ABBREVIATED = r"(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bcf\.)(?<!\bal\.)(?<!\bFig\.)(?<!\bvs\.)(?<!\b[A-Z]\.)"
 _SENTENCE = re.compile(rf"(?:(?<=[.!?…])|(?<=[.!?…][”’\")\]])){_ABBREVIATED}\s+(?=[^\sa-z])")
-_NO_TEXT = re.compile(r"<(svg|pre|script|style)\b.*?</\1>", re.DOTALL)
-
-
-@dataclass
-class _Block:
-    text: str = ""
-    """Its words; a formula or a piece of code is one character, the number of its HTML in ``wholes``."""
-    links: list[tuple[int, int, str]] = field(default_factory=list)
-
-
-class _Reader(HTMLParser):
-    """Finds each link together with the text block it stands in."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=False)
-        self.blocks = [_Block()]
-        self.done: list[_Block] = []
-        self.open: list[str] = []
-        self.skipping, self.depth = "", 0
-        self.wholes: list[str] = []
-        self.whole: list[str] = []
-        self.linking: list[tuple[int, str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if self.skipping:
-            if tag == self.skipping:
-                self.depth += 1
-        elif self.whole:
-            self.whole.append(self.get_starttag_text() or "")
-        elif _SKIPPED & set((given.get("class") or "").split()):
-            self.skipping, self.depth = tag, 1
-        elif tag in _WHOLE:
-            name = f' class="{escape(given["class"] or "")}"' if given.get("class") and tag == "tex-math" else ""
-            self.whole, self.whole_tag = [f"<{tag}{name}>"], tag
-        elif tag in _BLOCKS:
-            self.open.append(tag)
-            self.blocks.append(_Block())
-        elif tag == "a":
-            self.linking.append((len(self.blocks[-1].text), given.get("href") or ""))
-        elif tag == "br":
-            self.blocks[-1].text += " "
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self.whole:
-            self.whole.append(self.get_starttag_text() or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.skipping:
-            self.depth -= tag == self.skipping
-            if not self.depth:
-                self.skipping = ""
-        elif self.whole:
-            self.whole.append(f"</{tag}>")
-            if tag == self.whole_tag:
-                self.wholes.append("".join(self.whole))
-                self.blocks[-1].text += chr(_FIRST + len(self.wholes) - 1)
-                self.whole = []
-        elif tag == "a" and self.linking:
-            start, href = self.linking.pop()
-            self.blocks[-1].links.append((start, len(self.blocks[-1].text), href))
-        elif tag in self.open:
-            while self.open.pop() != tag:
-                self.done.append(self.blocks.pop())
-            self.done.append(self.blocks.pop())
-
-    def handle_data(self, data: str) -> None:
-        if self.whole:
-            self.whole.append(data)
-        elif not self.skipping:
-            self.blocks[-1].text += data
-
-    def handle_entityref(self, name: str) -> None:
-        self._character(f"&{name};")
-
-    def handle_charref(self, name: str) -> None:
-        self._character(f"&#{name};")
-
-    def _character(self, written: str) -> None:
-        self.handle_data(written if self.whole else unescape(written))
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A page links to another."""
+    """A link from a page to another."""
 
     target: str
-    """Address of the page that is linked to, from the site's root, without an anchor."""
+    """Address of the other page, from the site's root, without an anchor."""
     sentence: str
     """HTML: text, with formulas and code as they were."""
 
 
 @lru_cache(maxsize=512)
 def find(html: str, url: str) -> tuple[Mention, ...]:
-    """Every link of a rendered page to a page of the site, with its sentence.
+    """Return every link of a rendered page to a page of the site, with its sentence.
 
     Args:
         html: The page's content.
         url: Its address, from the site's root.
     """
-    reader = _Reader()
-    reader.feed(_NO_TEXT.sub("", _WHOLES.sub("", html)))
-    reader.close()
-    found = []
-    for block in [*reader.done, *reversed(reader.blocks)]:
-        for start, end, href in block.links:
-            if (target := _resolve(href, url)) is not None and block.text[start:end].strip():
-                sentence = _sentence(block.text, start, end)
-                whole = _WHOLES.sub(lambda one: reader.wholes[ord(one[0]) - _FIRST], escape(sentence, quote=False))
-                found.append(Mention(target, whole))
-    return tuple(found)
+    text, wholes, addresses = _flat(html)
+    mentions = []
+    for block in text.split(_BLOCK):
+        for link in _LINK.finditer(block):
+            target = _resolve(addresses[int(link["number"])], url)
+            if target is not None and link["text"].strip():
+                start = len(_MARKS.sub("", block[: link.start()]))
+                plain = _MARKS.sub("", block)
+                first, last = _sentence(plain, start, start + len(link["text"]))
+                inside = iter(wholes[plain.count(_WHOLE, 0, first) :])
+                words = escape(" ".join(plain[first:last].split()), quote=False).split(_WHOLE)
+                mentions.append(Mention(target, words[0] + "".join(next(inside) + part for part in words[1:])))
+        wholes = wholes[block.count(_WHOLE) :]
+    return tuple(mentions)
+
+
+def _flat(html: str) -> tuple[str, list[str], list[str]]:
+    """Return a page's text, with marks in it; the HTML of its formulas and code; and the addresses of its links."""
+    text: list[str] = []
+    wholes: list[str] = []
+    addresses: list[str] = []
+    skipping, depth = "", 0
+    for piece in _PIECE.finditer(re.sub(r"[\x01-\x05]", "", html)):
+        tag, given = piece["tag"], piece["attributes"] or ""
+        if skipping:
+            depth += (1 - 2 * bool(piece["end"])) * (tag == skipping)
+            skipping = skipping if depth else ""
+        elif piece["whole"]:
+            kind = re.search(r' class="[^"]*"', piece["given"]) if piece["whole"] == "tex-math" else None
+            wholes.append(f"<{piece['whole']}{kind[0] if kind else ''}>{piece['inside']}</{piece['whole']}>")
+            text.append(_WHOLE)
+        elif piece["text"]:
+            text.append(unescape(piece["text"]))
+        elif tag and not piece["end"] and _SKIPPED & set(_attribute("class", given).split()):
+            skipping, depth = tag, 1
+        elif tag == "a" and not piece["end"]:
+            text.append(f"\x03{len(addresses)}\x04")
+            addresses.append(_attribute("href", given))
+        elif tag in ("a", "br") or tag in _BLOCKS:
+            text.append({"a": "\x05", "br": " "}.get(tag, _BLOCK))
+    return "".join(text), wholes, addresses
+
+
+def _attribute(name: str, attributes: str) -> str:
+    match = re.search(rf"""\s{name}=(?:"([^"]*)"|'([^']*)')""", attributes)
+    return unescape(match[1] or match[2] or "") if match else ""
 
 
 def _resolve(href: str, here: str) -> str | None:
-    parts = urlsplit(unescape(href))
+    """Return the address, from the site's root, of a link on the page at ``here``; None if it leads elsewhere."""
+    parts = urlsplit(href)
     if parts.scheme or parts.netloc or not parts.path:
         return None
     base = here if here.endswith("/") or not here else posixpath.dirname(here)
@@ -149,18 +111,18 @@ def _resolve(href: str, here: str) -> str | None:
     return whole + "/" if parts.path.endswith("/") and whole != "." else whole.removeprefix(".")
 
 
-def _sentence(text: str, start: int, end: int) -> str:
-    """The sentence of a text that has the link from ``start`` to ``end`` in it."""
+def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the place of the sentence that has the link from ``start`` to ``end`` in it."""
     cuts = list(_SENTENCE.finditer(text))
     begins = [0, *(cut.end() for cut in cuts if cut.end() <= start)]
     ends = next((cut.start() for cut in cuts if cut.start() >= end), len(text))
     beside = text[begins[-1] : start] + text[end:ends]
-    short = len(beside.split()) < _FEW  # "See …" says nothing without what goes before
-    return " ".join(text[begins[-2] if short and len(begins) > 1 else begins[-1] : ends].split())
+    short = len(beside.split()) < _FEW  # "See …" says nothing without the sentence before
+    return begins[-2] if short and len(begins) > 1 else begins[-1], ends
 
 
 def foot(note: str, pages: Iterable[tuple[str, str, Sequence[Mention]]]) -> str:
-    """What stands at the foot of the note at an address; nothing where no page mentions it.
+    """Return the foot of the note at an address; nothing if no page mentions it.
 
     Args:
         note: The note's address.
@@ -168,10 +130,10 @@ def foot(note: str, pages: Iterable[tuple[str, str, Sequence[Mention]]]) -> str:
     """
     items = []
     for title, url, mentions in pages:
-        sentences = dict.fromkeys(one.sentence for one in mentions if one.target == note)
+        sentences = dict.fromkeys(mention.sentence for mention in mentions if mention.target == note)
         if sentences and url != note:
-            said = "".join(f"<p>{sentence}</p>" for sentence in sentences)
-            items.append(f'<li><a href="{relative_url(url, note)}">{escape(title)}</a>{said}</li>')
+            quoted = "".join(f"<p>{sentence}</p>" for sentence in sentences)
+            items.append(f'<li><a href="{relative_url(url, note)}">{escape(title)}</a>{quoted}</li>')
     if not items:
         return ""
     return (

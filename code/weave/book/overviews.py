@@ -1,7 +1,7 @@
-"""Pages made of what other pages say: open questions, and which note needs which.
+"""Pages made from other pages: the open questions, the map of which note needs which, the reading list.
 
-A page shows one where its Markdown has ``<!-- weave:questions -->`` and the like. What is collected is HTML that is
-rendered already, so that formulas, claims and links come along; links are turned to lead on from the new place.
+A page shows one of them where its Markdown has ``<!-- weave:questions -->`` and the like. They are made from rendered
+HTML, so that formulas, claims and links come along; links are rewritten for their new page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LINK = re.compile(r'\b(href|src)="([^"]*)"')
 
 @dataclass
 class Collected:
-    """What is collected from one page."""
+    """The facts of one page that overviews are made from."""
 
     title: str
     url: str
@@ -39,11 +39,11 @@ class Collected:
     needs: list[str] = field(default_factory=list)
     """Slugs of the notes that this one builds on."""
     date: datetime.date | None = None
-    """Of a log entry."""
+    """The day of a log entry."""
 
 
 def relink(html: str, here: str, there: str) -> str:
-    """HTML of the page at the URL ``here`` as it must stand on the page at ``there``."""
+    """Return HTML of the page at the URL ``here`` with its links rewritten for the page at ``there``."""
 
     def link(match: re.Match[str]) -> str:
         address = unescape(match[2])
@@ -60,10 +60,10 @@ def relink(html: str, here: str, there: str) -> str:
 
 
 def questions(pages: list[Collected], url: str) -> str:
-    """Every task that is not done, under the page that asks it."""
+    """Return every open task, below the title of its page."""
     parts, count = [], 0
-    last: dict[str, datetime.date] = {}  # a task that a later log entry took over is open, or done, there
-    for page in sorted((one for one in pages if one.date), key=lambda one: str(one.date)):
+    last: dict[str, datetime.date] = {}  # a task that a later log entry took over is open, or done, in that entry
+    for page in sorted((page for page in pages if page.date), key=lambda page: str(page.date)):
         last |= {_words(item): page.date for item in _TASK.findall(page.html) if page.date}
     for page in pages:
         items = []
@@ -88,24 +88,26 @@ def _words(html: str) -> str:
 
 
 def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected], str]) -> str:
-    """The notes in the order in which they can be read: each row needs only rows above it. An arrow leads from a note
-    to the ones that build on it."""
+    """Draw the notes in an order in which they can be read: each row needs only rows above it.
+
+    An arrow leads from a note to each note that builds on it.
+    """
     notes = {page.slug: page for page in pages if page.kind == "note"}
     depth: dict[str, int] = {}
 
-    def deep(slug: str, path: tuple[str, ...] = ()) -> int:
+    def row_of(slug: str, path: tuple[str, ...] = ()) -> int:
         if slug not in depth:
-            above = [one for one in notes[slug].needs if one in notes and one not in path]
-            depth[slug] = 1 + max((deep(one, (*path, slug)) for one in above), default=-1)
+            above = [need for need in notes[slug].needs if need in notes and need not in path]
+            depth[slug] = 1 + max((row_of(need, (*path, slug)) for need in above), default=-1)
         return depth[slug]
 
     rows: dict[int, list[str]] = {}
     for slug in notes:
-        rows.setdefault(deep(slug), []).append(slug)
+        rows.setdefault(row_of(slug), []).append(slug)
     width, box, height, gap = 720, 214, 44, 28
     at: dict[str, tuple[float, float]] = {}
     for row, slugs in rows.items():
-        slugs.sort(key=lambda one: _above(notes[one].needs, at))
+        slugs.sort(key=lambda slug: _middle(notes[slug].needs, at))
         for i, slug in enumerate(slugs):
             at[slug] = (width * (2 * i + 1) / (2 * len(slugs)), row * (height + gap) + height / 2 + 1)
     lines, boxes = [], []
@@ -138,24 +140,24 @@ def reading_map(pages: list[Collected], url: str, describe: Callable[[Collected]
     )
 
 
-def _above(needs: list[str], at: dict[str, tuple[float, float]]) -> float:
-    """Where what a note needs stands, so that arrows cross little."""
-    places = [at[one][0] for one in needs if one in at]
+def _middle(needs: list[str], at: dict[str, tuple[float, float]]) -> float:
+    """Return the mean place of the notes that a note needs, so that few arrows cross."""
+    places = [at[need][0] for need in needs if need in at]
     return sum(places) / len(places) if places else 0
 
 
-def reading_list(site: Book, address: Callable[[str], str]) -> str:
-    """The works that are cited, each with the author's verdict and the pages that cite it; then those still to read.
+def reading_list(book: Book, address: Callable[[str], str]) -> str:
+    """Return the cited works, each with the author's verdict and the pages that cite it; then those still to read.
 
     Args:
-        site: All works, and all pages.
-        address: Where, from the reading list, a page or file leads that is given as a path under docs/.
+        book: All works, and all pages.
+        address: Turns the path of a page or file under docs/ into a link from the reading list.
     """
     cited: list[str] = []
     unread: list[str] = []
-    for work in sorted(site.bibliography.works.values(), key=lambda work: work.order):
-        users = [page for page in site.pages.values() if work.key in page.cited]
-        at = [(escape(address(site.layout.page_uri(page.path) or "")), escape(page.title)) for page in users]
+    for work in sorted(book.bibliography.works.values(), key=lambda work: work.order):
+        users = [page for page in book.pages.values() if work.key in page.cited]
+        at = [(escape(address(book.layout.page_uri(page.path) or "")), escape(page.title)) for page in users]
         links = ", ".join(f'<a href="{url}#cite-{work.key}">{title}</a>' for url, title in at)
         parts = [f"<p>{as_html(work)}</p>"]
         if work.verdict:
@@ -163,8 +165,8 @@ def reading_list(site: Book, address: Callable[[str], str]) -> str:
         if links:
             parts.append(f'<p class="weave-cited">Cited in {links}.</p>')
         (cited if users else unread).append(f'<li id="{escape(work.key)}">{"".join(parts)}</li>')
-    html = "".join(f'<p class="weave-error">{escape(str(one))}</p>' for one in site.bibliography.problems)
-    file = address(site.bibliography.path.removeprefix(f"{site.layout.docs}/"))
+    html = "".join(f'<p class="weave-error">{escape(str(problem))}</p>' for problem in book.bibliography.problems)
+    file = address(book.bibliography.path.removeprefix(f"{book.layout.docs}/"))
     html += f'<p>{len(cited)} works; <a href="{escape(file)}" download>as BibTeX</a>.</p>' if file else ""
     html += f'<ul class="weave-reading">{"".join(cited)}</ul>'
     if unread:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weave.book import drafts, hours
+from weave.book import drafts
 from weave.book.book import Book
 from weave.note import headings
 from weave.note.page import Page
@@ -33,7 +33,7 @@ def problems(book: Book) -> list[Problem]:
 def above(book: Book, path: str) -> list[Problem]:
     """Return the problems of a page's front matter."""
     text = book.layout.read(path)
-    return [*front_matter.problems(book.layout, path, text), *hours.problems(path, text)]
+    return front_matter.problems(book.layout, path, text)
 
 
 def dangling(book: Book, page: Page) -> dict[int, Problem]:

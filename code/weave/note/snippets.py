@@ -21,11 +21,8 @@ from typing import Any
 from weave.note import session
 from weave.run import slices
 from weave.run.store import digest, kept, version_of
+from weave.source import markdown
 
-FENCE = re.compile(
-    r"^(?P<indent>[ ]*)(?P<fence>`{3,}|~{3,})[ ]*python\b[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence)[ ]*$",
-    re.MULTILINE | re.DOTALL,
-)
 _BLOCK = re.compile(r'<div class="language-python highlight">.*?</pre></div>', re.DOTALL)
 # As it comes out within a list, where Markdown takes it for a part of the text around it.
 _IN_PARAGRAPH = re.compile(rf"<p>((?:(?!</?p>).)*?)({_BLOCK.pattern})((?:(?!</?p>).)*)</p>", re.DOTALL)
@@ -47,15 +44,16 @@ def find(text: str, packages: Sequence[str] = ()) -> list[Snippet]:
     found: list[Snippet] = []
     known: set[str] = set(dir(builtins))
     lost: set[str] = set()
-    for match in FENCE.finditer(text):
-        code = dedent(re.sub(rf"^ {{0,{len(match['indent'])}}}", "", match["code"], flags=re.MULTILINE))
+    for fence in markdown.tokens(text, "fence"):
+        if not re.match(r"python\b", fence["info"]):
+            continue
+        code = dedent(fence.code)
         alive, names = _lives(code, known, lost, packages)
         if alive:
             known, lost = known | names, lost - names
         else:
             lost |= names - known
-        line = text.count("\n", 0, match.start("code")) + 1
-        found.append(Snippet(len(found) + 1, line, code, alive))
+        found.append(Snippet(len(found) + 1, fence.line + 1, code, alive))
     return found
 
 

@@ -96,7 +96,7 @@ def _log_entries(book: Book, files: Files) -> list[hours.Entry]:
         uris = {f"notes/{Path(name).stem.replace('_', '-')}.md" for name in changed.get(date, [])}
         notes = [note for uri in sorted(uris) if (note := files.get_file_from_path(uri)) and note.page]
         links = [(str(note.page.title), get_relative_url(note.url, file.url)) for note in notes if note.page]
-        about = hours.about(entry, links, hours.problems(path, layout.read(path)))
+        about = hours.about(entry, links)
         page.content = page.content.replace("</h1>", f"</h1>\n{about}", 1)
     return entries
 

@@ -1,67 +1,70 @@
-"""Markdown's source as text: what of it is code, and where its links stand."""
+"""The one scanner of Markdown: `scan(text)` lists the parts of a source, and whoever reads sources filters that list.
+
+===================  ====================================================================================
+kind                 its parts (each a piece of the source; "" where the token has none)
+===================  ====================================================================================
+front                yaml, the lines between the two lines of dashes
+fence                info, body
+math                 tex, info of a fence; an unclosed one has no tex
+code                 body, what is between the backticks
+comment              body
+escape               body, the character behind the backslash
+tag                  of inline HTML, with its attributes
+address              a bare address, or one in <…>
+heading              marks (`##`, or the underline), text, attributes (`{ #id }`)
+task                 mark (`x` or a blank), text (the first paragraph; the token ends with the list item)
+link, image          text; target and title, or the id of a definition
+definition           id, target
+wiki                 target, words
+citation             works, as in `@key, section 3; @other`
+footnote             id
+footnote definition  id, body
+===================  ====================================================================================
+
+Where Python-Markdown, as this site configures it, differs from CommonMark, the tokens are what it renders: a fence
+needs its end, which is exactly as long as its beginning; `#x` is a heading; of two nested links the outer one counts.
+Indented code and blocks of HTML are scanned like other text, so that nothing an author wrote is overlooked.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from functools import lru_cache
 
-_FENCE = re.compile(r"^[\s>]*(?:[-*+]\s+|\d+[.)]\s+)?(`{3,}|~{3,})(.*)$")
-_IN_PARAGRAPH = r"(?:(?!\n[ >]*\n)[\s\S])*?"
-_NO_PROSE = re.compile(rf"\\[!-/:-@\[-`{{}}~]|<!--[\s\S]*?-->|(?<!`)(`+)(?!`){_IN_PARAGRAPH}(?<!`)\1(?!`)")
+from weave.source import blocks, fences, links, opaque
+from weave.source.fences import FRONT, front_matter
+from weave.source.tokens import Text, Token, blanked
+
+__all__ = ["FRONT", "WIKI", "Token", "blanked", "front_matter", "outside_fences", "prose", "scan", "tokens"]
+
 WIKI = r"\[\[(?P<inside>[^\[\]\n]*)\]\](?![(\[])"
-_WIKI = re.compile(
-    r"\[\[(?=[^|\]]*[^\s#|\]])(?!\^)(?P<target>[^\[\]|\n]+?)(?:\\?\|(?P<words>[^\[\]\n]+))?\]\](?![(\[])"
-)
-_DESTINATION = re.compile(
-    r"\]\(\s*<?(?P<inline>[^\s<>()]+)|^(?:[ >]*)\[(?!\^)[^\]\n]+\]:[ \t]*<?(?P<defined>[^\s<>]+)", re.MULTILINE
-)
-_TASK = re.compile(r"[\s>]*(?:[-*+]|\d+[.)])\s+\[ \]\s+(?P<text>\S.*)")
-_ITEM = re.compile(r"[\s>]*(?:[-*+]|\d+[.)])\s")
+
+
+@lru_cache(maxsize=512)
+def scan(source: str) -> tuple[Token, ...]:
+    """List all tokens of a source in the order of their places; one inside of another comes after it."""
+    text = Text(source)
+    fences.read(text)
+    text.measure()
+    opaque.read(text)
+    blocks.read(text)
+    links.read(text)
+    return tuple(sorted(text.tokens, key=lambda token: (token.start, -token.end)))
+
+
+def tokens(text: str, *kinds: str) -> Iterator[Token]:
+    """Yield the tokens of these kinds."""
+    return (token for token in scan(text) if token.kind in kinds)
 
 
 def outside_fences(lines: list[str]) -> Iterator[tuple[str, int | None]]:
-    """Each line with its number, or with None where it belongs to fenced code."""
-    fence = ""
-    for number, line in enumerate(lines, start=1):
-        match = _FENCE.match(line)
-        if fence:
-            if match and match[1][0] == fence[0] and len(match[1]) >= len(fence) and not match[2].strip():
-                fence = ""
-            yield line, None
-        elif match and "`" not in match[2]:
-            fence = match[1]
-            yield line, None
-        else:
-            yield line, number
+    """Yield each line with its number, or with None if it belongs to fenced code."""
+    fenced = {row for fence in fences.fences(lines) for row in range(fence.first, fence.last + 1)}
+    return ((line, None if row in fenced else row + 1) for row, line in enumerate(lines))
 
 
 def prose(text: str) -> str:
-    """The text with blanks in the place of code, comments and what is escaped; every line and column stays."""
-    lines = outside_fences(text.split("\n"))
-    outside = "\n".join(line if number else " " * len(line) for line, number in lines)
-    return _NO_PROSE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), outside)
-
-
-def wiki_links(text: str) -> Iterator[re.Match[str]]:
-    """Every ``[[target|words]]`` of a source."""
-    return _WIKI.finditer(prose(text))
-
-
-def destinations(text: str) -> Iterator[tuple[int, int]]:
-    """From where to where in a source the address of each ordinary link, image and definition stands."""
-    for match in _DESTINATION.finditer(prose(text)):
-        yield match.span(match.lastgroup or 0)
-
-
-def open_tasks(text: str) -> Iterator[tuple[int, str]]:
-    """Every ``- [ ]`` of a source: its line, and what is to be done."""
-    lines = prose(text).split("\n")
-    source = text.split("\n")
-    for i, line in enumerate(lines):
-        if match := _TASK.match(line):
-            said = [source[i][match.start("text") :]]
-            for more in range(i + 1, len(lines)):
-                if not lines[more].strip(" >") or lines[more][0] not in " >" or _ITEM.match(lines[more]):
-                    break
-                said.append(source[more].strip(" >"))
-            yield i + 1, " ".join(" ".join(said).split())
+    """Return the text with blanks in place of all fences, code, comments and escaped characters."""
+    hidden = [*tokens(text, "fence", "code", "comment", "escape")]
+    hidden += [token for token in tokens(text, "math") if "info" in token.parts]
+    return blanked(text, [(token.start, token.end) for token in hidden])

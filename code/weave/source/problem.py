@@ -1,4 +1,4 @@
-"""What is wrong, where, and what to do: the one shape of every error that an author sees."""
+"""The one shape of every error that an author sees: file, line, problem, cure."""
 
 from __future__ import annotations
 

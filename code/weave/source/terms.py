@@ -1,4 +1,4 @@
-"""The glossary, a definition list: its entries, what they say in plain text, where ``[[entry]]`` leads."""
+"""The glossary, a definition list: its entries, their meanings in plain text, and the anchors of ``[[entry]]``."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ _ENTRY = re.compile(r"^((?:[^\s:#<!].*\n)+)((?::[ \t]+.*\n(?:(?:[ \t]+.*)?\n(?=[
 @dataclass(frozen=True)
 class Term:
     path: str
-    """Page, relative to the repository's root."""
+    """The page, relative to the repository's root."""
     anchor: str
     says: str
     """The meaning in plain text; empty for a note without a description."""
 
 
 def spelt(term: str) -> str:
-    """A term without what does not matter in it: case, hyphens, marks."""
+    """Return a term in a form in which case, hyphens and markup do not matter."""
     plain = re.sub(r"[`$*_\\{}^]", "", term).replace("-", " ").casefold()
     return " ".join(plain.split())
 
 
 def key(term: str) -> str:
-    """As ``spelt``, and a plural s does not matter either."""
+    """Return a term in a form in which a plural s does not matter either."""
     return re.sub(r"(?<=\w{3})s\b", "", spelt(term))
 
 
 def anchor(term: str) -> str:
+    """Return the id of an entry in the glossary."""
     return "term-" + re.sub(r"[^a-z0-9]+", "-", key(term)).strip("-")
 
 
 def plain(markdown: str) -> str:
-    """A definition as a tooltip shows it."""
+    """Return Markdown as plain text, as a tooltip shows it."""
     text = re.sub(r"\[\[([^\]|]+\|)?([^\]]+)\]\]", r"\2", markdown)
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
     text = re.sub(r" ?\[@[^\]]+\]|\[\^[^\]]+\]|[`$*]", "", text)
@@ -41,10 +42,10 @@ def plain(markdown: str) -> str:
 
 
 def entries(path: str, text: str) -> dict[str, Term]:
-    """Every entry of a glossary's text by each of its names."""
-    found: dict[str, Term] = {}
+    """Return every entry of a glossary by each of its names."""
+    terms: dict[str, Term] = {}
     for entry in _ENTRY.finditer(text + "\n"):
         names = entry[1].strip().splitlines()
-        says = plain(re.sub(r"^:[ \t]+", "", entry[2], flags=re.MULTILINE))
-        found |= dict.fromkeys(names, Term(path, anchor(names[0]), says))
-    return found
+        meaning = plain(re.sub(r"^:[ \t]+", "", entry[2], flags=re.MULTILINE))
+        terms |= dict.fromkeys(names, Term(path, anchor(names[0]), meaning))
+    return terms

@@ -9,22 +9,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import click
 import pytest
 import yaml
 from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weave.author import log as diary
-from weave.author import new as scaffold
-from weave.author import unfinished
+from weave.author import log, new
 from weave.author.snippets import run_snippets
-from weave.book import hours
-from weave.book import overviews as collect
+from weave.book import hours, overviews
 from weave.run.notebook import parse
 from weave.source import front_matter
 from weave.source.layout import Layout
+from weave.source.problem import Refused
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -131,7 +128,7 @@ def test_it_goes_into_the_navigation_and_no_other_byte_changes(small: Small) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["Heat"], "docs/notes/heat.md is there already and stays as it is"),
+        (["Heat"], "docs/notes/heat.md exists already and stays as it is"),
         (["Token"], "would hide Python's module 'token'"),
         (["NumPy"], "would hide Python's module 'numpy'"),
         (["∮"], "no letter or digit"),
@@ -169,8 +166,8 @@ def test_any_title_gives_a_note_that_yaml_and_python_read(tmp_path_factory: pyte
     root = tmp_path_factory.mktemp("new")
     (root / "mkdocs.yml").write_text("site_name: x\n")
     try:
-        scaffold.new(Layout(root), title, None)
-    except click.ClickException:  # no letters, or a module's name
+        new.new(Layout(root), title, None)
+    except Refused:  # no letters, or a module's name
         assert [path.name for path in root.iterdir()] == ["mkdocs.yml"]
     else:
         (note,), (notebook,) = root.glob("docs/notes/*.md"), root.glob("code/notebooks/*.py")
@@ -201,7 +198,7 @@ def test_any_nav_gains_the_two_pages_and_keeps_the_rest(nav: list[Any], flow: bo
         + "plugins: [search]  # last\n"
     )
     text = text.replace("\n", end)
-    after, said = scaffold._in_nav(text, "notes/new.md", "notebooks/new.ipynb", None)
+    after, said = new.add_to_nav(text, "notes/new.md", "notebooks/new.ipynb", None)
     assert len(said) == 2
     lines = after.split(end)
     added = [line for line in lines if line.strip() in ("- notes/new.md", "- notebooks/new.ipynb")]
@@ -209,9 +206,9 @@ def test_any_nav_gains_the_two_pages_and_keeps_the_rest(nav: list[Any], flow: bo
         lines.remove(line)
     assert end.join(lines) == text, "what was there is there, byte for byte"
     assert len(added) == sum("by hand" not in one for one in said)
-    pages = [path for _, found in scaffold._groups(after) for _, path in found]
+    pages = [path for _, found in new.nav_lists(after) for _, path in found]
     assert sorted(pages) == sorted(
-        [path for _, found in scaffold._groups(text) for _, path in found] + [line.strip(" -") for line in added]
+        [path for _, found in new.nav_lists(text) for _, path in found] + [line.strip(" -") for line in added]
     )
 
 
@@ -351,7 +348,7 @@ def test_a_session_forgotten_for_a_day_is_left_to_the_author(small: Small) -> No
     at(small, "25T09:00", "start", "Why not?")
     before = files(small)
     result = at(small, "26T09:00", "stop")
-    assert result.exit_code == 1 and "write into its front matter when it ended" in result.output
+    assert result.exit_code == 1 and "write its end into the front matter" in result.output
     assert files(small) == before
 
 
@@ -393,7 +390,7 @@ def test_any_day_keeps_every_other_byte_and_adds_up(
     for number, step in enumerate(steps[: len(steps) // 2 * 2]):
         clock = min(clock + timedelta(minutes=step), datetime(2026, 11, 25, 23, 59))
         with mock.patch.dict("os.environ", WEAVE_NOW=clock.isoformat()):
-            (diary.stop if number % 2 else lambda place: diary.start(place, lambda: "x"))(Layout(root))
+            (log.stop if number % 2 else lambda place: log.start(place, lambda: "x"))(Layout(root))
     after = path.read_bytes().decode()
     written = front_matter.meta(after)["sessions"]
     pattern = r"^sessions: \[[^\]\n]*\]" + ("" if has else r"\r?\n")
@@ -444,19 +441,19 @@ def test_next_shows_what_has_waited_longest(waiting: Small) -> None:
 
 def test_a_carried_task_that_is_done_is_done(waiting: Small) -> None:
     waiting.replace(TODAY, "- [ ] Read the derivation", "- [x] Read the derivation")
-    texts = [task.text for task in unfinished.tasks(Layout(waiting.root))]
-    assert "Read the derivation again." not in texts
-    assert sum(text.startswith("Find out whether") for text in texts) == 1
+    listed = waiting.weave("todo").output
+    assert "Read the derivation again." not in listed
+    assert listed.count("Find out whether a second body cools as fast") == 1 and f"{TODAY}:" in listed
 
 
 def test_the_page_of_questions_asks_a_carried_task_once() -> None:
-    def entry(day: int, *tasks: str) -> collect.Collected:
+    def entry(day: int, *tasks: str) -> overviews.Collected:
         boxes = {"x": '<input type="checkbox" disabled checked/>', " ": '<input type="checkbox" disabled/>'}
         items = "".join(f'<li class="task-list-item">{boxes[one[0]]} {one[1:]}</li>' for one in tasks)
         date = datetime(2026, 11, day).date()
-        return collect.Collected(f"Day {day}", f"log/{day}/", f"<ul>{items}</ul>", "log", f"day-{day}", date=date)
+        return overviews.Collected(f"Day {day}", f"log/{day}/", f"<ul>{items}</ul>", "log", f"day-{day}", date=date)
 
-    html = collect.questions([entry(25, " Two", "xOne"), entry(20, " One", " Two", " Three")], "questions/")
+    html = overviews.questions([entry(25, " Two", "xOne"), entry(20, " One", " Two", " Three")], "questions/")
     assert html.startswith("<p>2 questions stand open.</p>")
     assert re.findall(r"<h2 id=\"(.*?)\">|<li>(\w+)", html) == [
         ("day-25", ""),
@@ -526,7 +523,7 @@ def test_a_day_that_is_none_is_told_and_stops_no_command(small: Small, command: 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:²", "127.0.0.1"])
 def test_an_address_that_is_none(small: Small, address: str) -> None:
     result = small.weave("serve", "--addr", address)
-    assert result.exit_code == 1 and f"'{address}' is no address; write it as 127.0.0.1:8000" in result.output
+    assert result.exit_code == 1 and f"'{address}' is not an address; write it as 127.0.0.1:8000" in result.output
 
 
 def test_an_exit_in_a_snippet_is_an_error_like_any_other() -> None:
@@ -549,7 +546,7 @@ def test_bad_names_are_answered_with_good_ones(small: Small, command: list[str],
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [(None, "no mkdocs.yml in this folder"), ("a: [", "mkdocs.yml:1: no YAML"), (b"\xff", "not UTF-8")],
+    [(None, "no mkdocs.yml in this folder"), ("a: [", "mkdocs.yml:1: not YAML"), (b"\xff", "not UTF-8")],
 )
 def test_without_a_site_every_command_says_so(bare: Small, config: str | bytes | None, said: str) -> None:
     (bare.root / "mkdocs.yml").unlink()

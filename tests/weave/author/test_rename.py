@@ -125,11 +125,11 @@ def test_it_asks_first(full: Small) -> None:
     ("arguments", "said"),
     [
         (("heet", "cooling"), "no note 'heet' in docs/notes/; it has: heat, heat-flow"),
-        (("heat", "heat-flow"), "docs/notes/heat-flow.md is there already"),
+        (("heat", "heat-flow"), "docs/notes/heat-flow.md exists already"),
         (("heat", "Cool Down"), "'Cool Down' cannot name a note; use small letters and digits"),
         (("heat", "../x"), "'../x' cannot name a note"),
         (("heat", "queue"), "a notebook queue.py would hide Python's own module"),
-        (("heat", "lab"), "code/notebooks/lab.py is there already"),
+        (("heat", "lab"), "code/notebooks/lab.py exists already"),
         (("heat", "cooling", "Flow"), "docs/notes/heat-flow.md is called 'Flow' already"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_name_that_cannot_be_is_refused(full: Small, arguments: tuple[str, ...
         (
             "docs/notes/heat.md",
             b"---\ntitle: [\n---\n\n# Heat\n",
-            "docs/notes/heat.md:1: cannot read what stands between",
+            "docs/notes/heat.md:1: cannot read the lines between",
         ),
         ("docs/notes/other.md", b"# Other\n\n\xff [[heat]]\n", "docs/notes/other.md:3: not UTF-8"),
         ("code/notebooks/heat.py", b"# %% a b c\n1\n# %%% {]\n", "code/notebooks/heat.py:"),

@@ -103,10 +103,10 @@ def test_the_calendar_has_each_day_once_in_the_row_of_its_weekday(entries: list[
 @pytest.mark.parametrize(
     ("front", "line", "said"),
     [
-        ('sessions: ["9:00-10:30", "25:00-9"]', 5, "'25:00-9' is no session; write"),
-        ('sessions:\n  - "9:00-10:30"\n  - "10:30"', 7, "'10:30' is no session; write"),
-        ("sessions: [9:00]", 5, "'540' is no session; write"),  # YAML takes it for minutes
-        ("sessions: 9:00-10:30", 5, "sessions is no list; write"),
+        ('sessions: ["9:00-10:30", "25:00-9"]', 5, '\'sessions\' cannot be "25:00-9"; write "HH:MM-HH:MM", or'),
+        ('sessions:\n  - "9:00-10:30"\n  - "10:30"', 7, '\'sessions\' cannot be "10:30"; write "HH:MM-HH:MM", or'),
+        ("sessions: [9:00]", 5, "'sessions' cannot be 9:00; write \"HH:MM-HH:MM\", or"),  # YAML takes it for minutes
+        ("sessions: 9:00-10:30", 5, "'sessions' cannot be 9:00-10:30; write a list of sessions: ["),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "build"])

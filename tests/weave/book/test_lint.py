@@ -43,14 +43,14 @@ def test_a_bare_number_is_named_with_its_claim_until_it_is_bound_or_waved_throug
         "1.25e-7": (first + 2, "tiny"),
     }
     assert [line for line in result.output.splitlines() if line.startswith("docs/")] == [
-        f"{NOTE}:{line}: {text} equals {name} of heat.py; make it a claim [{text}]({HEAT}#={name}), "
+        f"{NOTE}:{line}: {text} equals {name} of heat.py; make it a claim [{text}](#={name}), "
         f"or wave it through: <!-- not a claim: {text} -->"
         for text, (line, name) in found.items()
     ]
     # What it says to do is enough, either way.
     bound = prose
     for text, (_, name) in found.items():
-        bound = bound.replace(text, f"[{text}]({HEAT}#={name})")
+        bound = bound.replace(text, f"[{text}](#={name})")
     waved = prose.strip() + f" <!-- not a claim: {', '.join(found)} -->\n"
     for cured in (bound, waved):
         small.write(NOTE, before + "\n" + cured)
@@ -120,7 +120,10 @@ def found(text: str) -> list[str]:
         ("`3.47` and ``a ` 3.47`` and $x = 3.47$ and $`3.47`$", []),
         ("$$\n3.47\n$$", []),
         ("```python\nx = 3.47\n```\n\n~~~\n3.47\n~~~", []),
-        ("[3.47](x.md) and [see 3.47 there][x] and [a [3.47] b](x.md) and <https://x.org/3.47> https://x.org/3.47", []),
+        (
+            "[3.47](x.md), [see 3.47 there][x], [a [3.47] b](x.md), <https://x.org/3.47> https://x.org/3.47\n\n[x]: u",
+            [],
+        ),
         ("# About 3.47\n\n### 3.47", []),
         ("---\ndescription: It is 3.47.\n---\n", []),
         ("[^a]: Somebody, 3.47, [x](y), pp. 118.5.\n    More 3.47.\n\n    More 3.47.\n\nProse 3.48", ["3.48"]),

@@ -355,7 +355,7 @@ def test_an_edit_of_the_front_matter_alone_is_seen(small: Small, preview: Previe
     small.replace("docs/notes/heat.md", "[0.5]", "[0.7]")
     settled(preview)
     for line, said in (
-        ("needs: [nope]", "3: needs 'nope', which is no note beside it"),
+        ("needs: [nope]", "3: needs 'nope', which is not a note beside it"),
         ("needs:", "3: 'needs' "),
         ("needs: 3", "3: 'needs' cannot be 3"),
         ("needs: [[a]]", "3: 'needs' cannot be"),

@@ -233,7 +233,7 @@ def test_hours_follow_their_entry(server: Server) -> None:
     server.until("log/", lambda page: "1 h 30 min on 1 day." in visible(page))
     with edited(server.site, log, "10:30", "25:30"):
         page = server.until("log/posts/a/", lambda page: "weave-error" in page)
-        assert f"{log}:3: '9:00-25:30' is no session;" in visible(page)
+        assert f"{log}:3: 'sessions' cannot be \"9:00-25:30\"; write" in visible(page)
     server.until("log/posts/a/", lambda page: "Worked 9:00–10:30: 1 h 30 min." in visible(page))
 
 

@@ -71,15 +71,15 @@ def test_the_schema_of_mkdocs_yml_knows_the_plugin_s_options_and_no_other() -> N
         ("title: X\nneds: [a]\n", ["3: no key 'neds' is known here; a note has: needs, *"]),
         ("date: 2026-11-24\n", ["2: no key 'date' is known here; a note has: *"]),
         ("title: 2026\n", [f"2: 'title' cannot be 2026; write {TEXT}"]),
-        ("description: A.\ntitle:\n", [f"3: 'title' says nothing; write {TEXT}"]),
+        ("description: A.\ntitle:\n", [f"3: 'title' is empty; write {TEXT}"]),
         ("title: X\n\nneeds: transformer\n", ["4: 'needs' cannot be transformer; write a list of the notes to read *"]),
         ("needs:\n  - a\n  - A b\n", ["4: 'needs' cannot be A b; write the name of a note's file, without .md"]),
         ("needs: [a, a]\n", ["2: 'needs' cannot be [a, a]; write a list of the notes to read before, each once, *"]),
         ("hide: [tocs]\n", ["2: 'hide' cannot be tocs; write navigation, toc, path, footer, feedback or tags"]),
-        ("title: A: b\n", ["2: no YAML: mapping values are not allowed here; put a text with a colon *"]),
-        ("title: X\ndescription: `a`\n", ["3: no YAML: found character '`' that cannot start any token; *"]),
-        ("title: 'X\n", ["*: no YAML: *"]),
-        ("- title\n", ["2: no front matter: write lines of key: value between the two ---"]),
+        ("title: A: b\n", ["2: not YAML: mapping values are not allowed here; put a text with a colon *"]),
+        ("title: X\ndescription: `a`\n", ["3: not YAML: found character '`' that cannot start any token; *"]),
+        ("title: 'X\n", ["*: not YAML: *"]),
+        ("- title\n", ["2: not front matter: write lines of key: value between the two ---"]),
         ("titl: X\ndescr: Y\n", ["2: no key 'titl' *", "3: no key 'descr' is known here; *description*"]),
         ("1: X\n", ["2: no key '1' is known here; *"]),
         ("needs: &a [*a]\n", ["2: *"]),
@@ -129,9 +129,9 @@ def test_notes_that_a_note_needs_are_there(tmp_path: Path) -> None:
         (tmp_path / f"docs/notes/{name}.md").touch()
     assert said("needs: [transformer]\n", root=tmp_path) == []
     assert said("needs:\n  - transformer\n  - transformr\n", root=tmp_path) == [
-        "4: needs 'transformr', which is no note beside it; its folder has: transformer"
+        "4: needs 'transformr', which is not a note beside it; its folder has: transformer"
     ]
-    assert said("needs: [x]\n", root=tmp_path)[0].startswith("2: needs 'x', which is no note beside it")
+    assert said("needs: [x]\n", root=tmp_path)[0].startswith("2: needs 'x', which is not a note beside it")
 
 
 def test_check_and_build_say_it_and_publish_nothing(small: Small) -> None:
