@@ -115,12 +115,13 @@ def verify(notebooks: tuple[str, ...], twice: bool) -> None:
 
 @main.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def fix(yes: bool) -> None:
+@click.option("--short", is_flag=True, help="Also shorten links to a note's own notebook: [0.97](#=score).")
+def fix(yes: bool, short: bool) -> None:
     """Show stale claims as a diff, then rewrite them to the values that the notebooks computed."""
     from weave.author import fix
     from weave.site.build import checked
 
-    fix.fix(checked(), yes)
+    fix.fix(checked(), yes, short)
 
 
 @main.command()

@@ -107,6 +107,11 @@ NOTE_SLIPS = {
         f"See ![this]({HEAT}#decay) here.", "an embedded cell is a paragraph of its own; put blank lines around it"
     ),
     "no-caption": Slip(f"![]({HEAT}#decay)", "an embedded cell has no caption; say in it what to see: ![caption](…)"),
+    "claim-by-reference": Slip(
+        "It is [0.5][rate].\n\n[rate]: ../../code/notebooks/heat.py#=rate",
+        "a claim has its value's name beside it; write [0.97](#=rate), without a reference",
+        2,
+    ),
     "embed-by-reference": Slip(
         f"![A figure][figure]\n\n[figure]: {HEAT}#decay",
         "a cell is embedded by its path alone; write ![caption](path.py#cell), without a reference",

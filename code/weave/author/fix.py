@@ -1,4 +1,4 @@
-"""``weave fix``: rewrite stale claims to the values that the notebooks computed."""
+"""``weave fix``: rewrite stale claims to the values that the notebooks computed, and long links to short ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from weave.source.layout import Layout
 from weave.source.problem import Refused, say
 
 
-def fix(book: Book, yes: bool) -> None:
-    """Show what changes, ask, and rewrite it. A failing notebook's claims are left alone: its values are old."""
+def fix(book: Book, yes: bool, short: bool) -> None:
+    """Show what changes, ask, and rewrite it; with ``short``, also links to a page's own notebook.
+
+    A failing notebook's claims are left alone: its values are old.
+    """
     for outcome in book.outcomes.values():
         for problem in outcome.problems:
             say(f"{problem} (claims of this notebook are left alone)")
     claims = [claim for page in book.pages.values() for claim in page.claims]
     stale = [claim for claim in claims if not claim.holds and book.outcomes[claim.notebook].run]
-    pages = {path: rewritten(book, path, stale) for path in sorted({claim.page for claim in stale})}
+    paths = {claim.page for claim in stale} | {path for path in book.pages if short and path.endswith(".md")}
+    pages = {path: rewritten(book, path, stale) for path in sorted(paths)}
+    if short:
+        pages = {path: (before, shortened(book, path, after)) for path, (before, after) in pages.items()}
     changes = {path: (before, after) for path, (before, after) in pages.items() if before != after}
     for path, (before, after) in changes.items():
         show_diff(path, before, after)
@@ -54,6 +60,24 @@ def rewritten(book: Book, path: str, stale: list[Claim]) -> tuple[str, str]:
             say(f"{path}:{claim.line}: cannot find '{claim.text}' on this line to rewrite it; make it {new} by hand")
         lines[row] = edited(lines[row], edits)
     return before, "".join(lines)
+
+
+def shortened(book: Book, path: str, text: str) -> str:
+    """Return a page's text with ``#name`` for links to values and cells of the page's own notebook."""
+    own = book.layout.notebook_of(path)
+    if own not in book.outcomes:
+        return text
+    cells, headings = book.notebook(own).names, set(book.pages[path].headings.values())
+    edits = {}
+    for link in markdown.tokens(text, "link", "image"):
+        address, _, name = link["target"].partition("#")
+        file, _, query = address.partition("?")
+        if not file or posixpath.normpath(posixpath.join(posixpath.dirname(path), file)) != own:
+            continue
+        # In a text, a name that a heading has too would mean the heading.
+        if name.startswith("=") or (name in cells and (link.kind == "image" or name not in headings)):
+            edits[link.parts["target"]] = (f"?{query}" if query else "") + f"#{name}"
+    return edited(text, edits)
 
 
 def _cites(layout: Layout, target: str, claim: Claim) -> bool:

@@ -41,7 +41,7 @@ After this note you can say what TITLE is about; it takes about 10 minutes.
 
 ## First numbers
 
-Of [5](NOTEBOOK#=measured) values the largest is [16](NOTEBOOK#=largest).
+Of [5](#=measured) values the largest is [16](#=largest).
 
 ![Squares in place of the first measurement: each step is longer than the one before it.](NOTEBOOK#measurement)
 

@@ -41,7 +41,7 @@ class Embeds:
     def embed(self, parent: etree.Element, element: etree.Element) -> None:
         """Fill the figure. Raises LinkError, with ``element`` as the place to show it."""
         url = element.attrib.pop("src", "")
-        line, caption = self.links.line_of(url), element[0]
+        line, caption = self.links.lines.line_of(url), element[0]
         element.tag = "figure"
         element.set("class", "weave-figure")
         try:

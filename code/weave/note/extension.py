@@ -123,7 +123,7 @@ class _Resolve(Treeprocessor):
         book = page.book
         if book is None:
             return
-        links = Links(page, book, self.lines.line_of)
+        links = Links(page, book, self.lines)
         embeds = Embeds(links, self.md.htmlStash.store)
         for element in list(root.iter()):
             if element.tag == "dt" and page.path == book.layout.glossary:

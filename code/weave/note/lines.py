@@ -71,6 +71,11 @@ class MarkLines(Preprocessor):
 
         return self.places.sub(put, line)
 
+    def is_defined(self, url: str) -> bool:
+        """Return whether a destination comes from a definition ``[id]: url`` below the text."""
+        line = self.lines[self.line_of(url) - 1]
+        return bool(re.match(r"[ >]*\[(?!\^)[^\]]+\]:", line))
+
     def line_of(self, url: str) -> int:
         """Return the line of a destination; of one without a mark (defined inside a quotation), its first line."""
         lines = (number for number, line in enumerate(self.lines, start=1) if unmark(url) in line)

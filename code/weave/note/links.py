@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from html import unescape
 from urllib.parse import unquote, urlsplit
@@ -18,7 +17,7 @@ from markdown.util import AMP_SUBSTITUTE, AtomicString
 
 from weave.note import numbers
 from weave.note.headings import HEADING
-from weave.note.lines import unmark
+from weave.note.lines import MarkLines, unmark
 from weave.note.page import REFERENCE, Answers, Claim, Page, Reference, Theorem, Use
 from weave.run.executor import Outcome
 from weave.source.problem import nearest
@@ -52,17 +51,17 @@ class Links:
     Args:
         page: Gets the facts: claims, theorems, uses, references, problems.
         book: Knows everything outside the page.
-        line_of: Returns the line of a destination as Markdown's parser passes it on.
+        lines: Knows the line of each destination.
     """
 
-    def __init__(self, page: Page, book: Answers, line_of: Callable[[str], int]) -> None:
-        self.page, self.book, self.line_of = page, book, line_of
+    def __init__(self, page: Page, book: Answers, lines: MarkLines) -> None:
+        self.page, self.book, self.lines = page, book, lines
         self.numbered: set[str] = set()
         """Ids of the theorems numbered so far."""
 
     def resolve(self, url: str) -> Target | None:
         """Return where a link leads in the repository; None for a link that leaves it. Raises LinkError."""
-        line = self.line_of(url)
+        line = self.lines.line_of(url)
         url = unescape(unmark(url).replace(AMP_SUBSTITUTE, "&"))  # as <me@example.org> is written
         try:
             parts = urlsplit(url)
@@ -122,6 +121,9 @@ class Links:
         if target is None:
             return
         layout = self.book.layout
+        if target.anchor.startswith("=") and self.lines.is_defined(url):
+            what = f"a claim has its value's name beside it; write [0.97](#{target.anchor}), without a reference"
+            raise LinkError(target.line, what)
         if key == "src" and (target.path.endswith(".py") or self.is_own_cell(target)):
             what = "a cell is embedded by its path alone; write ![caption](path.py#cell), without a reference"
             raise LinkError(target.line, what)
@@ -143,7 +145,7 @@ class Links:
 
     def term(self, element: etree.Element, written: str) -> None:
         """Turn ``[[written]]`` into a link. Raises LinkError."""
-        line, written = self.line_of(written), unmark(written)
+        line, written = self.lines.line_of(written), unmark(written)
         name, _, heading = (part.strip() for part in written.partition("#"))
         term = self.book.term(name, bool(heading)) if name else Term(self.page.path, "", "")
         if term is None:

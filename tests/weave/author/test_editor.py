@@ -114,10 +114,6 @@ def test_all_snippets_as_they_come_make_a_site_that_weave_accepts(small: Small) 
     runpy.run_path(str(small.root / test))["test_addition_commutes"]()
 
 
-def test_a_claim_follows_the_name_of_the_note() -> None:
-    assert "../../code/notebooks/one_more_note.py#=" in snippet("Claim", "docs/notes/one-more-note.md")
-
-
 def test_each_snippet_is_for_the_files_where_it_belongs() -> None:
     for name, one in SNIPPETS.items():
         assert one["scope"] in ("markdown", "python") and one["description"], name

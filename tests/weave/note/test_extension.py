@@ -307,3 +307,47 @@ def test_names_that_exist_come_nearest_first() -> None:
     assert nearest("decai", names).startswith("it has: decay, ")
     assert nearest("phaze", names).startswith("it has: phase, ") and nearest("x", names).endswith(" more")
     assert nearest("x", []) == "it has none" and nearest("x", ["a"], "the site") == "the site has: a"
+
+
+@pytest.mark.parametrize(
+    ("text", "href"),
+    [
+        ("It is [0.5](#=rate).", "../notebooks/heat.ipynb#values"),
+        ("See [how it falls](#decay).", "../notebooks/heat.ipynb#decay"),
+        ("![It falls.](#decay)", "../notebooks/heat.ipynb#decay"),
+        ("![It falls.](?code#decay)", "../notebooks/heat.ipynb#decay"),
+        ("See [below](#below).\n\n## Below", "#below"),
+    ],
+)
+def test_a_name_alone_means_the_notebook_of_the_note_or_a_heading(bench: Bench, text: str, href: str) -> None:
+    bench.book.pages.clear()
+    html, problems = bench.render(text, "docs/notes/heat.md")
+    assert problems == [] and f'href="{href}"' in html
+    assert (" open" in html) == ("?code" in text)
+
+
+def test_a_name_that_a_cell_and_a_heading_have_is_refused_where_it_is_used(bench: Bench) -> None:
+    bench.book.pages.clear()
+    _, problems = bench.render("![It falls.](#decay)\n\n## Decay", "docs/notes/heat.md")
+    assert problems == [], "a picture of a heading means nothing"
+    _, problems = bench.render("One [link](#decay).\n\n## Decay", "docs/notes/heat.md")
+    [problem] = problems
+    assert problem.line == 1 and problem.message.startswith(
+        "'#decay' is a heading of this page and a cell of heat.py; "
+    )
+
+
+def test_a_short_link_without_a_notebook_says_which_one_it_means(bench: Bench) -> None:
+    bench.book.pages.clear()
+    _, problems = bench.render("One\n[0.5](#=rate)", "docs/notes/x.md")
+    assert [str(problem) for problem in problems] == [
+        "docs/notes/x.md:2: '#=rate' means the notebook code/notebooks/x.py, which does not exist; "
+        "write ../path/to/notebook.py#=rate"
+    ]
+
+
+def test_a_character_that_stands_for_none_is_reported_and_icons_stay(bench: Bench) -> None:
+    bench.book.pages.clear()
+    html, problems = bench.render("An icon \U000f0002.\n\nAnd \ufdd3 [this](gone.md).", "docs/notes/x.md")
+    assert "\U000f0002" in html and "\ufdd3" not in html
+    assert [problem.line for problem in problems] == [3, 3]
