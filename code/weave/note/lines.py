@@ -15,7 +15,7 @@ from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 
 from weave.note.page import Page
-from weave.source.markdown import outside_fences
+from weave.source.markdown import outside_fences, tokens
 
 _ZERO, _WIDTH = 0xFDD0, 4
 _DIGIT = f"[{chr(_ZERO)}-{chr(_ZERO + 15)}]"
@@ -73,8 +73,7 @@ class MarkLines(Preprocessor):
 
     def is_defined(self, url: str) -> bool:
         """Return whether a destination comes from a definition ``[id]: url`` below the text."""
-        line = self.lines[self.line_of(url) - 1]
-        return bool(re.match(r"[ >]*\[(?!\^)[^\]]+\]:", line))
+        return self.line_of(url) in {token.line for token in tokens("\n".join(self.lines), "definition")}
 
     def line_of(self, url: str) -> int:
         """Return the line of a destination; of one without a mark (defined inside a quotation), its first line."""
