@@ -26,7 +26,7 @@ from markdown.treeprocessors import Treeprocessor
 from markdown.util import STX, AtomicString, code_escape
 from markdown_katex.extension import KatexExtension, KatexPreprocessor
 
-from weave.note.formulas import MARKER, Finder, Formula, line_numbers
+from weave.note.formulas import MARKER, Formula, line_numbers, replace
 from weave.note.katex import TexError, copy_katex, engine, render_tex
 from weave.note.page import page_of
 
@@ -39,9 +39,7 @@ class MathPreprocessor(KatexPreprocessor):
     ext: MathExtension
 
     def _iter_out_lines(self, lines: list[str]) -> list[str]:
-        finder = Finder(lines, line_numbers(self.ext.source, lines))
-        lines = finder.replace()
-        self.ext.formulas[:] = finder.formulas
+        lines, self.ext.formulas[:] = replace(lines, line_numbers(self.ext.source, lines))
         return lines
 
 

@@ -335,7 +335,7 @@ ADVICE = r"correct the TeX or define the macro under weave.math: macros in mkdoc
         (
             "a\n\n```math {.x}\ny\n```",
             3,
-            'bad math options: {.x} is no JSON; write them like {"leqno": true}, or leave them out',
+            'bad math options: {.x} is not JSON; write them like {"leqno": true}, or leave them out',
         ),
         (
             'a\n\n```math {"size": 2}\ny\n```',
