@@ -88,8 +88,8 @@ def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
 
 
 def test_slips_are_sentences(tmp_path):
-    assert "no experiment 'tinny'; there is tiny" in told("train", "tinny", fails=True)
-    assert "no experiment and no checkpoint 'tinny'; there is tiny" in told("show", "tinny", fails=True)
+    assert "no experiment 'tinny'; choose from tiny" in told("train", "tinny", fails=True)
+    assert "no experiment and no checkpoint 'tinny'; choose from tiny" in told("show", "tinny", fails=True)
     assert "a batch of 4 cannot be cut into 3 equal shares" in told("train", "tiny", "--accumulate", "3", fails=True)
     assert "not in the range" in told("train", "tiny", "--seed", str(2**32 - 1), fails=True)
     told("train", "tiny", "--seed", str(2**32 - 2))
@@ -122,7 +122,7 @@ def test_measure_list_show(tmp_path, monkeypatch):
     told("measure", "sums", "--out", str(tmp_path / "other"))
     both = told("list", "--out", str(tmp_path / "other"))
     assert "12 steps" in both and "measured in 0 s" in both, "one folder may hold both"
-    assert "no measurement 'sum'; there is sums" in told("measure", "sum", fails=True)
+    assert "no measurement 'sum'; choose from sums" in told("measure", "sum", fails=True)
     (tmp_path / "file").write_text("")
     assert "Not a directory" in told("measure", "sums", "--out", str(tmp_path / "file" / "folder"), fails=True)
     path = tmp_path / "results" / "sums.safetensors"
@@ -194,7 +194,7 @@ def test_the_same_run_twice_at_once_is_refused(monkeypatch):
 
     monkeypatch.setattr(language, "next_token_loss", meanwhile)
     told("train", "tiny")
-    assert "this very run is going on in another process" in answers[1]
+    assert "the same run is in progress in another process" in answers[1]
 
 
 def test_every_experiment_can_be_made():

@@ -369,7 +369,7 @@ def test_inputs_of_heads_are_there_only_by_name():
 def test_a_normalised_stream_cannot_be_changed_for_heads_that_do_not_read_it():
     model = Transformer(Config(1, 6, 2, 3, 6, 7, norm="rms"))
     with pytest.raises(
-        ValueError, match=r"blocks.0.ln1.normalized, which heads with an input of their own do not read"
+        ValueError, match=r"blocks.0.ln1.normalized, which heads with separate inputs do not read"
     ):
         model(torch.tensor([[1, 2]]), tap=compose(at("*normalized", torch.neg), record("*.q_in")))
 
@@ -481,16 +481,16 @@ def test_texts_of_unequal_length_bring_their_mask():
 @pytest.mark.parametrize(
     "tokens, mask, error, says",
     [
-        ("bcd", None, TypeError, "the model has no vocabulary to read text with; give tokens"),
-        ([["b"]], None, ValueError, "tokens are no table"),
-        ([[1, 2], [3]], None, ValueError, "rows of unequal length need padding, and a mask"),
+        ("bcd", None, TypeError, "the model has no vocabulary, so it cannot read text; give tokens"),
+        ([["b"]], None, ValueError, "tokens must be a table"),
+        ([[1, 2], [3]], None, ValueError, "rows of unequal length need padding and a mask"),
         ([[1.5]], None, TypeError, "tokens are torch.float"),
         ([[True]], None, TypeError, "tokens are torch.bool"),
         ([1, 2], None, ValueError, r"tokens have shape \[2\]"),
-        (["b", ""], None, ValueError, "a text has no token"),
-        ("", None, ValueError, "a text has no token"),
-        (["b", 3], None, ValueError, "a list of texts holds something else"),
-        (["b"], torch.ones(1, 1) > 0, ValueError, "texts bring a mask of their own"),
+        (["b", ""], None, ValueError, "a text has no tokens"),
+        ("", None, ValueError, "a text has no tokens"),
+        (["b", 3], None, ValueError, "the list holds texts and something else"),
+        (["b"], torch.ones(1, 1) > 0, ValueError, "texts come with a mask of their own"),
     ],
 )
 def test_what_is_no_token_is_a_sentence(tokens, mask, error, says):
@@ -799,7 +799,7 @@ def test_bad_tokens(tokens, error, says):
     ids=["record", "freeze", "compose"],
 )
 def test_a_wrong_name_lists_the_nearest(tap):
-    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.paterm'; there is blocks.0.attn.pattern, "):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.paterm'; choose from blocks.0.attn.pattern, "):
         small()(torch.tensor([[1, 2]]), tap=tap)
 
 
@@ -816,23 +816,23 @@ def test_reading_what_was_not_recorded():
     with pytest.raises(KeyError, match="nothing is recorded yet"):
         seen["embed"]
     small()(torch.tensor([[1, 2]]), tap=seen)
-    with pytest.raises(KeyError, match=r"blocks.0.attn.z was not recorded; there is embed"):
+    with pytest.raises(KeyError, match=r"blocks.0.attn.z was not recorded; choose from embed"):
         seen["blocks.0.attn.z"]
 
 
 @pytest.mark.parametrize(
     "fields, error, says",
     [
-        (dict(n_layer=3), TypeError, "Config has no field 'n_layer'; there is n_layers, "),
+        (dict(n_layer=3), TypeError, "Config has no field 'n_layer'; choose from n_layers, "),
         (dict(d_model=0), ValueError, "Config.d_model is 0; it must be a whole number, at least 1"),
         (dict(n_layers=-1), ValueError, "Config.n_layers is -1"),
         (dict(n_heads=2.5), ValueError, "Config.n_heads is 2.5"),
-        (dict(positions="learnd"), ValueError, "Config.positions is 'learnd'; there is learned"),
-        (dict(act="gleu"), ValueError, "Config.act is 'gleu'; there is gelu"),
-        (dict(norm=None), ValueError, "Config.norm is None; there is none, "),
+        (dict(positions="learnd"), ValueError, "Config.positions is 'learnd'; choose from learned"),
+        (dict(act="gleu"), ValueError, "Config.act is 'gleu'; choose from gelu"),
+        (dict(norm=None), ValueError, "Config.norm is None; choose from none, "),
         (dict(n_heads=4, n_kv_heads=3), ValueError, "n_heads is 4; 3 key heads cannot share it evenly"),
         (dict(n_kv_heads=0), ValueError, "kv_heads is 0"),
-        (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions turn pairs"),
+        (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions rotate pairs"),
         (dict(norm_eps=0.0), ValueError, "norm_eps is 0.0; it must be a number above 0"),
         (dict(rotary_base="large"), ValueError, "rotary_base is 'large'; it must be a number above 0"),
         (dict(init_std=-1.0), ValueError, "init_std is -1.0; it must be a number not below 0"),
@@ -851,7 +851,7 @@ def test_bad_restart():
         model.run_from(3, stream)
     with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
         model.run_from(0, stream[..., 0])
-    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.z'; there is blocks.1.attn.z"):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.z'; choose from blocks.1.attn.z"):
         model.run_from(1, stream, tap=record("blocks.0.attn.z"))
 
 
@@ -873,6 +873,6 @@ def test_a_layer_is_a_whole_number(layer):
         lambda: model.run_to(torch.zeros(1, 2).long(), layer),
         lambda: model.run_from(layer, torch.zeros(1, 2, 6)),
     ):
-        with pytest.raises(ValueError, match=f"a layer is a whole number; {layer!r} is none"):
+        with pytest.raises(ValueError, match=f"a layer is a whole number; {layer!r} is not"):
             call()
     assert model.run_to(torch.zeros(1, 2).long(), np.int64(1)).shape == (1, 2, 6)

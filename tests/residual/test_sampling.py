@@ -362,7 +362,7 @@ def test_nothing_to_add():
     [
         (
             lambda m: generate(m, prompts(1, 3), 10),
-            "3 tokens and 10 more are longer than the model's context, n_ctx = 12",
+            "3 tokens and 10 more do not fit into the model's context, n_ctx = 12",
         ),
         (lambda m: generate(m, prompts(1, 3)[0], 1), r"tokens have shape \[3\]; a sampler takes \[batch pos\]"),
         (lambda m: generate(m, prompts(1, 3), -1), "n is -1; it must be a whole number"),
@@ -373,8 +373,8 @@ def test_nothing_to_add():
         (lambda m: generate(m, prompts(1, 3), 1, top_k=3), "top_k and top_p have no effect at temperature 0"),
         (lambda m: generate(m, prompts(1, 3), 1, chunk=0), "chunk is 0"),
         (lambda m: generate(m, torch.tensor([[7]]), 1), "token 7 is out of range"),
-        (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be a text"),
-        (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be a text"),
+        (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be at least one text"),
+        (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be at least one text"),
         (lambda m: generate(m, prompts(1, 3), True), "n is True; it must be a whole number"),
         (lambda m: generate(m, prompts(1, 3), 1, mask=torch.tensor([[True, True, False]])), "pad on the left"),
         (lambda m: generate(m, prompts(1, 3), 1, mask=torch.ones(1, 4) > 0), r"it must be torch.bool \[1, 3\]"),
@@ -385,8 +385,8 @@ def test_nothing_to_add():
             lambda m: generate(m, prompts(1, 3), 1, tap=freeze({"blocks.0.attn.pattern": torch.ones(1, 2, 3, 3)})),
             "grows",
         ),
-        (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be a text"),
-        (lambda m: beam(m, prompts(1, 3), 1, 6), "there are 5 continuations of 1 tokens; a beam of width 6"),
+        (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be at least one text"),
+        (lambda m: beam(m, prompts(1, 3), 1, 6), "there are only 5 continuations of 1 tokens; a beam of width 6"),
         (lambda m: beam(m, prompts(1, 3), 1, 0), "width is 0"),
     ],
 )

@@ -305,28 +305,28 @@ def test_gradients_reach_what_is_put_in(make):
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda seen: ablate("*.z", "median"), "cannot ablate by 'median'; there is mean, "),
-        (lambda seen: ablate("*.zz"), "no activation '\\*.zz'; there is "),
-        (lambda seen: ablate("*.z", "mean", {}), "the reference has no blocks.0.attn.z; there is none"),
+        (lambda seen: ablate("*.z", "median"), "cannot ablate by 'median'; choose from mean, "),
+        (lambda seen: ablate("*.zz"), "no activation '\\*.zz'; choose from "),
+        (lambda seen: ablate("*.z", "mean", {}), "the reference has no blocks.0.attn.z; there are none"),
         (lambda seen: ablate("*.z", "resample"), "needs another example: run at least two, or give a reference"),
         (lambda seen: ablate("*.scores", "mean", across_positions=True), "a mean across positions would mix them"),
-        (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is none"),
+        (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is not"),
         (
             lambda seen: ablate("*.z", positions=[True, False]),
-            "a position is a whole number; True is none",
+            "a position is a whole number; True is not",
         ),
         (lambda seen: ablate("*.z", heads="1.2"), "blocks.1.attn.z has 2 heads; there is no head 2"),
-        (lambda seen: ablate("*.z", heads="2.0"), "there is no head 2.0 in .*: none is of layer 2"),
+        (lambda seen: ablate("*.z", heads="2.0"), "there is no head 2.0 in .*: none is in layer 2"),
         (lambda seen: ablate("blocks.0.attn.z", heads=["0.1", "1.1"]), "there is no head 1.1 in blocks.0.attn.z: none"),
-        (lambda seen: ablate("*.z", heads="L1H2"), "the head 'L1H2' has no such name; head 3 of layer 1 is '1.3'"),
-        (lambda seen: ablate("*.z", heads=True), "a head is a whole number; True is none"),
+        (lambda seen: ablate("*.z", heads="L1H2"), "'L1H2' is not the name of a head; head 3 of layer 1 is '1.3'"),
+        (lambda seen: ablate("*.z", heads=True), "a head is a whole number; True is not"),
         (lambda seen: ablate("*.z", positions=torch.tensor([1])), "positions.tolist\\(\\) for the first, per_example"),
-        (lambda seen: ablate("*.z", positions=np.array([1])), "positions of every example, or one of each\\? Write"),
+        (lambda seen: ablate("*.z", positions=np.array([1])), "the same for every example, or one for each\\? Write"),
         (lambda seen: ablate("*.z", positions=torch.ones(5) > 0), "positions mark \\[5\\] \\[batch pos\\]"),
-        (lambda seen: ablate("*.z", positions=[[0, 1]]), "a position is a whole number; \\[0, 1\\] is none"),
-        (lambda seen: ablate("*.z", positions=1.0), "a position is a whole number; 1.0 is none"),
+        (lambda seen: ablate("*.z", positions=[[0, 1]]), "a position is a whole number; \\[0, 1\\] is not"),
+        (lambda seen: ablate("*.z", positions=1.0), "a position is a whole number; 1.0 is not"),
         (lambda seen: ablate("*.z", positions=slice(5, 9)), "there is no position in slice\\(5, 9, None\\) of 5"),
-        (lambda seen: ablate("*.z", positions=per_example([1, 2])), "are those of 2 examples; blocks.0.attn.z has 1"),
+        (lambda seen: ablate("*.z", positions=per_example([1, 2])), "are for 2 examples; blocks.0.attn.z has 1"),
         (lambda seen: ablate("*.z", positions=per_example([5])), "there is no position 5"),
         (lambda seen: freeze({"embed": torch.zeros(2, 5, 6)}), "a value of 2 examples does not fit the 1 of embed"),
         (lambda seen: patch({"embed": torch.zeros(5, 6)}), "shape \\[5, 6\\] does not fit embed"),
@@ -337,14 +337,14 @@ def test_gradients_reach_what_is_put_in(make):
         (lambda seen: steer("embed", torch.zeros(2, 5, 6)), "shape \\[2, 5, 6\\] does not fit embed"),
         (lambda seen: ablate("*.z", heads=2), "blocks.0.attn.z has 2 heads; there is no head 2"),
         (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position 5"),
-        (lambda seen: ablate("embed", heads=0), "embed has no axis of heads"),
+        (lambda seen: ablate("embed", heads=0), "embed has no head axis"),
         (lambda seen: ablate("embed", positions=torch.ones(2, 5) > 0), "positions mark \\[2, 5\\] \\[batch pos\\]"),
-        (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; there is blocks.0.attn.z"),
+        (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; choose from blocks.0.attn.z"),
         (
             lambda seen: patch({"embed": torch.zeros(1, 4, 6)}),
             "shape \\[1, 4, 6\\] does not fit embed, which has shape",
         ),
-        (lambda seen: patch({"embd": torch.zeros(1)}), "no activation 'embd'; there is embed"),
+        (lambda seen: patch({"embd": torch.zeros(1)}), "no activation 'embd'; choose from embed"),
         (
             lambda seen: steer("embed", torch.zeros(7)),
             "shape \\[7\\] does not fit embed, which has shape \\[1, 5, 6\\]",
@@ -478,18 +478,18 @@ def test_padding_at_a_position_is_no_value(how):
     mask = torch.tensor([[False, False, True, True, True], [True] * 5])
     model(tokens, tap=(seen := record("*.z")), mask=mask)
     for tap, real in ((ablate("*.z", how), mask), (ablate("*.z", how, seen), None), (ablate("*.z", how, seen), mask)):
-        with pytest.raises(ValueError, match=f"some of the examples are padded, and a {how} would take padding"):
+        with pytest.raises(ValueError, match=f"some examples are padded, and a {how} would use padding"):
             model(tokens, tap=tap, mask=real)
 
 
 def test_the_mean_over_one_example_is_refused():
-    with pytest.raises(ValueError, match="the mean over one example is the example: run at least two, or give"):
+    with pytest.raises(ValueError, match="the mean over one example is that example: run at least two, or give"):
         model_for()(batch(1), tap=ablate("*.z", "mean"))
     model_for()(batch(1), tap=ablate("*.z", "mean", across_positions=True))
 
 
 def test_the_inputs_of_heads_are_written_out():
-    with pytest.raises(ValueError, match=r"'\*_in' names no input of a head; write q_in, k_in or v_in out"):
+    with pytest.raises(ValueError, match=r"'\*_in' does not match inputs of heads; write out q_in, k_in or v_in"):
         model_for()(batch(1), tap=record("*_in"))
 
 
@@ -503,5 +503,5 @@ def test_directions_and_recordings_may_be_lists_or_arrays(kind):
     assert torch.equal(model(tokens, tap=patch({"embed": kind(value)})), expected)
     assert torch.equal(model(tokens, tap=ablate("embed", "mean", {"embed": kind(value)})), expected)
     for make in (lambda: steer("embed", "up"), lambda: patch({"embed": [[1], [2, 3]]})):
-        with pytest.raises(ValueError, match="is no tensor, and no table of numbers that could be one"):
+        with pytest.raises(ValueError, match="must be a tensor or a table of numbers"):
             make()

@@ -99,12 +99,12 @@ def header(entries, tail=b""):
     [
         (b"1234567", "it has 7 bytes"),
         (struct.pack("<Q", 2**63) + b"{}", r"claims a header of 9,223,372,036,854,775,808 bytes; 2 follow"),
-        (header([]), "its header does not read"),
-        (struct.pack("<Q", 3) + b"{{{", "its header does not read"),
+        (header([]), "its header cannot be read"),
+        (struct.pack("<Q", 3) + b"{{{", "its header cannot be read"),
         (header({"W_E": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, b"8 bytes."), "cannot lie"),
         (header({"W_E": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}), "has shape"),
         (header({"W_E": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"4byt"), "its tensors need 8 bytes"),
-        (header({"W_E": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"8 bytes."), "cannot lie in bytes 4"),
+        (header({"W_E": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"8 bytes."), "cannot be in bytes 4"),
         (header({"W_E": {"dtype": "odd", "shape": [1], "data_offsets": [0, 4]}}, b"4byt"), "W_E of type odd"),
     ],
 )
@@ -138,7 +138,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(config={"n_layers": 10**9}), "a model of 1000000000 layers cannot consist of 5 tensors"),
         (dict(config={"n_layer": 1}), "Config has no field 'n_layer'"),
         (dict(config={"n_layers": 1, "d_model": 10**12}), "the card has for W_E the shape"),
-        (dict(config={"n_layers": 1, "d_model": 10**30}), "no model has this config"),
+        (dict(config={"n_layers": 1, "d_model": 10**30}), "this config does not make a model"),
         (dict(config=[]), "config is"),
         (dict(shapes={"W_E": [10**30]}), "the shape of W_E is"),
         (dict(shapes={"W_E": "7 6"}), "the shape of W_E is '7 6'"),
@@ -147,26 +147,26 @@ def test_weights_of_another_model_are_refused(tmp_path):
         (dict(steps=-5), "steps is -5, which is below zero"),
         (dict(steps=True), "steps is True"),
         (dict(seed=False), "seed is False"),
-        (dict(losses=[True]), "losses has True, which is no number"),
-        (dict(losses=[10**400]), "losses has 10{59,}, which is no number"),
-        (dict(metrics={"validation": math.nan}), "validation has nan, which is no number"),
-        (dict(metrics={"validation": "low"}), "validation has 'low', which is no number"),
-        (dict(metrics={"validation": None}), "validation has None, which is no number"),
-        (dict(metrics={"validation": [1.0, True]}), "validation has True, which is no number"),
-        (dict(training={"lr": math.inf}), "lr has inf, which is no number"),
-        (dict(training={"betas": [0.9, [{"x": math.nan}]]}), "betas has nan, which is no number"),
-        (dict(config={"init_std": math.nan}), "init_std has nan, which is no number"),
+        (dict(losses=[True]), "losses has True, which is not a number"),
+        (dict(losses=[10**400]), "losses has 10{59,}, which is not a number"),
+        (dict(metrics={"validation": math.nan}), "validation has nan, which is not a number"),
+        (dict(metrics={"validation": "low"}), "validation has 'low', which is not a number"),
+        (dict(metrics={"validation": None}), "validation has None, which is not a number"),
+        (dict(metrics={"validation": [1.0, True]}), "validation has True, which is not a number"),
+        (dict(training={"lr": math.inf}), "lr has inf, which is not a number"),
+        (dict(training={"betas": [0.9, [{"x": math.nan}]]}), "betas has nan, which is not a number"),
+        (dict(config={"init_std": math.nan}), "init_std has nan, which is not a number"),
         (dict(versions={"torch": 2}), "the version of torch is 2"),
-        (dict(losses=[2.5, "low"]), "losses has 'low', which is no number"),
-        (dict(losses=[2.5, math.nan]), "losses has nan, which is no number"),
-        (dict(metrics={"validation by step": {"3": None}}), "validation by step has None, which is no number"),
+        (dict(losses=[2.5, "low"]), "losses has 'low', which is not a number"),
+        (dict(losses=[2.5, math.nan]), "losses has nan, which is not a number"),
+        (dict(metrics={"validation by step": {"3": None}}), "validation by step has None, which is not a number"),
         (dict(extra=1), "unknown fields extra"),
-        (dict(dtype="I64"), "dtype is 'I64'; weights are F16, F32, F64"),
+        (dict(dtype="I64"), "dtype is 'I64'; weights can be F16, F32, F64"),
         (dict(kind=3), "kind is 3"),
-        (dict(kind="transformers"), "no kind 'transformers' is known; there is transformer"),
+        (dict(kind="transformers"), "the kind 'transformers' is unknown; choose from transformer"),
         (
             dict(kind="sae", module="residual.methods.saes"),
-            "no kind 'sae' .* module residual.methods.saes: import that first",
+            "the kind 'sae' .* module residual.methods.saes: import it first",
         ),
         (dict(kind="result"), "is the card of a result: results.load_result reads it"),
     ],
@@ -194,7 +194,7 @@ class Toy(torch.nn.Module):
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         if config.act != "relu":
-            raise ValueError(f"no activation {config.act!r}; there is relu")
+            raise ValueError(f"no activation {config.act!r}; choose from relu")
         self.config = config
         self.W = torch.nn.Parameter(torch.randn(config.n_features, config.d_hidden))
         self.tied = self.W  # a second name of the same weight
@@ -244,7 +244,7 @@ def test_a_model_of_a_kind_that_nothing_here_defines_is_shown_from_its_card(toy,
     show = ["show", "small-toy", "--out", str(path.parent)]
     shown = CliRunner().invoke(main, show)
     assert shown.exit_code == 0, shown.output
-    assert f"n_features 5, d_hidden 2, act relu (of the kind toy, which {__name__} defines: not" in shown.output
+    assert f"n_features 5, d_hidden 2, act relu (kind toy, defined by {__name__}: not" in shown.output
     assert "20 as F32, buffers included" in shown.output and "verified" in shown.output
     rewrite(path, shapes={"W": [5, 2], "b": [5], "seen": [6]})
     assert "the file has for seen the shape [5]; its card has [6]" in CliRunner().invoke(main, show).output
@@ -258,8 +258,8 @@ def test_a_model_of_a_kind_that_nothing_here_defines_is_shown_from_its_card(toy,
         (dict(config={"n_features": 6}), r"the card has for W the shape \[5, 2\]; its config has \[6, 2\]"),
         (dict(config={"n_feature": 5}), "n_feature"),
         (dict(config={"n_features": 10**15}), "the card has for W the shape"),
-        (dict(config={"n_features": "5"}), "no model has this config"),
-        (dict(config={"n_features": 5, "act": "gelu"}), "no activation 'gelu'; there is relu"),
+        (dict(config={"n_features": "5"}), "this config does not make a model"),
+        (dict(config={"n_features": 5, "act": "gelu"}), "no activation 'gelu'; choose from relu"),
         (dict(kind="transformer"), "Config has no field 'n_features'"),
     ],
 )
@@ -273,18 +273,18 @@ def test_a_card_of_another_kind_that_fits_no_model_is_refused(toy, fields, says)
 def test_a_kind_that_nothing_defines(toy, monkeypatch, tmp_path):
     model, path = toy
     monkeypatch.delitem(KINDS, "toy")
-    with pytest.raises(CheckpointError, match=rf"no kind 'toy' is known; .* the module {__name__}: import that first"):
+    with pytest.raises(CheckpointError, match=rf"the kind 'toy' is unknown; .* the module {__name__}: import it first"):
         load(path)
-    with pytest.raises(ValueError, match=r"Toy is of no kind that is known; add its kind to checkpoints\.KINDS"):
+    with pytest.raises(ValueError, match=r"Toy is of no known kind; add its kind to checkpoints\.KINDS"):
         save(Run(model, Card("x", {})), tmp_path / "x")
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_kind_is_two_classes():
     """A function that makes the model would do for ``load``, but not for ``save``, which knows a kind by its class."""
-    with pytest.raises(TypeError, match="the module of a kind is a class; this is <function"):
+    with pytest.raises(TypeError, match="the module of a kind must be a class; this is <function"):
         Kind(ToyConfig, lambda config: Toy(config))
-    with pytest.raises(TypeError, match="the config of a kind is a class"):
+    with pytest.raises(TypeError, match="the config of a kind must be a class"):
         Kind(lambda **fields: ToyConfig(**fields), Toy)
 
 
@@ -337,7 +337,7 @@ def test_a_model_of_other_data_brings_none(tmp_path):
 def test_a_card_that_could_not_be_read_is_not_written(tmp_path):
     for number in (math.nan, math.inf, True, "low"):
         for fields in (dict(losses=[2.5, number]), dict(metrics={"validation": number})):
-            with pytest.raises(ValueError, match="which is no number"):
+            with pytest.raises(ValueError, match="which is not a number"):
                 save(Run(Transformer(CONFIG), Card("small", {}, **fields)), tmp_path / "small")
     for fields, says in [(dict(steps=-1), "steps is -1"), (dict(data="\ud800"), "half a character")]:
         with pytest.raises(ValueError, match=says):
@@ -347,7 +347,7 @@ def test_a_card_that_could_not_be_read_is_not_written(tmp_path):
 
 def test_what_is_no_card_and_what_is_not_there(tmp_path):
     _, path = saved(tmp_path)
-    for text, says in [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "it lacks config, dtype, name, sha256")]:
+    for text, says in [("{", "is not JSON"), ("[]", "is not a JSON object"), ("{}", "it lacks config, dtype, name, sha256")]:
         path.with_suffix(".json").write_text(text)
         with pytest.raises(CheckpointError, match=says):
             load(path)

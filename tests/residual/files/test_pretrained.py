@@ -390,8 +390,8 @@ def test_both_names_stored_though_tied(tmp_path):
             lambda t: {f"{{x}}{{}}.{name}": t.pop(name) for name in list(t)},
             "lacks the tensor {x}0.layers.0.input_layernorm",
         ),
-        (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is there already"),
-        (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model has no place for: lora_A.weight"),
+        (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is already in"),
+        (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model does not have: lora_A.weight"),
     ],
 )
 def test_names_that_leave_a_doubt(tmp_path, more, says):
@@ -445,7 +445,7 @@ def test_a_model_brings_its_vocabulary(tmp_path):
     assert weights.load(folder).vocabulary.text([3, 7, 5]) == "ab ab1"
     (folder / "tokenizer.json").write_text("{")
     broken = weights.load(folder)
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
         broken.vocabulary.tokens("ab")
 
 
@@ -603,18 +603,18 @@ def rewrite_tensors(change):
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "there is no .*config.json"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), ValueError, "holds a list; it must hold an object"),
-        (rewrite_config(model_type="mamba"), ValueError, "says model_type 'mamba'; gpt2 and llama can be loaded"),
+        (rewrite_config(model_type="mamba"), ValueError, "says model_type 'mamba'; only gpt2 and llama can be loaded"),
         (rewrite_config(hidden_size=10**30), ValueError, "says hidden_size 10{30}; it must be a whole number"),
         (rewrite_config(num_hidden_layers=10**9), ValueError, "1000000000 layers, but has only 21 tensors"),
         (rewrite_config(num_hidden_layers=3), ValueError, "lacks the tensor model.layers.2.input_layernorm.weight"),
-        (rewrite_config(num_hidden_layers=1), ValueError, "no place for: model.layers.1.input_layernorm.weight"),
+        (rewrite_config(num_hidden_layers=1), ValueError, "that this model does not have: model.layers.1.input_layernorm.weight"),
         (rewrite_config(vocab_size=12), ValueError, r"has model.embed_tokens.weight of shape \[11, 8\]; .* \[12, 8\]"),
         (rewrite_config(num_attention_heads=3), ValueError, "3 heads, which cannot share 8 dimensions evenly"),
-        (rewrite_config(num_key_value_heads=3), ValueError, "makes no model: .*3 key heads cannot share it evenly"),
-        (rewrite_config(rms_norm_eps="tiny"), ValueError, "makes no model"),
-        (rewrite_config(hidden_act="relu"), ValueError, "says hidden_act 'relu'; a Llama's is 'silu'"),
+        (rewrite_config(num_key_value_heads=3), ValueError, "does not describe a model: .*3 key heads cannot share it evenly"),
+        (rewrite_config(rms_norm_eps="tiny"), ValueError, "does not describe a model"),
+        (rewrite_config(hidden_act="relu"), ValueError, "says hidden_act 'relu'; only 'silu' can be loaded"),
         (rewrite_config(rope_scaling={"rope_type": "llama3"}), ValueError, "rotary positions of type 'llama3'"),
-        (rewrite_config(rope_scaling="linear"), ValueError, "rotary positions 'linear'; that must be an object"),
+        (rewrite_config(rope_scaling="linear"), ValueError, "rotary positions 'linear'; they must be an object"),
         (rewrite_config(attention_bias=True), ValueError, "lacks the tensor model.layers.0.self_attn.q_proj.bias"),
         (
             rewrite_tensors(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
@@ -636,7 +636,7 @@ def rewrite_tensors(change):
         (
             lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}" * 9),
             ValueError,
-            "says that its header has 4611686018427387904; it is corrupt",
+            "claims a header of 4611686018427387904; it is corrupt",
         ),
     ],
 )
@@ -658,9 +658,9 @@ def test_absurd_shapes_in_a_safetensors_header(tmp_path):
 @pytest.mark.parametrize(
     "index, error, says",
     [
-        ({}, ValueError, "has no weight_map from tensors to files"),
-        ({"weight_map": {"a": "../../secret.safetensors"}}, ValueError, "the files must lie in the same folder"),
-        ({"weight_map": {"a": "b.safetensors"}}, FileNotFoundError, "names b.safetensors, which is not there"),
+        ({}, ValueError, "has no weight_map of tensors to files"),
+        ({"weight_map": {"a": "../../secret.safetensors"}}, ValueError, "the files must be in the same folder"),
+        ({"weight_map": {"a": "b.safetensors"}}, FileNotFoundError, "names b.safetensors, which is missing"),
     ],
 )
 def test_bad_index(tmp_path, index, error, says):
@@ -694,24 +694,24 @@ def text(string):
 @pytest.mark.parametrize(
     "content, says",
     [
-        (b"GGUF", "has 4 bytes; that is no GGUF file"),
+        (b"GGUF", "has 4 bytes, too few for a GGUF file"),
         (a_gguf(magic=b"PK\3\4"), r"begins with b'PK\\x03\\x04', not b'GGUF'"),
-        (a_gguf(version=77), "is of version 77; versions 2 and 3 can be read"),
-        (a_gguf(tensors=2**60), "says that it has 1152921504606846976 tensors"),
-        (a_gguf(values=2**60), "and 1152921504606846976 values; it is too short"),
+        (a_gguf(version=77), "has version 77; versions 2 and 3 can be read"),
+        (a_gguf(tensors=2**60), "claims 1152921504606846976 tensors"),
+        (a_gguf(values=2**60), "and 1152921504606846976 values, but is too short"),
         (a_gguf(values=1, rest=struct.pack("<Q", 2**50) + bytes(20)), "has a string of 1125899906842624 bytes"),
         (a_gguf(values=1, rest=text(b"k") + struct.pack("<IIQ", 9, 8, 2**50)), "'k' has 1125899906842624 items"),
         (a_gguf(values=1, rest=text(b"k") + struct.pack("<I", 55)), "a value of unknown type 55 for 'k'"),
         (a_gguf(values=1, rest=text(b"\xff\xfe") + bytes(12)), "that is not UTF-8"),
         (
             a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0)),
-            r"says that w is \[1099511627776, 1099511627776\] and ends at byte",
+            r"claims that w is \[1099511627776, 1099511627776\] and ends at byte",
         ),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 2, 0, 2**60)), r"w is \[2\] and ends at byte"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 2, 99, 0)), "stores w as type 99"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 33, 8, 0)), "stored in blocks of 32"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<I", 2**31) + bytes(30)), "a tensor of 2147483648 axes"),
-        (a_gguf(), "says general.architecture None; llama can be loaded"),
+        (a_gguf(), "says general.architecture None; only llama can be loaded"),
     ],
 )
 def test_bad_gguf(tmp_path, content, says):
@@ -758,7 +758,7 @@ def test_where_there_is_nothing(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"there is no folder or file no/where; .* give download=True"):
         weights.load("no/where")
     (tmp_path / "m.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"is a file, but no \.gguf"):
+    with pytest.raises(ValueError, match=r"is a file, but not a \.gguf"):
         weights.load(tmp_path / "m.pt")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match="pip install huggingface_hub"):

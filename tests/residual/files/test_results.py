@@ -81,10 +81,10 @@ def rewrite(path, blob=None, **fields):
     [
         (None, dict(kind="transformer"), "is the card of a checkpoint: checkpoints.load reads it"),
         (None, dict(seconds="long"), "seconds is 'long'"),
-        (None, dict(seconds=math.nan), "seconds has nan, which is no number"),
+        (None, dict(seconds=math.nan), "seconds has nan, which is not a number"),
         (None, dict(seconds=-1), "seconds is -1, which is below zero"),
         (None, dict(seconds=True), "seconds is True"),
-        (None, dict(settings={"at": [math.inf]}), "at has inf, which is no number"),
+        (None, dict(settings={"at": [math.inf]}), "at has inf, which is not a number"),
         (None, dict(extra=1), "unknown fields extra"),
         (None, dict(shapes={"scores": [2, 2]}), r"the file has for exact the shape \[1\]; its card has none"),
         (None, dict(dtypes={}), "exact is torch.float64; the card says nothing"),
@@ -120,7 +120,7 @@ def test_a_result_is_no_checkpoint(tmp_path):
 def test_what_cannot_be_saved(tmp_path, values, says):
     with pytest.raises(ValueError, match=says):
         saved(tmp_path, values)
-    with pytest.raises(ValueError, match="seconds has nan, which is no number"):
+    with pytest.raises(ValueError, match="seconds has nan, which is not a number"):
         save_result(tmp_path / "x", VALUES, ResultCard("x", seconds=math.nan))
     assert not list(tmp_path.iterdir())
 

@@ -232,11 +232,11 @@ SLIPS = [
     (lambda model: full_OV(model, 3), "there is no layer 3 among 3"),
     (lambda model: full_QK(model, slice(1)), "a circuit is in one layer, so give one whole number"),
     (lambda model: full_OV(model, 0, 4), "there is no head 4 among 4"),
-    (lambda model: full_OV(model, 0, "0.1"), "heads are whole numbers, a list of them or a slice; '0.1' is none"),
-    (lambda model: full_OV(model, 0, [0, 1]), "head is a number or a slice;"),
-    (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "do not lie in one space"),
-    (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "do not lie in one space"),
-    (lambda model: prefix_matching_score(model, examples=0), "examples is 0; a score is a mean over at least 1"),
+    (lambda model: full_OV(model, 0, "0.1"), "heads must be whole numbers, a list of them or a slice; '0.1' is not"),
+    (lambda model: full_OV(model, 0, [0, 1]), "head must be a number or a slice;"),
+    (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "are not in the same space"),
+    (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "are not in the same space"),
+    (lambda model: prefix_matching_score(model, examples=0), "examples is 0; it must be at least 1"),
     (lambda model: previous_token_score(model, TOKENS[0]), r"tokens have shape \[8\]"),
     (
         lambda model: attention_to(model, TOKENS, TOKENS[:, :3]),
@@ -290,7 +290,7 @@ def test_most_blocks_of_a_skewed_table_are_never_made(monkeypatch):
 
 
 def test_bad_tables_are_sentences():
-    with pytest.raises(ValueError, match=r"no table is \[3, 2\] @ \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"\[3, 2\] @ \[3, 4\] is no table"):
         top_entries(torch.ones(3, 2), torch.ones(3, 4))
     with pytest.raises(ValueError, match="cannot take 10 entries of a table of 3 × 3"):
         top_entries(torch.ones(3, 2), torch.ones(2, 3), 10)

@@ -288,9 +288,9 @@ SEEN = written(SMALL, batch(0))
     [
         (
             lambda: patch_edges(SMALL, [("0.4", "1.0.k")], SEEN),
-            "nothing named '0.4' writes to the stream; there is 0.0",
+            "nothing named '0.4' writes to the stream; choose from 0.0",
         ),
-        (lambda: patch_edges(SMALL, [("0.1", "1.2.k")], SEEN), "read by 2 key heads); there is 1.0.k"),
+        (lambda: patch_edges(SMALL, [("0.1", "1.2.k")], SEEN), "read by 2 key heads); choose from 1.0.k"),
         (lambda: patch_edges(SMALL, [("1.1", "1.0.k")], SEEN), "1.0.k reads the stream before 1.1 writes to it"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")]), "recorded=written(model, tokens)"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], {}), "blocks.0.attn.z was not recorded"),
@@ -303,14 +303,14 @@ SEEN = written(SMALL, batch(0))
         (lambda: edge_attribution(SMALL, batch(0), batch(0, size=2), metric), "patching needs the same shapes"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=4), "there is no position 4 in 4 tokens"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: logits[:, 1]), "it must be one number"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: 1.0), "the metric does not depend on the"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: 1.0), "the metric does not depend on its"),
         (
             lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=1.5),
-            "position is 1.5; the metric",
+            "position is 1.5; it must",
         ),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; the metric"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; the metric"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "at one for each of the 3"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; it must"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; it must"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "or one for each of the 3"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=1.5), "steps is 1.5; it must be a whole"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric).top(-1), "cannot take -1 edges; give a whole"),
         (
@@ -338,7 +338,7 @@ def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
 def test_a_pair_that_is_no_edge_has_no_score():
     scores = edge_attribution(SMALL, batch(0), batch(1), metric)
     assert scores["0.1", "1.0.k"] == scores.values[scores.writers.index("0.1"), scores.readers.index("1.0.k")]
-    with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is no edge"):
+    with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is not an edge"):
         scores["1.1", "1.0.k"]
 
 

@@ -134,7 +134,7 @@ def test_with_layernorm_after_folding_and_centring(model, seed):
 
 
 def test_what_cannot_be_done_is_a_sentence():
-    for norm, says in [("rms", "RMSNorm, which does not take the mean out"), ("none", "no LayerNorm")]:
+    for norm, says in [("rms", "RMSNorm, which does not subtract the mean"), ("none", "no LayerNorm")]:
         with pytest.raises(ValueError, match=says):
             center(Transformer(Config(1, 6, 2, 3, 5, 7, norm=norm)))
     with pytest.raises(ValueError, match="shortformer"):

@@ -180,7 +180,7 @@ def test_padding_is_as_if_it_were_not_there(model, seed, value_weighted, real):
 
 def test_texts_as_they_are():
     model = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=1.0)).double()
-    with pytest.raises(TypeError, match="the model has no vocabulary to read text with"):
+    with pytest.raises(TypeError, match="the model has no vocabulary, so it cannot read text"):
         roles.head_roles(model, "abc")
 
     class Letters:
@@ -277,7 +277,7 @@ def test_slips_are_sentences():
     with pytest.raises(ValueError, match="counted marks no query"):
         roles.attention_by_token(model, text(0), counted=torch.zeros(3, N_POS, dtype=torch.bool))
     found = roles.head_roles(model, text(0))
-    with pytest.raises(ValueError, match=r"there is no head 0\.7; there is 0\.0, 0\.1"):
+    with pytest.raises(ValueError, match=r"there is no head 0\.7; choose from 0\.0, 0\.1"):
         role_tables.role_table(found, ["0.7"])
     with pytest.raises(ValueError, match="cannot take 5 heads of 4"):
         role_tables.strongest(found.induction)

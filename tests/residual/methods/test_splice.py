@@ -136,8 +136,8 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
     ("tap", "words"),
     [
         (lambda: splice("blocks.0.resid_post", "blocks.0.resid_pre", nn.Identity()), "is computed before"),
-        (lambda: splice("blocks.0.resid", "blocks.0.resid_post", nn.Identity()), "there is blocks.0.resid_p"),
-        (lambda: splice("embed", "embed", nn.Identity(), error="kept"), "there is keep"),
+        (lambda: splice("blocks.0.resid", "blocks.0.resid_post", nn.Identity()), "choose from blocks.0.resid_p"),
+        (lambda: splice("embed", "embed", nn.Identity(), error="kept"), "choose from keep"),
         (lambda: splice("embed", "embed", lambda x: x[..., :2]), "f returned shape [3, 4, 2] for embed"),
     ],
 )
@@ -168,5 +168,5 @@ def test_what_f_returns_is_checked(f, kind, words):
 
 
 def test_there_is_no_error_none():
-    with pytest.raises(ValueError, match=r"no error None; there is .*, or give a tensor"):
+    with pytest.raises(ValueError, match=r"no error None; choose from .*, or give a tensor"):
         splice("embed", "embed", nn.Identity(), error=None)

