@@ -383,7 +383,7 @@ def test_nothing_to_add():
         (lambda m: generate(m, prompts(2, 3), 1, tap=ablate("*.z", "mean")), "means and resamples need a reference"),
         (
             lambda m: generate(m, prompts(1, 3), 1, tap=freeze({"blocks.0.attn.pattern": torch.ones(1, 2, 3, 3)})),
-            "grows",
+            "both grow",
         ),
         (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be at least one text"),
         (lambda m: beam(m, prompts(1, 3), 1, 6), "there are only 5 continuations of 1 tokens; a beam of width 6"),

@@ -126,7 +126,9 @@ def spot_check(name: str, *, places: int = 3, seed: int = 0, folder: Path = FOLD
     furthest = 0.0
     for number in sorted(stored.keys() | again.keys()):
         if number not in stored or number not in again or stored[number].shape[: len(entry.shape)] != entry.shape:
-            raise ValueError(f"{path} does not match {name} as it is now ({number}); residual measure {name}")
+            raise ValueError(
+                f"{path} does not match {name} as it is now ({number} differs); run residual measure {name}"
+            )
         before = stored[number][drawn.unbind(-1)]
         distance = (before - again[number]).abs().nan_to_num(nan=math.inf)
         distance[before.isnan() & again[number].isnan()] = 0

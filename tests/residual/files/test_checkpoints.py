@@ -101,7 +101,7 @@ def header(entries, tail=b""):
         (struct.pack("<Q", 2**63) + b"{}", r"claims a header of 9,223,372,036,854,775,808 bytes; 2 follow"),
         (header([]), "its header cannot be read"),
         (struct.pack("<Q", 3) + b"{{{", "its header cannot be read"),
-        (header({"W_E": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, b"8 bytes."), "cannot lie"),
+        (header({"W_E": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}}, b"8 bytes."), "cannot be"),
         (header({"W_E": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}), "has shape"),
         (header({"W_E": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"4byt"), "its tensors need 8 bytes"),
         (header({"W_E": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"8 bytes."), "cannot be in bytes 4"),
@@ -119,10 +119,10 @@ def test_weights_of_another_model_are_refused(tmp_path):
     model, path = saved(tmp_path)
     other = Transformer(replace(CONFIG, d_model=8))
     rewrite(path, safetensors.torch.save(dict(other.named_parameters())))
-    with pytest.raises(CheckpointError, match=r"the file has for W_E the shape \[7, 8\]; its card has \[7, 6\]"):
+    with pytest.raises(CheckpointError, match=r"the file has shape \[7, 8\] for W_E; its card has \[7, 6\]"):
         load(path)
     rewrite(path, safetensors.torch.save({"W_E": model.W_E}))
-    with pytest.raises(CheckpointError, match=r"the file has for W_U the shape none; its card has \[6, 7\]"):
+    with pytest.raises(CheckpointError, match=r"the file has shape none for W_U; its card has \[6, 7\]"):
         load(path)
     rewrite(path, safetensors.torch.save({name: w.double() for name, w in model.named_parameters()}))
     with pytest.raises(CheckpointError, match=r"W_E is torch.float64; the card says F32"):
@@ -137,12 +137,12 @@ def test_weights_of_another_model_are_refused(tmp_path):
     [
         (dict(config={"n_layers": 10**9}), "a model of 1000000000 layers cannot consist of 5 tensors"),
         (dict(config={"n_layer": 1}), "Config has no field 'n_layer'"),
-        (dict(config={"n_layers": 1, "d_model": 10**12}), "the card has for W_E the shape"),
+        (dict(config={"n_layers": 1, "d_model": 10**12}), r"the card has shape \[.*\] for W_E"),
         (dict(config={"n_layers": 1, "d_model": 10**30}), "this config does not make a model"),
         (dict(config=[]), "config is"),
         (dict(shapes={"W_E": [10**30]}), "the shape of W_E is"),
         (dict(shapes={"W_E": "7 6"}), "the shape of W_E is '7 6'"),
-        (dict(shapes={"W_E": [7, 6]}), "the card has for W_U the shape none; its config has"),
+        (dict(shapes={"W_E": [7, 6]}), "the card has shape none for W_U; its config has"),
         (dict(steps="many"), "steps is 'many'"),
         (dict(steps=-5), "steps is -5, which is below zero"),
         (dict(steps=True), "steps is True"),
@@ -247,7 +247,7 @@ def test_a_model_of_a_kind_that_nothing_here_defines_is_shown_from_its_card(toy,
     assert f"n_features 5, d_hidden 2, act relu (kind toy, defined by {__name__}: not" in shown.output
     assert "20 as F32, buffers included" in shown.output and "verified" in shown.output
     rewrite(path, shapes={"W": [5, 2], "b": [5], "seen": [6]})
-    assert "the file has for seen the shape [5]; its card has [6]" in CliRunner().invoke(main, show).output
+    assert "the file has shape [5] for seen; its card has [6]" in CliRunner().invoke(main, show).output
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert "SHA-256 differs" in CliRunner().invoke(main, show).output
 
@@ -255,9 +255,9 @@ def test_a_model_of_a_kind_that_nothing_here_defines_is_shown_from_its_card(toy,
 @pytest.mark.parametrize(
     "fields, says",
     [
-        (dict(config={"n_features": 6}), r"the card has for W the shape \[5, 2\]; its config has \[6, 2\]"),
+        (dict(config={"n_features": 6}), r"the card has shape \[5, 2\] for W; its config has \[6, 2\]"),
         (dict(config={"n_feature": 5}), "n_feature"),
-        (dict(config={"n_features": 10**15}), "the card has for W the shape"),
+        (dict(config={"n_features": 10**15}), r"the card has shape \[.*\] for W"),
         (dict(config={"n_features": "5"}), "this config does not make a model"),
         (dict(config={"n_features": 5, "act": "gelu"}), "no activation 'gelu'; choose from relu"),
         (dict(kind="transformer"), "Config has no field 'n_features'"),

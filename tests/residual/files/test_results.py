@@ -86,11 +86,11 @@ def rewrite(path, blob=None, **fields):
         (None, dict(seconds=True), "seconds is True"),
         (None, dict(settings={"at": [math.inf]}), "at has inf, which is not a number"),
         (None, dict(extra=1), "unknown fields extra"),
-        (None, dict(shapes={"scores": [2, 2]}), r"the file has for exact the shape \[1\]; its card has none"),
+        (None, dict(shapes={"scores": [2, 2]}), r"the file has shape \[1\] for exact; its card has none"),
         (None, dict(dtypes={}), "exact is torch.float64; the card says nothing"),
         (None, dict(dtypes={"exact": ["F64"]}), r"exact is torch.float64; the card says \['F64'\]"),
         (b"short", {}, "it has 5 bytes"),
-        (safetensors.torch.save({"scores": torch.ones(3)}), {}, r"has for exact the shape none; its card has \[1\]"),
+        (safetensors.torch.save({"scores": torch.ones(3)}), {}, r"has shape none for exact; its card has \[1\]"),
     ],
 )
 def test_another_card_or_file_is_refused(tmp_path, blob, fields, says):

@@ -294,7 +294,7 @@ SEEN = written(SMALL, batch(0))
         (lambda: patch_edges(SMALL, [("1.1", "1.0.k")], SEEN), "1.0.k reads the stream before 1.1 writes to it"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")]), "recorded=written(model, tokens)"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], {}), "blocks.0.attn.z was not recorded"),
-        (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], SEEN, "resample"), "there is"),
+        (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], SEEN, "resample"), "choose from"),
         (lambda: patch_edges(NONE, [("embed", "logits")], how="zero"), "the model has no layers"),
         (
             lambda: SMALL(batch(0, size=2), tap=patch_edges(SMALL, [("0.1", "1.0.k")], SEEN)),
