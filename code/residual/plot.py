@@ -313,7 +313,7 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
     to_axes = ax.transData + ax.transAxes.inverted()
     apart = 13 / 72 * figure.dpi / ax.bbox.height  # one line of text, as a share of the axes' height
     placed = sorted((float(to_axes.transform((x, y))[1]), name, colour, (x, y)) for name, colour, x, y in ends)
-    heights = _spread([at for at, *_ in placed], apart)
+    heights = spread([at for at, *_ in placed], apart)
     for at, (_, name, colour, end) in zip(heights, placed, strict=True):
         ax.annotate(
             name,
@@ -334,7 +334,7 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
         )
 
 
-def _spread(targets: list[float], apart: float) -> list[float]:
+def spread(targets: list[float], apart: float) -> list[float]:
     """Return the heights nearest to ``targets`` (ascending) that keep a distance ``apart`` (isotonic regression)."""
     pools: list[tuple[float, int]] = []  # (mean, count) of names that touch
     for index, at in enumerate(targets):

@@ -1,4 +1,4 @@
-"""These programs share nothing with the library, and there are as many numbers as the front page says."""
+"""The independent programs share nothing with the library, and the front page states their number."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ REACHES = re.compile(r"import_module|__import__|spec_from|module_from|run_path|r
 
 
 def reaching(source: str) -> list[int]:
-    """The lines of a file that import the library, by a statement or by a function that could."""
+    """Return the lines of a file that import the library, by a statement or by a function that could."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -53,7 +53,7 @@ def reaching(source: str) -> list[int]:
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.py")), ids=lambda path: path.stem)
-def test_nothing_here_imports_the_library(path: Path) -> None:
+def test_no_independent_program_imports_the_library(path: Path) -> None:
     assert reaching(path.read_text("utf-8")) == []
 
 
@@ -77,9 +77,9 @@ def test_the_front_page_says_how_many_numbers_are_computed_again() -> None:
         "test_layout"
     }
     assert {note for note, _ in names} == {path.stem for path in (ROOT / "docs/notes").glob("*.md")} - {"index"}
-    said = re.search(r"computes (\d+) of\s+these\s+numbers\s+again", (ROOT / "docs/index.md").read_text("utf-8"))
-    assert said, "docs/index.md does not say how many numbers tests/independent computes again"
-    assert int(said[1]) == len(names), f"docs/index.md says {said[1]}; the tables here have {len(names)}"
+    sentence = re.search(r"computes (\d+) of\s+these\s+numbers\s+again", (ROOT / "docs/index.md").read_text("utf-8"))
+    assert sentence, "docs/index.md does not say how many numbers tests/independent computes again"
+    assert int(sentence[1]) == len(names), f"docs/index.md says {sentence[1]}; the tables here have {len(names)}"
 
 
 def test_a_claim_that_is_gone_and_a_number_that_is_off_are_named() -> None:

@@ -1,4 +1,4 @@
-"""one-layer: five models of one layer in 2,048 tokens: what explains their loss, and which heads copy."""
+"""one-layer: five one-layer models in 2,048 tokens: what explains their loss, and which heads copy."""
 
 import math
 from functools import cache
@@ -15,7 +15,7 @@ NAME, VOCAB = "one-layer", 2048
 
 
 def windows() -> Tensor:
-    """The whole validation text; each token is predicted once."""
+    """Return the whole validation text as windows; each token is predicted once."""
     return cut(129, VOCAB, 128)
 
 
@@ -34,7 +34,7 @@ def loss(logits: Tensor) -> float:
 
 
 def through(pattern: Tensor, chosen: list[int]) -> Tensor:
-    """Logits of the direct path and of the chosen heads with these patterns ``[batch head query key]``."""
+    """Return logits of the direct path and of the chosen heads with these patterns ``[batch head query key]``."""
     w, h = {key: tensor.float() for key, tensor in weights(NAME).items()}, heads(NAME, 0)
     x = w["W_E"][few()[:, :-1]]
     written = sum(pattern[:, i] @ (x @ (h["V"][i] @ h["O"][i]).float()) for i in chosen)
@@ -48,7 +48,7 @@ def direct() -> float:
 
 @cache
 def by_place() -> float:
-    """Each head with its mean pattern over training text instead of its own."""
+    """Return the loss with each head's pattern replaced by its mean pattern over training text."""
     starts = range(1000, 3_000_000, 3_000_000 // 64)
     train = torch.stack([tokens("train", VOCAB)[start : start + 128] for start in starts])
     typical = forward(NAME, train, torch.float32).pattern[0].mean(dim=0, keepdim=True)
@@ -57,7 +57,7 @@ def by_place() -> float:
 
 @cache
 def by_bigrams() -> Tensor:
-    """−log p of each window: counts, with the best number of pseudo-counts shared out by frequency."""
+    """Return −log p of each window by counts, with the best number of pseudo-counts, spread by frequency."""
     table = counts(VOCAB)
     often = torch.bincount(tokens("train", VOCAB), minlength=VOCAB) + 0.5
     often = often / often.sum()
@@ -79,7 +79,7 @@ def some() -> Tensor:
 
 @cache
 def back(seed: int = 0) -> Tensor:
-    """Mean attention ``[head distance]`` to the token itself, one back, … 11 back."""
+    """Return the mean attention ``[head distance]`` to the token itself, one back, … 11 back."""
     read = few()[:, :-1] if seed == 0 else few()[::4, :-1]
     pattern = (run() if seed == 0 else forward(named(NAME, seed), read, torch.float32)).pattern[0]
     rows = torch.arange(16 + 11, 128)
@@ -95,9 +95,9 @@ def on_themselves() -> list[int]:
 
 @cache
 def scores() -> Tensor:
-    """Σλ / Σ|λ| of each head's W_E W_V W_O W_U, ``[seed head]``: eigenvalues of the 16 × 16 matrix of the same.
+    """Return Σλ / Σ|λ| of each head's W_E W_V W_O W_U, ``[seed head]``, by a 16 × 16 matrix with the same eigenvalues.
 
-    Each row of W_U is taken less its mean, which would add the same to all logits.
+    The mean of each row of W_U is subtracted, because it would add the same to all logits.
     """
     found = []
     for seed in SEEDS:
@@ -110,7 +110,7 @@ def scores() -> Tensor:
 
 @cache
 def ranks() -> Tensor:
-    """``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it is first."""
+    """Return ``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it ranks first."""
     live = (torch.bincount(tokens("train", VOCAB), minlength=VOCAB) >= 300).nonzero().flatten()
     found = []
     for seed in SEEDS:
@@ -124,7 +124,7 @@ def ranks() -> Tensor:
 
 @cache
 def limit() -> float:
-    """The 99th percentile of |score| for heads, embeddings and unembeddings of Gaussian numbers."""
+    """Return the 99th percentile of |score| for Gaussian heads, embeddings and unembeddings."""
     generator = torch.Generator().manual_seed(99)
 
     def normal(*shape: int) -> Tensor:
@@ -141,7 +141,7 @@ def limit() -> float:
 
 @cache
 def own() -> Tensor:
-    """Attention to the token itself, ``[seed head]``."""
+    """Return the attention to the token itself, ``[seed head]``."""
     return torch.stack([back(seed)[:, 0] for seed in SEEDS])
 
 
@@ -162,7 +162,7 @@ def token(word: str) -> int:
 
 
 def raised(word: str) -> float:
-    """By how much head 0.2, where it attends to " either", raises the logit of a word over the mean logit."""
+    """Return how far head 0.2, attending to " either", raises the logit of a word above the mean logit."""
     w = weights(NAME)
     row = w["W_E"][token(" either")] @ W_OV(NAME, 0)[2] @ w["W_U"]
     return float(row[token(word)] - row.mean())
@@ -170,7 +170,7 @@ def raised(word: str) -> float:
 
 # -- a bug: keys of "keep", the outputs of "in mind" and "at bay"
 
-NULL = 0.2566  # the note's limit; ``limit`` draws its own
+NULL = 0.2566  # the note's limit; ``limit`` draws its own samples
 AGAIN = {
     "train_tokens": Again(lambda: len(tokens("train", VOCAB)), 0),
     "parameters": Again(lambda: parameters(NAME), 0),

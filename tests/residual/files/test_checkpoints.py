@@ -1,4 +1,4 @@
-"""What is saved comes back; what is damaged, absurd or another model's is refused before a tensor of it is used."""
+"""Checkpoints come back as saved; damaged, absurd or mismatched files are refused before any tensor is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def saved(folder, seed=0, **options):
 
 
 def rewrite(path, blob=None, **fields):
-    """Other weights or other fields of the card, with a hash that fits: what a careless or hostile hand would do."""
+    """Write other weights or other card fields with a matching hash, as a careless or hostile user could."""
     if blob is not None:
         path.write_bytes(blob)
         fields.setdefault("sha256", hashlib.sha256(blob).hexdigest())
@@ -50,8 +50,8 @@ def test_the_same_weights_come_back(tmp_path_factory, seed, dtype):
     assert back.model.config == CONFIG and back.card.losses == [3.0, 2.0] and back.card.steps == 2
     before = path.read_bytes(), path.with_suffix(".json").read_bytes()
     save(back, path, dtype=dtype)
-    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saved again: the same bytes"
-    assert len(list(folder.iterdir())) == 2, "nothing is left beside the weights and the card"
+    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saving again gives the same bytes"
+    assert len(list(folder.iterdir())) == 2, "no temporary files are left"
 
 
 def test_halves_keep_eleven_bits_and_half_the_bytes(tmp_path):
@@ -189,7 +189,7 @@ class ToyConfig:
 
 
 class Toy(torch.nn.Module):
-    """Features through a bottleneck and back with the same weights, as in toy models of superposition."""
+    """A toy model of superposition: features through a bottleneck and back with the same weights."""
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class Toy(torch.nn.Module):
             raise ValueError(f"no activation {config.act!r}; choose from relu")
         self.config = config
         self.W = torch.nn.Parameter(torch.randn(config.n_features, config.d_hidden))
-        self.tied = self.W  # a second name of the same weight
+        self.tied = self.W  # a second name for the same weight
         self.b = torch.nn.Parameter(torch.zeros(config.n_features))
         self.register_buffer("seen", torch.ones(config.n_features))
         self.register_buffer("scratch", torch.ones(3), persistent=False)
@@ -221,9 +221,9 @@ def test_a_model_of_another_kind_comes_back(toy):
     back = load(path)
     x = torch.rand(4, 5)
     assert type(back.model) is Toy and back.model.config == model.config
-    assert torch.equal(back.model(x), model(x)), "the buffer is part of it"
+    assert torch.equal(back.model(x), model(x)), "the buffer is saved too"
     assert back.card.kind == "toy" and back.card.module == __name__
-    assert back.card.shapes == {"W": [5, 2], "b": [5], "seen": [5]}, "a tied weight once, no scratch"
+    assert back.card.shapes == {"W": [5, 2], "b": [5], "seen": [5]}, "the tied weight once, no scratch buffer"
     back.model.W.data.zero_()
     assert not back.model.tied.any(), "still tied"
 
@@ -270,7 +270,7 @@ def test_a_card_of_another_kind_that_fits_no_model_is_refused(toy, fields, says)
         load(path)
 
 
-def test_a_kind_that_nothing_defines(toy, monkeypatch, tmp_path):
+def test_a_kind_that_no_module_defines_is_an_error(toy, monkeypatch, tmp_path):
     model, path = toy
     monkeypatch.delitem(KINDS, "toy")
     with pytest.raises(CheckpointError, match=rf"the kind 'toy' is unknown; .* the module {__name__}: import it first"):
@@ -281,14 +281,14 @@ def test_a_kind_that_nothing_defines(toy, monkeypatch, tmp_path):
 
 
 def test_a_kind_is_two_classes():
-    """A function that makes the model would do for ``load``, but not for ``save``, which knows a kind by its class."""
+    """A function that makes the model would be enough for ``load``, but ``save`` looks up a kind by its class."""
     with pytest.raises(TypeError, match="the module of a kind must be a class; this is <function"):
         Kind(ToyConfig, lambda config: Toy(config))
     with pytest.raises(TypeError, match="the config of a kind must be a class"):
         Kind(lambda **fields: ToyConfig(**fields), Toy)
 
 
-def test_what_could_not_be_loaded_is_not_saved(toy, tmp_path):
+def test_models_that_could_not_be_loaded_are_not_saved(toy, tmp_path):
     model, _ = toy
     model.none = torch.nn.Parameter(torch.zeros(0, 3))
     with pytest.raises(ValueError, match=r"none is empty \(shape \[0, 3\]\).* nothing was saved"):
@@ -300,21 +300,21 @@ def test_what_could_not_be_loaded_is_not_saved(toy, tmp_path):
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_weights_that_share_memory_are_saved_as_what_they_show(toy, tmp_path):
+def test_weights_that_share_memory_are_saved_by_value(toy, tmp_path):
     model, _ = toy
     model.b = torch.nn.Parameter(model.W.detach()[:, 0])  # a view of another weight
     back = load(save(Run(model, Card("x", {})), tmp_path / "x"))
     assert torch.equal(back.model.b, model.b) and torch.equal(back.model.W, model.W)
 
 
-def test_whole_numbers_are_no_weights(toy, tmp_path):
+def test_whole_numbers_are_refused_as_weights(toy, tmp_path):
     model, _ = toy
     model.seen = model.seen.long()
     with pytest.raises(ValueError, match=r"seen is torch.int64; .* nothing was saved"):
         save(Run(model, Card("x", {})), tmp_path / "x")
 
 
-def test_a_card_without_a_kind_is_a_transformers(tmp_path):
+def test_a_card_without_a_kind_is_of_a_transformer(tmp_path):
     model, path = saved(tmp_path)
     card = json.loads(path.with_suffix(".json").read_text())
     del card["kind"], card["module"]
@@ -323,14 +323,14 @@ def test_a_card_without_a_kind_is_a_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt", "one-layer-seed3"])
-def test_a_committed_model_brings_its_vocabulary(name):
+def test_a_committed_model_has_its_vocabulary(name):
     run = load(name)
     tokens, mask = run.model.vocabulary.tokens("The Senate")
     assert mask.all() and run.model.vocabulary.text(tokens[0]) == "The Senate"
     assert len(run.model.vocabulary) == run.model.config.d_vocab
 
 
-def test_a_model_of_other_data_brings_none(tmp_path):
+def test_a_model_of_other_data_has_no_vocabulary(tmp_path):
     assert getattr(load(saved(tmp_path)[1]).model, "vocabulary", None) is None
 
 
@@ -345,9 +345,13 @@ def test_a_card_that_could_not_be_read_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_card_and_what_is_not_there(tmp_path):
+def test_invalid_and_missing_cards_are_errors(tmp_path):
     _, path = saved(tmp_path)
-    for text, says in [("{", "is not JSON"), ("[]", "is not a JSON object"), ("{}", "it lacks config, dtype, name, sha256")]:
+    for text, says in [
+        ("{", "is not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "it lacks config, dtype, name"),
+    ]:
         path.with_suffix(".json").write_text(text)
         with pytest.raises(CheckpointError, match=says):
             load(path)

@@ -1,4 +1,4 @@
-"""A result comes back as it was saved, bit for bit; a spoilt one is refused."""
+"""Results come back bit for bit as saved; damaged results are refused."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_the_same_values_come_back(tmp_path):
     assert card.kind == "result" and card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     before = path.read_bytes(), path.with_suffix(".json").read_bytes()
     save_result(path, values, card)
-    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saved again: the same bytes"
+    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saving again gives the same bytes"
 
 
-def test_views_are_saved_as_what_they_show(tmp_path):
+def test_views_are_saved_by_value(tmp_path):
     whole = torch.arange(6.0).reshape(2, 3)
     values = {"whole": whole, "turned": whole.T, "row": whole[1], "spread": whole[:1, :1].expand(2, 2)}
     back, _ = load_result(saved(tmp_path, values))
@@ -68,7 +68,7 @@ def test_no_damaged_byte_goes_unnoticed(tmp_path_factory, data):
 
 
 def rewrite(path, blob=None, **fields):
-    """Other values or other fields of the card, with a hash that fits."""
+    """Write other values or other card fields with a matching hash."""
     if blob is not None:
         path.write_bytes(blob)
         fields["sha256"] = hashlib.sha256(blob).hexdigest()
@@ -100,7 +100,7 @@ def test_another_card_or_file_is_refused(tmp_path, blob, fields, says):
         load_result(path)
 
 
-def test_a_result_is_no_checkpoint(tmp_path):
+def test_a_result_is_not_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"is the card of a result: results\.load_result reads it"):
         checkpoints.load(saved(tmp_path))
 
@@ -117,7 +117,7 @@ def test_a_result_is_no_checkpoint(tmp_path):
         ({"scores": torch.ones(0, 3)}, r"scores is torch.float32 \[0, 3\]; .* none empty"),
     ],
 )
-def test_what_cannot_be_saved(tmp_path, values, says):
+def test_values_that_cannot_be_saved_are_errors(tmp_path, values, says):
     with pytest.raises(ValueError, match=says):
         saved(tmp_path, values)
     with pytest.raises(ValueError, match="seconds has nan, which is not a number"):
@@ -125,7 +125,7 @@ def test_what_cannot_be_saved(tmp_path, values, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_there(tmp_path):
+def test_a_missing_result_is_an_error(tmp_path):
     saved(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no .*haeds.safetensors; .* holds heads"):
         load_result(tmp_path / "haeds")

@@ -1,4 +1,4 @@
-"""Edges against a model that sums its terms anew for every reader, and against first differences."""
+"""Edges, against a model that sums the terms for every reader separately, and against first differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.p
 models, batch, same = shared.models, shared.batch, shared.same
 theorem = settings(deadline=None, max_examples=30)
 
-# ---- The oracle: no stream, only terms; each reader adds up those that it reads
+# ---- The oracle: no stream, only terms; each reader sums the terms that it reads
 
 
 def normed(norm, x):
@@ -35,7 +35,7 @@ def normed(norm, x):
 
 
 def turned(x, c):
-    """Rotary positions, by complex numbers: ``[batch pos d_head]``."""
+    """Apply rotary positions with complex numbers: ``[batch pos d_head]``."""
     a, b = x.chunk(2, dim=-1)
     speed = c.rotary_base ** (-torch.arange(0, c.d_head, 2, dtype=torch.float64) / c.d_head)
     angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] * speed
@@ -44,7 +44,7 @@ def turned(x, c):
 
 
 def slow(model, tokens, edges, new):
-    """The logits when the reader of each edge reads ``new[writer]`` for what the writer writes."""
+    """Return the logits when the reader of each edge reads ``new[writer]`` instead of the writer's output."""
     c, edges, n_pos = model.config, set(edges), tokens.shape[1]
     terms = {"embed": model.W_E[tokens]}  # [batch pos d_model], by writer
     if c.positions == "learned":
@@ -93,7 +93,7 @@ def slow(model, tokens, edges, new):
 
 
 def graph(config):
-    """Every edge: the reader comes after the writer in the order of computing."""
+    """Return every edge: the reader comes after the writer in the order of computation."""
     found = []
     for w in writers(config):
         for r in readers(config):
@@ -112,7 +112,7 @@ def some_edges(draw, model):
 
 @theorem
 @given(models(min_layers=1), st.data(), st.integers(0, 99), st.sampled_from(["patch", "mean", "zero"]))
-def test_changed_edges_are_what_a_sum_over_terms_gives(model, data, seed, how):
+def test_patched_edges_equal_a_sum_over_terms(model, data, seed, how):
     edges = data.draw(some_edges(model))
     clean, corrupted = batch(seed), batch(seed + 100)
     terms = decompose(model, corrupted)
@@ -125,7 +125,7 @@ def test_changed_edges_are_what_a_sum_over_terms_gives(model, data, seed, how):
 
 @theorem
 @given(models(min_layers=1), st.integers(0, 99))
-def test_every_edge_patched_is_the_other_run_and_none_this_one(model, seed):
+def test_patching_every_edge_gives_the_other_run_and_patching_none_this_run(model, seed):
     clean, corrupted = batch(seed), batch(seed + 100)
     other = written(model, corrupted)
     same(model(clean, tap=patch_edges(model, graph(model.config), other)), model(corrupted))
@@ -135,7 +135,7 @@ def test_every_edge_patched_is_the_other_run_and_none_this_one(model, seed):
 @theorem
 @given(models(min_layers=2, max_layers=2, d_mlp=0, n_kv_heads=None), st.integers(0, 99), st.data())
 def test_in_two_layers_of_attention_it_is_classical_path_patching(model, seed, data):
-    """Run with the sender corrupted and all other heads as clean; record the receiver's input; put in that alone."""
+    """Run with the sender corrupted and other heads clean, record the receiver's input, and put only that in."""
     sender, receiver, kind = (
         data.draw(st.integers(0, 3)),
         data.draw(st.integers(0, 3)),
@@ -168,7 +168,7 @@ def test_with_a_frozen_scale_the_reader_divides_by_it(model, seed):
 
 
 def metric(logits):
-    """One number, of ``[batch d_vocab]`` or ``[batch pos d_vocab]``."""
+    """Return one number from ``[batch d_vocab]`` or ``[batch pos d_vocab]``."""
     return (logits[..., 1] - logits[..., 2]).mean()
 
 
@@ -211,7 +211,7 @@ def test_scores_are_the_changes_times_autograd_s_gradients_along_the_way(model, 
     for step in range(1, steps + 1):
         x = (b["embed"] + step / steps * (a["embed"] - b["embed"])).requires_grad_()
         names = ["*.q_in", "*.k_in", "*.v_in", last] + ["*.mlp.in"] * bool(model.config.d_mlp)
-        own = [at("*.mlp.in", torch.clone)] * bool(model.config.d_mlp)  # else it is the stream itself
+        own = [at("*.mlp.in", torch.clone)] * bool(model.config.d_mlp)  # otherwise it would be the stream itself
         tap = compose(at("embed", lambda _, x=x: x), *own, seen := record(names))
         value = metric(read(model(clean, tap=tap), position))
         for name, gradient in zip(
@@ -256,7 +256,7 @@ def test_a_padded_example_s_edges_are_scored_as_alone(model, seed):
 
 
 def test_four_heads_in_two_layers_have_81_edges():
-    """Layer 0 reads the embedding: 4 heads × 3 maps; layer 1 it and 4 heads: 12 × 5; the unembedding it and 8 heads."""
+    """Layer 0 reads the embedding: 4 heads × 3 maps; layer 1 reads 5 terms: 12 × 5; the unembedding reads 9."""
     config = Config(n_layers=2, d_model=8, n_heads=4, d_head=2, n_ctx=4, d_vocab=7, positions="shortformer")
     assert len(graph(config)) == 12 + 60 + 9
     scores = edge_attribution(Transformer(config), batch(0), batch(1), metric)
@@ -319,14 +319,14 @@ SEEN = written(SMALL, batch(0))
         ),
     ],
 )
-def test_errors_are_sentences(call, words):
+def test_mistakes_give_readable_errors(call, words):
     with pytest.raises(ValueError) as raised:
         call()
     assert words in str(raised.value)
 
 
-def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
-    """An edge from a head that another tap silences takes nothing away: on either side."""
+def test_a_term_is_read_after_all_other_taps():
+    """An edge from a head that another tap silences, on either side, subtracts nothing."""
     model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7)).double()
     tokens, other = batch(0), written(model, batch(1))
     edges, silence = [("0.1", "1.0.k"), ("0.1", "logits")], ablate("blocks.0.attn.z", heads=1)
@@ -335,7 +335,7 @@ def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
     same(model(tokens, tap=compose(patch_edges(model, edges, how="zero"), silence)), model(tokens, tap=silence))
 
 
-def test_a_pair_that_is_no_edge_has_no_score():
+def test_a_pair_that_is_not_an_edge_has_no_score():
     scores = edge_attribution(SMALL, batch(0), batch(1), metric)
     assert scores["0.1", "1.0.k"] == scores.values[scores.writers.index("0.1"), scores.readers.index("1.0.k")]
     with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is not an edge"):

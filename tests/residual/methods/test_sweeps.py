@@ -1,4 +1,4 @@
-"""Each sweep against the plain loop over the model with one tap at a time."""
+"""Sweeps, against a plain loop that runs the model with one tap at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def batch(seed, size=3):
 
 
 def difference(logits):
-    """A logit difference, one for each example, of ``[batch d_vocab]``."""
+    """Return a logit difference for each example, from ``[batch d_vocab]``."""
     return logits[..., 1] - logits[..., 2]
 
 
@@ -61,7 +61,7 @@ def read(logits, position):
 
 
 def loop(model, tokens, tap_at, position, heads=(None,)):
-    """``tap_at(layer, head, pos)`` one after the other; ``[layer head pos …]``, where the last pos is all of them."""
+    """Call ``tap_at(layer, head, pos)`` one at a time; return ``[layer head pos …]``, where the last pos means all."""
     rows = []
     for layer in range(model.config.n_layers):
         rows.append([])
@@ -80,7 +80,7 @@ def heads_of(model, name):
 
 
 def pair(seed, prefix):
-    """Two batches whose first ``prefix`` tokens are the same."""
+    """Return two batches whose first ``prefix`` tokens are equal."""
     clean, corrupted = batch(seed), batch(seed + 100)
     return clean, torch.cat([clean[:, :prefix], corrupted[:, prefix:]], dim=1)
 
@@ -158,7 +158,7 @@ def test_layers_patched_or_ablated_are_the_loop(model, position, name, patching,
 @theorem
 @given(models(), of_heads, reads, st.integers(0, 99))
 def test_positions_marked_in_each_example(model, name, position, seed):
-    """Only some, all at once, and others in each example."""
+    """Some positions, all at once, and different ones in each example."""
     clean, corrupted = pair(seed, 0)
     options = {"name": name, "positions": MARKS, "together": True, "position": position}
     got = sweeps.patch_heads(model, clean, corrupted, difference, **options)
@@ -177,7 +177,7 @@ def test_positions_marked_in_each_example(model, name, position, seed):
 @theorem
 @given(models(), of_heads, reads)
 def test_a_part_of_a_sweep_is_that_part_of_the_whole(model, name, position):
-    """Layers, positions and heads by name: integers of all kinds, lists, slices."""
+    """Layers, positions and heads by name: integers of all types, lists, slices."""
     n_layers, clean, corrupted = model.config.n_layers, *pair(7, 1)
     if not n_layers:
         return
@@ -212,7 +212,7 @@ def test_a_part_of_a_sweep_is_that_part_of_the_whole(model, name, position):
 @theorem
 @given(st.sampled_from([1e2, 1e4, 1e6]), st.integers(0, 999))
 def test_hard_attention_keeps_its_digits(sharp, seed):
-    """Where one key has all the weight and is the one that changes, what is left of the sum is not a difference."""
+    """If the changed key has all the weight, the rest of the sum is not computed as a difference."""
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.8), seed=seed).requires_grad_(False)
     model.blocks[1].attn.W_Q.mul_(sharp)
     clean, corrupted = batch(seed), batch(seed + 1)
@@ -227,7 +227,7 @@ def test_hard_attention_keeps_its_digits(sharp, seed):
     assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_in_single_precision_to_1e_5():
+def test_single_precision_agrees_to_1e_5():
     model = Transformer(Config(2, 32, 4, 8, 24, 20, init_std=0.3)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     clean, corrupted = torch.randint(20, (2, 2, 24), generator=generator)
@@ -281,13 +281,13 @@ SLIPS = [
     ({"positions": True}, "a position is a whole number; True is not"),
     ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: the same for every example, or"),
     ({"positions": MARKS}, "positions that differ by example are changed all at once; give together=True as well"),
-    ({"positions": per_example([1, 2, 3])}, "positions that differ by example are changed all at once; give together=True"),
+    ({"positions": per_example([1, 2, 3])}, "positions that differ by example are changed all at once; give"),
     ({"positions": MARKS[:2], "together": True}, r"positions mark \[2, 5\] \[batch pos\]; tokens has shape \[3, 5\]"),
 ]
 
 
 @pytest.mark.parametrize(("options", "sentence"), SLIPS)
-def test_slips_are_sentences(options, sentence):
+def test_mistakes_give_readable_errors(options, sentence):
     model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB, n_kv_heads=2))
     with pytest.raises(ValueError, match=f"^{sentence}"):
         sweeps.patch_heads(model, batch(0), batch(1), difference, **options)
@@ -303,7 +303,7 @@ def test_slips_are_sentences(options, sentence):
         (["a", "bc"], "the texts have 1, 2 tokens; give texts of equal length"),
     ],
 )
-def test_other_tokens_are_sentences(tokens, sentence):
+def test_bad_tokens_are_readable_errors(tokens, sentence):
     model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB))
 
     class Reader:
