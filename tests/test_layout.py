@@ -296,8 +296,8 @@ def test_the_rule_finds_what_breaks_it(
     assert rule(tmp_path) == []
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content, "utf-8")
-    found = rule(tmp_path)
-    assert len(found) == 1 and found[0].startswith("/".join(name.split("/")[:2]))
+    violations = rule(tmp_path)
+    assert len(violations) == 1 and violations[0].startswith("/".join(name.split("/")[:2]))
 
 
 @pytest.mark.parametrize("statement", ["import code; code.InteractiveConsole", "import pdb, doctest; pdb.Pdb"])

@@ -77,8 +77,8 @@ def test_zizmor_finds_nothing() -> None:
 
 def test_both_linters_refuse_an_unsafe_workflow(tmp_path: Path) -> None:
     """An injection, an unpinned action and a misspelled context: the two tests above can fail."""
-    found = "\n".join(actionlint(UNSAFE, "unsafe.yml"))
-    assert "potentially untrusted" in found and "stepz" in found
+    messages = "\n".join(actionlint(UNSAFE, "unsafe.yml"))
+    assert "potentially untrusted" in messages and "stepz" in messages
     (tmp_path / ".github/workflows").mkdir(parents=True)
     (tmp_path / ".github/workflows/unsafe.yml").write_text(UNSAFE)
     ran = zizmor(tmp_path / ".github")
@@ -145,7 +145,7 @@ def test_both_workflows_restore_the_same_results() -> None:
         [step["with"] for job in jobs.values() for step in job["steps"] if "actions/cache" in step.get("uses", "")]
         for jobs in (SITE["jobs"], VERIFY["jobs"])
     ]
-    assert len(restored) == 1 and all(one == restored[0] for one in saved)
+    assert len(restored) == 1 and all(paths == restored[0] for paths in saved)
 
 
 def test_the_addresses_come_from_the_run() -> None:

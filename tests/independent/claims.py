@@ -42,11 +42,11 @@ def says(note: str) -> dict[str, list[str]]:
     """Return the texts that the note writes for each claim of its own notebook, by the claim's name."""
     notebook = note.replace("-", "_") + ".py"
     text = (ROOT / f"docs/notes/{note}.md").read_text("utf-8")
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for words, path, name in re.findall(r"\[([^\]\[]+)\]\(([^)\s#]*)#=(\w+)\)", text):
         if path in ("", f"../../code/notebooks/{notebook}"):
-            found.setdefault(name, []).append(words)
-    return found
+            texts.setdefault(name, []).append(words)
+    return texts
 
 
 @cache

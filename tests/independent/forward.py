@@ -141,8 +141,8 @@ def loss(logits: Tensor, targets: Tensor) -> float:
 
 def over(name: str, windows: Tensor, run: Callable = forward, size: int = 16) -> Tensor:
     """Return the loss of each window ``[window pos]``, in single precision, a few windows at a time."""
-    found = []
+    parts = []
     for part in windows.split(size):
-        made = run(name, part[:, :-1], torch.float32)
-        found.append(losses(made.logits if isinstance(made, Seen) else made, part[:, 1:]).mean(dim=1))
-    return torch.cat(found).double()
+        result = run(name, part[:, :-1], torch.float32)
+        parts.append(losses(result.logits if isinstance(result, Seen) else result, part[:, 1:]).mean(dim=1))
+    return torch.cat(parts).double()

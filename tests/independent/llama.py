@@ -139,11 +139,11 @@ def copying() -> Tensor:
     E = weight("token_embd")
     W_U = E * weight("output_norm")  # tied; a row for each token
     between = ((W_U - W_U.mean(dim=0)).T @ E).double()
-    found = []
+    rows = []
     for layer in range(layers()):
         small = torch.stack(
             [out @ between @ V for V, out in zip(circuit(layer, "V"), circuit(layer, "O"), strict=True)]
         )
         values = torch.linalg.eigvals(small)
-        found.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
-    return torch.stack(found)
+        rows.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
+    return torch.stack(rows)

@@ -21,12 +21,12 @@ def previous(pattern: Tensor) -> Tensor:
 
 def matching(pattern: Tensor, periods: Tensor) -> Tensor:
     """Return each head's mean attention, from the second period on, to what followed this token in earlier periods."""
-    found = []
+    means = []
     for row, period in zip(pattern, periods.tolist(), strict=True):
         for query in range(period, row.shape[-1]):
             keys = list(range(query - period + 1, 0, -period))
-            found.append(row[:, query, keys].sum(dim=-1))
-    return torch.stack(found).mean(dim=0)
+            means.append(row[:, query, keys].sum(dim=-1))
+    return torch.stack(means).mean(dim=0)
 
 
 @cache

@@ -25,11 +25,11 @@ def spaces(kind: str) -> list[Tensor]:
 
 def cosines(kind: str) -> Tensor:
     """Return the cosines of each pair of heads' principal angles, ``[pair angle]``, by eigenvalues of projections."""
-    found = []
+    pairs = []
     for A, B in combinations(spaces(kind), 2):
         squares = torch.linalg.eigvalsh(A.T @ B @ B.T @ A).clamp(min=0).flip(0)
-        found.append(squares.sqrt())
-    return torch.stack(found)
+        pairs.append(squares.sqrt())
+    return torch.stack(pairs)
 
 
 def overlap(kind: str) -> float:
@@ -104,8 +104,8 @@ def without(x: Tensor, layer: int = 0) -> Tensor:
 def recency(**changes) -> float:
     """Return attention one token back over attention 16 tokens back, for tokens from position 24 on."""
     pattern = forward(NAME, windows()[:, :-1], **changes).pattern[0]
-    one, sixteen = (torch.stack([pattern[:, :, i, i - back] for i in range(24, 64)]).mean() for back in (1, 16))
-    return float(one / sixteen)
+    near, far = (torch.stack([pattern[:, :, i, i - back] for i in range(24, 64)]).mean() for back in (1, 16))
+    return float(near / far)
 
 
 @cache

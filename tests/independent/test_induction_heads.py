@@ -87,9 +87,9 @@ def one_back() -> Tensor:
 
 def pure() -> Tensor:
     """Return uniform attention to what followed; to the first position if nothing did."""
-    found = following().float()
-    found[:, :, 0] += found.sum(dim=-1) == 0
-    return found / found.sum(dim=-1, keepdim=True)
+    keys = following().float()
+    keys[:, :, 0] += keys.sum(dim=-1) == 0
+    return keys / keys.sum(dim=-1, keepdim=True)
 
 
 def recovered(name: str, layer: int, chosen: list[int], pattern: Tensor) -> float:
@@ -158,13 +158,13 @@ def idle(name: str) -> list[int]:
 @cache
 def from_zero() -> list[float]:
     """Return the rise of the loss on speeches with an idle head's z at zero, for each idle head."""
-    found = []
+    rises = []
     for name in NAMES:
         base = losses(on_speeches(name).logits, windows()[:, 1:]).mean()
         for head in idle(name):
             gone = forward(name, windows()[:, :-1], torch.float32, z=at_zero(1, head)).logits
-            found.append(float(losses(gone, windows()[:, 1:]).mean() - base))
-    return found
+            rises.append(float(losses(gone, windows()[:, 1:]).mean() - base))
+    return rises
 
 
 def common_end(tokens: list[int], i: int, j: int) -> int:
@@ -178,13 +178,13 @@ def common_end(tokens: list[int], i: int, j: int) -> int:
 @cache
 def matches() -> list[tuple[int, int, int, int]]:
     """Return window, place, length of the longest match and the token after its latest occurrence, for each match."""
-    found = []
+    results = []
     for row, tokens in enumerate(windows()[:, :-1].tolist()):
         for i in range(len(tokens)):
             length, latest = max(((common_end(tokens, i, j), j) for j in range(i)), default=(0, 0))
             if length:
-                found.append((row, i, length, tokens[latest + 1]))
-    return found
+                results.append((row, i, length, tokens[latest + 1]))
+    return results
 
 
 @cache
@@ -221,14 +221,14 @@ def corner() -> list[tuple[float, float]]:
 
     The nonzero eigenvalues of the 512 × 512 tables, computed on the side of the stream: A B has those of B A.
     """
-    found = []
+    pairs = []
     for name in NAMES:
         w, first = weights(name), W_OV(name, 0)[mover(name)]
         for head in inductors(name):
             through = W_QK(name, 1)[head] @ first.T @ w["W_E"].T @ w["W_E"]
             copies = W_OV(name, 1)[head] @ w["W_U"] @ w["W_E"]
-            found.append((positivity(through), positivity(copies)))
-    return found
+            pairs.append((positivity(through), positivity(copies)))
+    return pairs
 
 
 def counting(periods: tuple[int, int]) -> float:

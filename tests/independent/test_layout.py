@@ -37,7 +37,7 @@ REACHES = re.compile(r"import_module|__import__|spec_from|module_from|run_path|r
 
 def reaching(source: str) -> list[int]:
     """Return the lines of a file that import the library, by a statement or by a function that could."""
-    found = []
+    lines = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -46,10 +46,10 @@ def reaching(source: str) -> list[int]:
         else:
             modules = []
         if any(module.partition(".")[0] == "residual" for module in modules):
-            found.append(node.lineno)
+            lines.append(node.lineno)
         if isinstance(node, ast.Call) and REACHES.fullmatch(ast.unparse(node.func).rpartition(".")[2]):
-            found.append(node.lineno)
-    return found
+            lines.append(node.lineno)
+    return lines
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.py")), ids=lambda path: path.stem)

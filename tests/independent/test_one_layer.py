@@ -62,11 +62,11 @@ def by_bigrams() -> Tensor:
     often = torch.bincount(tokens("train", VOCAB), minlength=VOCAB) + 0.5
     often = often / often.sum()
     given, then, rows = windows()[:, :-1], windows()[:, 1:], table.sum(dim=1)
-    found = []
+    results = []
     for alpha in (3, 10, 30, 100):
         p = (table[given, then] + alpha * often[then]) / (rows[given] + alpha)
-        found.append(-p.log().mean(dim=1))
-    return min(found, key=lambda loss: loss.mean())
+        results.append(-p.log().mean(dim=1))
+    return min(results, key=lambda loss: loss.mean())
 
 
 @cache
@@ -99,27 +99,27 @@ def scores() -> Tensor:
 
     The mean of each row of W_U is subtracted, because it would add the same to all logits.
     """
-    found = []
+    rows = []
     for seed in SEEDS:
         w, h = weights(named(NAME, seed)), heads(named(NAME, seed), 0)
         W_U = w["W_U"] - w["W_U"].mean(dim=1)[:, None]
         values = torch.linalg.eigvals(h["O"] @ (W_U @ w["W_E"]) @ h["V"])
-        found.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
-    return torch.stack(found)
+        rows.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
+    return torch.stack(rows)
 
 
 @cache
 def ranks() -> Tensor:
     """Return ``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it ranks first."""
     live = (torch.bincount(tokens("train", VOCAB), minlength=VOCAB) >= 300).nonzero().flatten()
-    found = []
+    rows = []
     for seed in SEEDS:
         w = weights(named(NAME, seed))
         for OV in W_OV(named(NAME, seed), 0):
             rows = (w["W_E"][live] @ OV).float() @ w["W_U"].float()
             above = (rows > rows[torch.arange(len(live)), live][:, None]).sum(dim=1)
-            found.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
-    return torch.stack(found).view(5, 12, 2) / torch.tensor([VOCAB, 1])
+            rows.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
+    return torch.stack(rows).view(5, 12, 2) / torch.tensor([VOCAB, 1])
 
 
 @cache
@@ -130,13 +130,13 @@ def limit() -> float:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    found = []
+    samples = []
     for _ in range(20):
         W_U = normal(128, VOCAB)
         between = (W_U - W_U.mean(dim=1)[:, None]) @ normal(VOCAB, 128)
         values = torch.linalg.eigvals(normal(200, 16, 128) @ between @ normal(200, 128, 16))
-        found.append((values.real.sum(dim=1) / values.abs().sum(dim=1)).abs())
-    return float(torch.cat(found).quantile(0.99))
+        samples.append((values.real.sum(dim=1) / values.abs().sum(dim=1)).abs())
+    return float(torch.cat(samples).quantile(0.99))
 
 
 @cache
@@ -157,8 +157,8 @@ def correlation(x: Tensor, y: Tensor) -> float:
 
 
 def token(word: str) -> int:
-    (found,) = tokenizer(VOCAB).encode(word).ids
-    return found
+    (number,) = tokenizer(VOCAB).encode(word).ids
+    return number
 
 
 def raised(word: str) -> float:

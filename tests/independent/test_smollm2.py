@@ -37,8 +37,8 @@ def run(without: bool = False) -> llama.Seen:
 
 def loss(again: bool, without: bool = False) -> float:
     tokens, counted = drawn()
-    found = losses(run(without).logits, tokens[:, 1:])
-    return float(found[counted if again else ~counted].mean())
+    of_tokens = losses(run(without).logits, tokens[:, 1:])
+    return float(of_tokens[counted if again else ~counted].mean())
 
 
 def baseline() -> float:
@@ -48,8 +48,8 @@ def baseline() -> float:
     def normal() -> Tensor:
         return torch.randn(576, 64, generator=generator) @ torch.randn(64, 576, generator=generator)
 
-    found = [(M @ N).norm() / (M.norm() * N.norm()) for M, N in ((normal(), normal()) for _ in range(16))]
-    return float(torch.stack(found).mean())
+    samples = [(M @ N).norm() / (M.norm() * N.norm()) for M, N in ((normal(), normal()) for _ in range(16))]
+    return float(torch.stack(samples).mean())
 
 
 def total() -> int:

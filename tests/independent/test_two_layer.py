@@ -40,8 +40,8 @@ class Parts:
         return A @ self.heads[0][first] @ OV
 
     def loss(self, stream: Tensor) -> float:
-        found = losses(stream.float() @ weights(self.name)["W_U"].float(), self.tokens[:, 1:]).double()
-        return float(found.mean() if self.counted is None else found[self.counted].mean())
+        of_tokens = losses(stream.float() @ weights(self.name)["W_U"].float(), self.tokens[:, 1:]).double()
+        return float(of_tokens.mean() if self.counted is None else of_tokens[self.counted].mean())
 
     @property
     def whole(self) -> Tensor:
@@ -127,10 +127,10 @@ def baseline(d_model: int, d_head: int, draws: int) -> tuple[float, float]:
         A, B = (torch.randn(*s, generator=generator).double() for s in ((d_model, d_head), (d_head, d_model)))
         return A @ B
 
-    found = torch.stack(
+    samples = torch.stack(
         [frobenius(M @ N) / (frobenius(M) * frobenius(N)) for M, N in ((normal(), normal()) for _ in range(draws))]
     )
-    return float(found.mean()), float(found.std())
+    return float(samples.mean()), float(samples.std())
 
 
 @cache

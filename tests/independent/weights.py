@@ -42,13 +42,13 @@ def weights(name: str) -> dict[str, Tensor]:
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
     header.pop("__metadata__", None)
-    found = {}
+    tensors = {}
     for key, entry in header.items():
         assert entry["dtype"] == "F16", f"{name}.safetensors has {key} in {entry['dtype']}; this reader reads only F16"
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         numbers = np.frombuffer(raw[start:stop], dtype="<f2").astype(np.float64)
-        found[key] = torch.from_numpy(numbers.reshape(entry["shape"]))
-    return found
+        tensors[key] = torch.from_numpy(numbers.reshape(entry["shape"]))
+    return tensors
 
 
 def parameters(name: str) -> int:

@@ -49,7 +49,7 @@ def site() -> Book:
 def test_everything_that_the_notes_say_holds(site: Book) -> None:
     """Claims, theorems, formulas and links, as in `weave check`; and every notebook runs."""
     assert [str(problem) for problem in problems(site) if ROOT / problem.path not in DRAFTS] == []
-    assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(one).name for one in site.outcomes}
+    assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(path).name for path in site.outcomes}
     assert all(outcome.run for path, outcome in site.outcomes.items() if ROOT / path not in DRAFTS)
 
 
@@ -88,13 +88,13 @@ def test_a_snippet_that_fails_is_named_with_its_line() -> None:
     indented = "    def f():\n        return y / 0\n\n\n    y = x\n"
     good = f"# N\n\n```python\nx = 1\n```\n\n!!! note\n\n    ```python\n{indented}    ```\n\n"
     assert run_snippets("docs/n.md", good) is None
-    for slip, said in {
+    for slip, message in {
         "```python\nf()\n```\n": "docs/n.md:11: ZeroDivisionError: division by zero",
         "```python\nx\n\nz\n```\n": "docs/n.md:20: NameError: name 'z' is not defined",
         "~~~python\nx\n  x\n~~~\n": "docs/n.md:19: IndentationError: unexpected indent",
         "```text\nz\n```\n\n```python\nimport json\njson.loads('[')\n```\n": "docs/n.md:23: JSONDecodeError: ",
     }.items():
-        assert str(run_snippets("docs/n.md", good + slip)).startswith(said)
+        assert str(run_snippets("docs/n.md", good + slip)).startswith(message)
 
 
 # -- the parts of each note

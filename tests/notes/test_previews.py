@@ -101,12 +101,12 @@ def broken(path: str, text: str) -> list[str]:
     markdown, _ = meta.get_data(text)
     html = rendered(text)
     shown = Shown(html)
-    found = [f"{tag} is not closed" for tag in shown.unclosed]
+    problems = [f"{tag} is not closed" for tag in shown.unclosed]
     for what, pattern in RAW.items():
         for match in re.finditer(pattern, without_formulas(shown.text), re.MULTILINE):
             if (path, what) not in ACCEPTED:
                 line = shown.text[match.start() : match.start() + 40].split("\n")[0]
-                found.append(f"shows {what}: {line}")
+                problems.append(f"shows {what}: {line}")
     plain = prose(markdown)
     for what, pattern, tags in (
         ("headings", r"^#{1,6} ", [f"h{i}" for i in range(1, 7)]),
@@ -116,8 +116,8 @@ def broken(path: str, text: str) -> list[str]:
     ):
         written, seen = len(re.findall(pattern, plain, re.MULTILINE)), sum(shown.tags[tag] for tag in tags)
         if written != seen:
-            found.append(f"{written} {what} are written, {seen} are shown")
-    return found + formulas_harmed(markdown, html) + links_astray(path, shown.links)
+            problems.append(f"{written} {what} are written, {seen} are shown")
+    return problems + formulas_harmed(markdown, html) + links_astray(path, shown.links)
 
 
 def without_formulas(text: str) -> str:
@@ -128,7 +128,7 @@ def formulas_harmed(markdown: str, html: str) -> list[str]:
     """Return formulas that change when a parser takes them for text."""
     extension = MathExtension()
     Markdown(extensions=[extension, "pymdownx.superfences", "tables"]).convert(markdown)
-    sources = Counter(squeezed(re.sub(r"\n[ >]+", "\n", one.source)) for one in extension.formulas)
+    sources = Counter(squeezed(re.sub(r"\n[ >]+", "\n", formula.source)) for formula in extension.formulas)
     there = squeezed(unescape(re.sub(r"</?(?:p|br|blockquote)[^>]*>", "", html)))
     harmed = [source for source, count in sources.items() if source[1] != "`" and there.count(source) < count]
     return [f"GitHub breaks {source}" for source in harmed if not source.startswith("```")]
@@ -139,14 +139,14 @@ def squeezed(text: str) -> str:
 
 
 def links_astray(path: str, links: list[str]) -> list[str]:
-    found = []
+    problems = []
     for link in links:
         parts = urlsplit(link)
         if parts.scheme or parts.netloc or not parts.path:
             continue
         if parts.path.startswith("/") or not (ROOT / path).parent.joinpath(unquote(parts.path)).exists():
-            found.append(f"leads nowhere: {link}")
-    return found
+            problems.append(f"leads nowhere: {link}")
+    return problems
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -155,7 +155,7 @@ def test_a_page_previews_well(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('!!! note "T"\n    x', "shows !!!"),
         ('??? note "T"\n    x', "shows ???"),
@@ -177,9 +177,11 @@ def test_a_page_previews_well(page: Path) -> None:
         ("#No heading\n\nx\n\n    # code\n\n# A", ""),
     ],
 )
-def test_what_previews_badly_is_found(text: str, said: str) -> None:
-    found = broken("docs/notes/x.md", text)
-    assert any(one.startswith(said) or said in one for one in found) if said else found == [], found
+def test_what_previews_badly_is_found(text: str, message: str) -> None:
+    problems = broken("docs/notes/x.md", text)
+    assert (
+        any(problem.startswith(message) or message in problem for problem in problems) if message else problems == []
+    ), problems
 
 
 @pytest.mark.parametrize(

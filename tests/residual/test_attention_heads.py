@@ -286,10 +286,10 @@ def test_a_source_that_offers_nothing_is_a_bias_in_the_denominator(n: int, sink:
     draw = torch.Generator().manual_seed(seed)
     scores, values = (torch.randn(n, *shape, generator=draw, dtype=torch.float64) for shape in ((), (3,)))
     with_sink = torch.cat([torch.tensor([sink], dtype=torch.float64), scores]).softmax(dim=0)
-    found = with_sink @ torch.cat([torch.zeros(1, 3, dtype=torch.float64), values])
+    moved = with_sink @ torch.cat([torch.zeros(1, 3, dtype=torch.float64), values])
     total = math.exp(sink) + sum(math.exp(score) for score in scores)
     expected = sum(math.exp(score) / total * value for score, value in zip(scores, values, strict=True))
-    assert_close(found, expected)
+    assert_close(moved, expected)
 
 
 @theorem

@@ -72,8 +72,8 @@ def test_train_list_show(tmp_path):
 
 def test_the_command_on_the_card_makes_the_weights_again(tmp_path):
     invoke("train", "tiny", "--seed", "3", "--steps", "6")
-    kept = [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")]
-    assert kept == ["tiny-steps6-seed3"], "under its own name, without stages"
+    files = [path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors")]
+    assert files == ["tiny-steps6-seed3"], "under its own name, without stages"
     card = checkpoints.read_card(tmp_path / "checkpoints" / "tiny-steps6-seed3")
     assert card.command == "residual train tiny --steps 6 --seed 3"
     invoke("train", "tiny", "--accumulate", "2", "--full", "--seed", "4", "--out", str(tmp_path / "full"))

@@ -243,12 +243,12 @@ def test_any_order(expression: tuple[Terms, dict[str, int]], data: st.DataObject
     factors = whole_numbers(seed, terms, sizes)
     left = [(factor, list(term)) for factor, term in zip(factors, terms[:-1], strict=True)]
     while len(left) > 1:
-        one, other = data.draw(st.permutations(range(len(left))))[:2]
-        rest = [pair for k, pair in enumerate(left) if k not in (one, other)]
+        i, j = data.draw(st.permutations(range(len(left))))[:2]
+        rest = [pair for k, pair in enumerate(left) if k not in (i, j)]
         elsewhere = {name for _, term in rest for name in term} | set(terms[-1])
-        (S, of_S), (T, of_T) = left[one], left[other]
-        kept = [name for name in dict.fromkeys(of_S + of_T) if name in elsewhere]
-        left = [*rest, (einsum(S, T, written([of_S, of_T, kept])), kept)]
+        (S, of_S), (T, of_T) = left[i], left[j]
+        names = [name for name in dict.fromkeys(of_S + of_T) if name in elsewhere]
+        left = [*rest, (einsum(S, T, written([of_S, of_T, names])), names)]
     ((result, axes),) = left
     assert torch.equal(einsum(result, written([axes, terms[-1]])), by_loops(factors, terms, sizes))
 
@@ -263,9 +263,9 @@ def test_any_parenthesisation(sizes: list[int], seed: int) -> None:
     of = {f"i{k}": value for k, value in enumerate(sizes)}
     matrices = whole_numbers(seed, terms, of)
     expected = by_loops(matrices, terms, of)
-    found = list(parenthesised(matrices))
-    assert len(found) == math.comb(2 * (n - 1), n - 1) // n  # the Catalan number
-    for product in found:
+    products = list(parenthesised(matrices))
+    assert len(products) == math.comb(2 * (n - 1), n - 1) // n  # the Catalan number
+    for product in products:
         assert torch.equal(product, expected)
 
 

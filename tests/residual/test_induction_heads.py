@@ -50,11 +50,11 @@ def test_the_model_by_hand_on_every_short_sequence():
     tokens = torch.tensor([[0, *rest] for rest in itertools.product((1, 2, 3), repeat=7)])
     answers = induction(4, 8)(tokens).argmax(dim=-1)
     checked = 0
-    for row, said in zip(tokens.tolist(), answers.tolist(), strict=True):
+    for row, answer in zip(tokens.tolist(), answers.tolist(), strict=True):
         for i in range(1, 8):
             after = set(followers(row, i))
             if len(after) == 1:
-                assert said[i] == after.pop()
+                assert answer[i] == after.pop()
                 checked += 1
     assert checked > 5000
 
@@ -90,8 +90,8 @@ def test_the_bound_on_the_attention(given_, sharpness):
 @given(sequences)
 def test_smeared_keys_do_it_in_one_layer(given_):
     d_vocab, tokens = given_[0], torch.tensor([[0, *given_[1]]])
-    two, one = induction(d_vocab, 13)(tokens), smeared_induction(d_vocab, 13)(tokens)
-    assert torch.allclose(one, two, atol=1e-12, rtol=0)
+    two_layers, one_layer = induction(d_vocab, 13)(tokens), smeared_induction(d_vocab, 13)(tokens)
+    assert torch.allclose(one_layer, two_layers, atol=1e-12, rtol=0)
 
 
 @settings(deadline=None, max_examples=100)
@@ -178,7 +178,7 @@ def test_the_turn_happens_again(one_thread):
 @pytest.mark.weekly
 def test_smeared_keys_turn_a_small_one_layer_model(one_thread):
     """A smaller version of the experiment, with half the context, repeats only, and 400 updates; and its control."""
-    found = {}
+    results = {}
     for smeared in (True, False):
         config = Config(1, 128, 4, 32, 64, 512, positions="shortformer", init_std=0.05, smeared_keys=smeared)
         model = Transformer(config, seed=0)
@@ -187,6 +187,6 @@ def test_smeared_keys_turn_a_small_one_layer_model(one_thread):
             return next_token_loss(model, repeats(32, 65, (8, 32), seed=step)[0])
 
         train(model, loss, steps=400, lr=1e-2, warmup=20, clip=1.0)
-        found[smeared] = in_context(model, repeats(16, 65, (8, 32), seed=10**6)[0], (8, 32))
-    assert found[True]["repeated"] < 2 and found[True]["prefix-matching"] > 0.5
-    assert found[False]["repeated"] > 4.5 and found[False]["prefix-matching"] < 0.3
+        results[smeared] = in_context(model, repeats(16, 65, (8, 32), seed=10**6)[0], (8, 32))
+    assert results[True]["repeated"] < 2 and results[True]["prefix-matching"] > 0.5
+    assert results[False]["repeated"] > 4.5 and results[False]["prefix-matching"] < 0.3

@@ -52,7 +52,7 @@ def attention(x, c, W, place=None, read=None):
     n_kv = c.n_heads if c.n_kv_heads is None else c.n_kv_heads
     bias = {name: np.zeros((c.n_heads, c.d_head)) if W[name] is None else W[name] for name in ("b_Q", "b_K", "b_V")}
 
-    def made(name, head, pos):
+    def mapped(name, head, pos):
         source = x[pos] if read is None else read[name][pos, head]
         source = source if place is None or name == "V" else source + place[pos]
         return [
@@ -61,7 +61,7 @@ def attention(x, c, W, place=None, read=None):
         ]
 
     def key(head, pos):
-        k = np.array(made("K", head, pos))
+        k = np.array(mapped("K", head, pos))
         return turned(k, pos, c.rotary_base, c.rotary_interleaved) if c.positions == "rotary" else k
 
     out = np.zeros((n_pos, d_model)) + (0.0 if W["b_O"] is None else W["b_O"])
@@ -72,9 +72,9 @@ def attention(x, c, W, place=None, read=None):
         if c.smeared_keys:
             own = 1 / (1 + math.exp(-W["smear"][kv]))
             keys = [own * keys[j] + (1 - own) * keys[j - 1] if j else keys[0] for j in range(n_pos)]
-        values = [made("V", kv, pos) for pos in range(n_pos)]
+        values = [mapped("V", kv, pos) for pos in range(n_pos)]
         for query in range(n_pos):
-            q = np.array(made("Q", head, query))
+            q = np.array(mapped("Q", head, query))
             if c.positions == "rotary":
                 q = turned(q, query, c.rotary_base, c.rotary_interleaved)
             seen = range(query + 1) if c.causal else range(n_pos)
@@ -132,8 +132,8 @@ def weights_of(model):
     """Return a model's weights, by name, as NumPy arrays."""
 
     def arrays(module, names):
-        found = {name: getattr(module, name, None) for name in names.split()}
-        return {name: None if x is None else x.detach().numpy().copy() for name, x in found.items()}
+        values = {name: getattr(module, name, None) for name in names.split()}
+        return {name: None if x is None else x.detach().numpy().copy() for name, x in values.items()}
 
     layers = [
         dict(
@@ -391,10 +391,10 @@ def test_gradients_reach_every_activation(model, data):
     def moved(size):
         return (model(tokens, tap=at(name, lambda x: x + size * step)) * weights).sum()
 
-    found = ((moved(1e-6) - moved(-1e-6)) / 2e-6).detach()
+    quotient = ((moved(1e-6) - moved(-1e-6)) / 2e-6).detach()
     expected = torch.zeros(()).double() if gradient is None else (gradient * step).nan_to_num().sum()
     if model.config.act != "relu":  # ReLU is not differentiable at 0
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(quotient, expected, atol=2e-5, rtol=1e-4)
 
 
 # ---- Texts of unequal length
@@ -737,12 +737,12 @@ def test_gradients_flow_through_taps():
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one, other = Transformer(Config(), seed=3), Transformer(Config(), seed=4)
+    first, second = Transformer(Config(), seed=3), Transformer(Config(), seed=4)
     assert torch.equal(torch.random.get_rng_state(), before), "building a model must not touch the global generator"
     torch.manual_seed(2)
     again = Transformer(Config(), seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(one.W_E, other.W_E)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.W_E, second.W_E)
 
 
 def test_head_weights_can_be_written_by_hand():

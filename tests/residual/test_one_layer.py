@@ -73,8 +73,8 @@ def test_nonzero_eigenvalues_of_AB_and_BA_agree(seed, rank, size):
         carried = A.to(value.dtype) @ vector
         assert torch.allclose((A @ B).to(value.dtype) @ carried, value * carried, atol=1e-8)
     for power in (1, 2, 3):
-        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
-        assert torch.isclose(one, other, atol=1e-7, rtol=1e-9)
+        first, second = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(first, second, atol=1e-7, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
@@ -96,11 +96,11 @@ def test_the_copying_score_does_not_see_what_softmax_does_not(seed, size):
     model = model_of(seed)
     before, raw = copying_score(model), full_OV(model, 0).eigenvalues().sum(dim=-1).real
     tokens = torch.randint(10, (2, 7), generator=torch.Generator().manual_seed(seed))
-    said = model(tokens).softmax(dim=-1)
+    probabilities = model(tokens).softmax(dim=-1)
     added = size * random(seed + 5, model.config.d_model)
     with torch.no_grad():
         model.W_U += added[:, None]
-    assert torch.allclose(model(tokens).softmax(dim=-1), said, atol=1e-9)
+    assert torch.allclose(model(tokens).softmax(dim=-1), probabilities, atol=1e-9)
     assert torch.allclose(copying_score(model), before, atol=1e-7)
     moved = (model.W_E @ model.blocks[0].attn.W_OV().AB @ added).sum(dim=-1)  # the trace of a matrix of rank one
     assert torch.allclose(full_OV(model, 0).eigenvalues().sum(dim=-1).real - raw, moved, atol=1e-7)

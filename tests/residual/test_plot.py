@@ -154,9 +154,9 @@ def test_any_name_of_a_curve_is_drawn_as_it_is(names: list[str]) -> None:
 @given(st.lists(LABEL, min_size=1, max_size=4))
 def test_a_table_shows_any_text(cells: list[str]) -> None:
     shown = plot.table([cells], header=cells)
-    found = ElementTree.fromstring(shown._repr_html_())
-    assert [cell.text or "" for cell in found.iter("td")] == list(map(plain, cells))
-    assert [cell.text or "" for cell in found.iter("th")] == list(map(plain, cells))
+    tree = ElementTree.fromstring(shown._repr_html_())
+    assert [cell.text or "" for cell in tree.iter("td")] == list(map(plain, cells))
+    assert [cell.text or "" for cell in tree.iter("th")] == list(map(plain, cells))
     assert len(repr(shown).split("\n")) == 2, "one line per row"
     assert html.escape(plain(cells[0])) in shown._repr_html_()
 

@@ -31,9 +31,9 @@ def public(parent: griffe.Module | griffe.Class) -> Iterator[griffe.Class | grif
 
 @pytest.fixture(scope="module")
 def package() -> griffe.Module:
-    found = griffe.load("residual", search_paths=[ROOT / "code"])
-    assert isinstance(found, griffe.Module)
-    return found
+    module = griffe.load("residual", search_paths=[ROOT / "code"])
+    assert isinstance(module, griffe.Module)
+    return module
 
 
 @pytest.mark.parametrize("name", MODULES)

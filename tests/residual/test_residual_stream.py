@@ -240,8 +240,8 @@ def test_virtual_weights_of_strangers(rows: int, d: int, columns: int, seed: int
     B = torch.randn(d, columns, generator=draw, dtype=torch.float64)
     Q, R = torch.linalg.qr(torch.randn(4000, d, d, generator=draw, dtype=torch.float64))
     Q = Q * R.diagonal(dim1=1, dim2=2).sign()[:, None]
-    found = (A @ Q @ B).square().sum(dim=(1, 2)) / (A.square().sum() * B.square().sum() / d)
-    assert abs(found.mean() - 1) < 4 * found.std() / math.sqrt(len(found))
+    ratios = (A @ Q @ B).square().sum(dim=(1, 2)) / (A.square().sum() * B.square().sum() / d)
+    assert abs(ratios.mean() - 1) < 4 * ratios.std() / math.sqrt(len(ratios))
 
 
 @theorem
@@ -267,8 +267,8 @@ def test_crowding_is_attained() -> None:
 def test_a_random_direction_has_no_heavy_coordinates(d: int, seed: int) -> None:
     """The mean over rotations of d Σ x_i⁴ / (Σ x_i²)² is 3 d / (d + 2), whatever the vector."""
     x = torch.randn(20000, d, generator=generator(seed), dtype=torch.float64)  # uniform in direction
-    found = d * x.pow(4).sum(dim=1) / x.square().sum(dim=1).square()
-    assert abs(found.mean() - 3 * d / (d + 2)) < 4 * found.std() / math.sqrt(len(found))
+    ratios = d * x.pow(4).sum(dim=1) / x.square().sum(dim=1).square()
+    assert abs(ratios.mean() - 3 * d / (d + 2)) < 4 * ratios.std() / math.sqrt(len(ratios))
 
 
 def steps(model: Transformer, optimiser: str, seed: int, n: int = 5) -> Transformer:
@@ -296,8 +296,8 @@ def test_gradient_descent_does_not_see_the_basis(seed: int) -> None:
     trained = in_another_basis(steps(model, "gradient descent", seed), Q)
     turned = steps(in_another_basis(model, Q), "gradient descent", seed)
     assert (trained.W_E - in_another_basis(model, Q).W_E).abs().max() > 1e-3
-    for one, other in zip(trained.parameters(), turned.parameters(), strict=True):
-        assert_close(one, other)
+    for a, b in zip(trained.parameters(), turned.parameters(), strict=True):
+        assert_close(a, b)
 
 
 def test_adam_depends_on_the_basis() -> None:

@@ -99,11 +99,11 @@ def test_greedy_takes_the_likeliest(model):
 @given(causal_models(), st.integers(1, 6))
 def test_a_batch_is_its_rows(model, width):
     tokens = prompts(3, 4)
-    text, (found, _) = generate(model, tokens, 5), beam(model, tokens, 3, width)
+    text, (beams, _) = generate(model, tokens, 5), beam(model, tokens, 3, width)
     for row in range(3):
         alone = tokens[row : row + 1]
         assert torch.equal(generate(model, alone, 5)[0], text[row])
-        assert torch.equal(beam(model, alone, 3, width)[0][0], found[row])
+        assert torch.equal(beam(model, alone, 3, width)[0][0], beams[row])
 
 
 @settings(max_examples=10, deadline=None)
@@ -123,10 +123,10 @@ def test_a_wide_beam_is_exhaustive_search(model, keep):
     steps = model(text[:, :-1]).log_softmax(dim=-1)[:, 1:]  # log-probabilities of each token after the prompt
     total = steps.gather(-1, endings[:, :, None])[:, :, 0].sum(dim=-1)
     best = total.sort(descending=True, stable=True)
-    found, score = beam(model, tokens, 3, 25)
+    beams, score = beam(model, tokens, 3, 25)
     torch.testing.assert_close(score[0], best.values[:25])
     distinct = keep if keep < 25 and best.values[keep - 1] - best.values[keep] > 1e-9 else 0
-    assert {tuple(row) for row in found[0, :distinct, 2:].tolist()} == {
+    assert {tuple(row) for row in beams[0, :distinct, 2:].tolist()} == {
         tuple(endings[i].tolist()) for i in best.indices[:distinct]
     }
 
@@ -143,16 +143,16 @@ def padded(draw):
 @given(causal_models(), padded(), st.sampled_from([None, 1, 3]))
 def test_prompts_of_unequal_length_continue_as_each_alone(model, text, chunk):
     tokens, mask = text
-    found = generate(model, tokens, 6, chunk=chunk, mask=mask)
-    assert torch.equal(generate(model, tokens, 6, mask=mask, cached=False), found)
-    kept, score = beam(model, tokens, 3, 2, chunk=chunk, mask=mask)
+    generated = generate(model, tokens, 6, chunk=chunk, mask=mask)
+    assert torch.equal(generate(model, tokens, 6, mask=mask, cached=False), generated)
+    beams, score = beam(model, tokens, 3, 2, chunk=chunk, mask=mask)
     for row, real in enumerate(mask):
         alone = tokens[row : row + 1, real]
-        assert torch.equal(generate(model, alone, 6)[0], found[row, 4 - alone.shape[1] :])
+        assert torch.equal(generate(model, alone, 6)[0], generated[row, 4 - alone.shape[1] :])
         best, best_score = beam(model, alone, 3, 2)
         torch.testing.assert_close(score[row], best_score[0])
         if (best_score[0, 0] - best_score[0, 1]).abs() > 1e-9:
-            assert torch.equal(best[0], kept[row, :, 4 - alone.shape[1] :])
+            assert torch.equal(best[0], beams[row, :, 4 - alone.shape[1] :])
 
 
 def written_slowly(model, tokens, n, act):
@@ -406,8 +406,8 @@ def test_a_bidirectional_model_has_no_next_token():
 def test_a_beam_steers_each_example_its_own_way(cached):
     model = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=0.8), 3).double()
     direction = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0)).double()
-    found, scores = beam(model, prompts(2, 3), 4, 3, tap=steer("embed", direction), cached=cached)
+    beams, scores = beam(model, prompts(2, 3), 4, 3, tap=steer("embed", direction), cached=cached)
     for i in range(2):
         alone = beam(model, prompts(2, 3)[i : i + 1], 4, 3, tap=steer("embed", direction[i, 0]), cached=cached)
-        assert torch.equal(found[i], alone[0][0])
+        assert torch.equal(beams[i], alone[0][0])
         torch.testing.assert_close(scores[i], alone[1][0])

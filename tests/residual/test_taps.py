@@ -243,7 +243,7 @@ def test_writing_into_an_activation_changes_nothing_else(fields, n, everything, 
     taken = record(["*", "*.q_in", "*.k_in", "*.v_in"])
     model(batch(n, seed=1), tap=taken)
     mine = {other: x.detach().clone() for other, x in taken.items()}  # the caller's tensors, put in before
-    kept = {other: x.clone() for other, x in mine.items()}
+    copies = {other: x.clone() for other, x in mine.items()}
     plain = {"tap": lambda f: lambda at_name, x: f(x) if at_name == name else x, "at": lambda f: at(name, f)}
     kind = data.draw(st.sampled_from(["at"] if name in heads else list(plain)))
     weights = {key: weight.clone() for key, weight in model.state_dict().items()}
@@ -252,10 +252,10 @@ def test_writing_into_an_activation_changes_nothing_else(fields, n, everything, 
             first, later = record(name), record(name)
             expected = model(tokens, tap=compose(before, first, plain[kind](edit)))
             untouched = first[name].clone()
-            found = model(tokens, tap=compose(before, later, plain[kind](write)))
-            assert torch.equal(found, expected) and torch.equal(later[name], untouched)
+            logits = model(tokens, tap=compose(before, later, plain[kind](write)))
+            assert torch.equal(logits, expected) and torch.equal(later[name], untouched)
     assert all(torch.equal(weight, weights[key]) for key, weight in model.state_dict().items())
-    assert all(torch.equal(mine[other], kept[other]) for other in mine)
+    assert all(torch.equal(mine[other], copies[other]) for other in mine)
 
 
 def test_a_record_is_not_a_view_of_a_weight():
@@ -388,8 +388,8 @@ def test_no_tap_shows_the_future(kind, name):
     later = tokens.clone()
     later[:, 3:] = (later[:, 3:] + 1) % 7
     tap = any_tap(kind, name, seen)
-    found, other = model(tokens, tap=tap), model(later, tap=tap)
-    assert torch.equal(found[:, :3], other[:, :3]) and not torch.allclose(found[:, 3:], other[:, 3:])
+    logits, other = model(tokens, tap=tap), model(later, tap=tap)
+    assert torch.equal(logits[:, :3], other[:, :3]) and not torch.allclose(logits[:, 3:], other[:, 3:])
     mask = torch.tensor([[False, False, True, True, True], [True] * 5, [True] * 5])
     if "mean" not in kind:
         changed = torch.where(mask, tokens, 6 - tokens)  # and padding
@@ -401,8 +401,8 @@ def test_no_tap_shows_the_future(kind, name):
 def test_changed_scores_write_the_same_text_with_and_without_kept_keys(make, padded):
     model, tokens = model_for(n_ctx=9), batch(2)
     mask = torch.tensor([[not padded, True, True, True, True], [True] * 5])
-    kept = generate(model, tokens, 4, tap=make(), mask=mask)
-    assert torch.equal(kept, generate(model, tokens, 4, tap=make(), mask=mask, cached=False))
+    cached_text = generate(model, tokens, 4, tap=make(), mask=mask)
+    assert torch.equal(cached_text, generate(model, tokens, 4, tap=make(), mask=mask, cached=False))
 
 
 @pytest.mark.parametrize("keyword, values", [("heads", [0, "1.1"]), ("positions", [1, 3])])

@@ -54,11 +54,11 @@ def attend(A: Tensor, X: Tensor, W: Tensor) -> Tensor:
     return out
 
 
-def multiset_distance(found: np.ndarray, expected: np.ndarray) -> float:
+def multiset_distance(values: np.ndarray, expected: np.ndarray) -> float:
     """Return the distance of two lists of complex numbers, each number paired with the nearest one not yet taken."""
     left = list(expected)
     worst = 0.0
-    for number in found:
+    for number in values:
         gaps = np.abs(np.array(left) - number)
         worst = max(worst, float(gaps.min()))
         left.pop(int(gaps.argmin()))
@@ -155,9 +155,9 @@ def test_singular_values_and_norm(m: int, n: int, p: int, q: int, seed: int) -> 
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
     products = torch.outer(torch.linalg.svdvals(A), torch.linalg.svdvals(B)).flatten().sort(descending=True)[0]
-    found = torch.linalg.svdvals(kron(A, B))
-    assert_close(found[: len(products)], products)
-    assert found[len(products) :].abs().sum() < 1e-9 * (1 + products[0])
+    values = torch.linalg.svdvals(kron(A, B))
+    assert_close(values[: len(products)], products)
+    assert values[len(products) :].abs().sum() < 1e-9 * (1 + products[0])
     assert_close(kron(A, B).norm(), A.norm() * B.norm())
 
 

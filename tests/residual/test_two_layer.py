@@ -58,11 +58,11 @@ def test_orders_are_those_of_the_papers_algorithm(n_layers, seed):
     saved = {name: torch.zeros(2, 6, 8).double() for name in names}
     orders = by_order(model, tokens)
     for n in range(n_layers + 1):
-        out, made = record(f"blocks.{n_layers - 1}.resid_post"), record(names)
-        model(tokens, tap=compose(patterns, made, freeze(saved), out))
+        out, outputs = record(f"blocks.{n_layers - 1}.resid_post"), record(names)
+        model(tokens, tap=compose(patterns, outputs, freeze(saved), out))
         upto = out[f"blocks.{n_layers - 1}.resid_post"]
         assert torch.allclose(upto, orders[: n + 1].sum(dim=0), atol=1e-9, rtol=1e-9)
-        saved = dict(made)
+        saved = dict(outputs)
 
 
 @settings(deadline=None, max_examples=60)
@@ -166,8 +166,8 @@ def test_trace_and_eigenvalues_are_cyclic(seed, rows, rank):
     assert torch.isclose((A @ B).trace(), (B @ A).trace(), atol=1e-9)
     # the same characteristic polynomial up to a power of λ: equal sums of powers of the eigenvalues
     for power in range(1, 5):
-        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
-        assert torch.isclose(one, other, atol=1e-6, rtol=1e-9)
+        first, second = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(first, second, atol=1e-6, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)

@@ -133,10 +133,10 @@ def test_an_added_token_stands_for_its_own_name(added):
     """Even if its name could be that of a byte: U+00E9 is how byte-level BPE writes the byte E9."""
     of_bytes = Tokenizer.from_str(tokenizer().to_str())
     of_bytes.add_tokens([added])
-    made, token = Vocabulary(of_bytes), of_bytes.token_to_id(added)
-    assert made.words([token]) == [added] and made.text([token]) == added
-    tokens, _ = made.tokens(f"The{added}né")
-    assert token in tokens[0] and made.text(tokens[0]) == f"The{added}né"
+    extended, token = Vocabulary(of_bytes), of_bytes.token_to_id(added)
+    assert extended.words([token]) == [added] and extended.text([token]) == added
+    tokens, _ = extended.tokens(f"The{added}né")
+    assert token in tokens[0] and extended.text(tokens[0]) == f"The{added}né"
     pieces = Tokenizer(models.BPE(vocab={"<unk>": 0}, merges=[], unk_token="<unk>", byte_fallback=True))
     pieces.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     pieces.add_tokens([added])
@@ -151,7 +151,7 @@ def test_any_row_of_byte_level_tokens_is_the_text_that_the_tokenizer_decodes(row
 
 def test_words_of_a_sentencepiece_vocabulary():
     pieces = {"<unk>": 0, "▁the": 1, "é": 2, "<0xE2>": 3, "<0x41>": 4, "▁": 5}
-    made = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", byte_fallback=True))
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    assert Vocabulary(made).words(range(6)) == ["<unk>", " the", "é", "<e2>", "A", " "]
+    sentencepiece = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", byte_fallback=True))
+    sentencepiece.pre_tokenizer = pre_tokenizers.Metaspace()
+    sentencepiece.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    assert Vocabulary(sentencepiece).words(range(6)) == ["<unk>", " the", "é", "<e2>", "A", " "]

@@ -55,12 +55,12 @@ def test_counts_are_enough(stream, d_model, seed):
     on_text = next_token_loss(model, tokens[None])
     on_table = cross_entropy(bigram_counts(tokens, 5), model(torch.arange(5)[:, None])[:, 0])
     torch.testing.assert_close(on_text, on_table)
-    for one, other in zip(
+    for a, b in zip(
         torch.autograd.grad(on_text, list(model.parameters())),
         torch.autograd.grad(on_table, list(model.parameters())),
         strict=True,
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(a, b)
 
 
 @untimed

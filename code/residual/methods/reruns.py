@@ -57,8 +57,8 @@ class BaseRun:
         self.model, self.metric, self.n_pos = model, metric, tokens.shape[1]
         self.blocks = [cast(Block, block) for block in model.blocks]
         middle = "resid_mid" if c.d_mlp else "resid_post"
-        kept = {"resid_pre", middle, "resid_post", *names}
-        self.seen = record([f"blocks.*.{name}" for name in kept] if n_layers else "embed")
+        names_to_record = {"resid_pre", middle, "resid_post", *names}
+        self.seen = record([f"blocks.*.{name}" for name in names_to_record] if n_layers else "embed")
         self.cache = model.cache(len(tokens), self.n_pos) if c.causal else None
         self.logits = model(tokens, tap=self.seen, cache=self.cache)  # batch pos d_vocab
         ends = [f"blocks.{n_layers - 1}.resid_post"] if n_layers else []
@@ -220,7 +220,7 @@ class _Before:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of the earlier positions followed by the given ones."""
-        before_k, before_v = (kept[layer].repeat(self.nodes, 1, 1, 1) for kept in (self.k, self.v))
+        before_k, before_v = (cached[layer].repeat(self.nodes, 1, 1, 1) for cached in (self.k, self.v))
         return torch.cat([before_k, k], dim=2), torch.cat([before_v, v], dim=2)
 
 
@@ -267,10 +267,10 @@ class _LastLayer:
         if len(own):
             at = read[own] - some.start
             x[:, own, at] = changed[:, own, at]
-            keys, values = (kept[own].repeat(len(changed), 1, 1, 1) for kept in (self.k, self.v))
+            keys, values = (tensor[own].repeat(len(changed), 1, 1, 1) for tensor in (self.k, self.v))
             row = torch.arange(len(keys), device=keys.device)
             where = read[own].repeat(len(changed))
-            keys[row, where], values[row, where] = (made[:, own, at].flatten(0, 1) for made in (k, v))
+            keys[row, where], values[row, where] = (tensor[:, own, at].flatten(0, 1) for tensor in (k, v))
             hidden = self.hidden[own].repeat(len(changed), 1)
             pattern = self._scores(q[:, own, at].flatten(0, 1), keys, hidden).softmax(dim=-1)
             z_own = einsum(pattern, values, "row head key, row key head d_head -> row head d_head")

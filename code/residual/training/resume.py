@@ -32,8 +32,8 @@ def keep(
 ) -> None:
     """Write everything the loop needs to resume: weights, AdamW's moments, torch's generators, the history."""
     tensors = {f"weight.{name}": weight.detach() for name, weight in model.named_parameters()}
-    for index, kept in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in kept.items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
     tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
@@ -90,6 +90,6 @@ def restore(
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     history.losses[:] = tensors["losses"].tolist()
-    history.evaluations.update({int(step): found for step, found in json.loads(notes["evaluations"]).items()})
+    history.evaluations.update({int(step): values for step, values in json.loads(notes["evaluations"]).items()})
     history.seconds = float(notes["seconds"])
     return len(history.losses)

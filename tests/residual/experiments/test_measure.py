@@ -34,7 +34,7 @@ def table(monkeypatch):
     return asked
 
 
-def kept(folder, **changes):
+def store(folder, **changes):
     """Measure the table, then store it with other values."""
     values, _ = load_result(measure.measure("table", folder=folder))
     save_result(folder / "table", values | changes, ResultCard("table"))
@@ -63,7 +63,7 @@ def test_unknown_places_and_names_are_errors():
 
 
 def test_a_spot_check_measures_a_few_places_and_agrees(tmp_path, table):
-    kept(tmp_path)
+    store(tmp_path)
     table.clear()
     assert measure.spot_check("table", places=6, seed=1, folder=tmp_path) == 0
     assert len(set(table)) == 6
@@ -77,26 +77,26 @@ def test_a_spot_check_measures_a_few_places_and_agrees(tmp_path, table):
 
 
 def test_a_spot_check_finds_what_changed(tmp_path):
-    values = kept(tmp_path)
+    values = store(tmp_path)
     changed = values["powers"].clone()
     changed[1, 2, 0] += 0.25
-    kept(tmp_path, powers=changed)
+    store(tmp_path, powers=changed)
     assert measure.spot_check("table", places=20, folder=tmp_path) == 0.25
-    found = [measure.spot_check("table", places=10, seed=seed, folder=tmp_path) for seed in range(20)]
-    assert set(found) == {0.0, 0.25}, "half the draws include the place"
+    differences = [measure.spot_check("table", places=10, seed=seed, folder=tmp_path) for seed in range(20)]
+    assert set(differences) == {0.0, 0.25}, "half the draws include the place"
     gone = values["product"].clone()
     gone[0, 0] = math.nan
-    kept(tmp_path, product=gone)
+    store(tmp_path, product=gone)
     assert measure.spot_check("table", places=20, folder=tmp_path) == math.inf
 
 
 def test_a_result_of_another_measurement_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="residual measure table makes it"):
         measure.spot_check("table", folder=tmp_path)
-    kept(tmp_path, product=torch.zeros(3, 3))
+    store(tmp_path, product=torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"does not match table as it is now \(product differs\)"):
         measure.spot_check("table", folder=tmp_path)
-    kept(tmp_path, other=torch.zeros(4, 5))
+    store(tmp_path, other=torch.zeros(4, 5))
     with pytest.raises(ValueError, match=r"\(other differs\)"):
         measure.spot_check("table", folder=tmp_path)
 
@@ -137,12 +137,12 @@ def test_ablated_heads_are_those_of_a_plain_loop():
         model(tokens, tap=lambda name, x, at=f"blocks.{layer}.attn.z", zs=zs: zs.append(x) or x if name == at else x)
         for head in range(2):
             loss, matching, _ = run(layer, head, zs[0][:, :, head].mean(dim=(0, 1)))
-            found = row(layer, head)
-            assert found["rise"].item() == pytest.approx(loss - loss_before, abs=1e-12)
+            effects = row(layer, head)
+            assert effects["rise"].item() == pytest.approx(loss - loss_before, abs=1e-12)
             for (at, head_at), expected in matching.items():
-                assert found[f"prefix-matching {at}.{head_at}"].item() == pytest.approx(expected, abs=1e-12)
+                assert effects[f"prefix-matching {at}.{head_at}"].item() == pytest.approx(expected, abs=1e-12)
             previous = [patterns[layer][b, head, i, i - 1].item() for b in range(3) for i in range(1, 18)]
-            assert found["previous-token"].item() == pytest.approx(sum(previous) / len(previous), abs=1e-12)
-    assert found["prefix-matching 2.1"].item() == pytest.approx(matching_before[2, 1]), (
+            assert effects["previous-token"].item() == pytest.approx(sum(previous) / len(previous), abs=1e-12)
+    assert effects["prefix-matching 2.1"].item() == pytest.approx(matching_before[2, 1]), (
         "the last layer is too late to matter"
     )

@@ -72,9 +72,9 @@ def test_a_run_is_the_loop_written_out(tmp_path):
         optimizer.param_groups[0]["lr"] = 0.01 * (step + 1) / 3 if step < 3 else 0.01 * (6 - step) / 3
         optimizer.step()
         losses.append(loss.item())
-    made = train(tmp_path)
-    assert made.card.losses == pytest.approx(losses, abs=1e-6)
-    assert difference(made.model, model) < 1e-6
+    trained = train(tmp_path)
+    assert trained.card.losses == pytest.approx(losses, abs=1e-6)
+    assert difference(trained.model, model) < 1e-6
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class Reversing(Experiment):
 def test_another_family_is_trained_kept_and_described_alike(tmp_path, monkeypatch):
     entry = Reversing("backwards", steps=60, lr=0.03, warmup=5, stages=(30,), evaluate_every=20)
     monkeypatch.setitem(run.EXPERIMENTS, "reversing", entry)
-    made = train(tmp_path, "reversing")
+    trained = train(tmp_path, "reversing")
     with torch.no_grad():
-        right = entry.evaluate(made.model)["share right"].item()
-    assert made.card.metrics["share right"] == right > 0.6, "the first measure is the headline number"
-    assert list(made.card.metrics["loss by step"]) == ["0", "20", "30", "40", "60"]
-    assert made.card.training["sequences"] == 480 and made.card.training["stages"] == (30,)
+        right = entry.evaluate(trained.model)["share right"].item()
+    assert trained.card.metrics["share right"] == right > 0.6, "the first measure is the headline number"
+    assert list(trained.card.metrics["loss by step"]) == ["0", "20", "30", "40", "60"]
+    assert trained.card.training["sequences"] == 480 and trained.card.training["stages"] == (30,)
     stage = checkpoints.load(tmp_path / "reversing-30")
     assert stage.card.training["sequences"] == 240 and not stage.model.config.causal
-    assert difference(checkpoints.load(tmp_path / "reversing").model, made.model) == 0
+    assert difference(checkpoints.load(tmp_path / "reversing").model, trained.model) == 0
 
 
 def test_bfloat16_is_an_option_that_changes_the_last_digits_and_is_written_down(tmp_path):

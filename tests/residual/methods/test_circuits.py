@@ -59,14 +59,14 @@ def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
     """Also with d_head above d_model, where no factor is thin."""
     model = model_of(seed, n_kv_heads=n_kv_heads, d_head=d_head)
     qk, ov = multiplied_out(model)
-    found, norm = composition_scores(model, samples=2), np.linalg.norm
+    composition, norm = composition_scores(model, samples=2), np.linalg.norm
     for reader in range(3):
         for writer in range(3):
             for i in range(4):
                 for j in range(4):
                     place = (reader, i, writer, j)
                     if writer >= reader:
-                        assert all(scores[place].isnan() for scores in found[:3])
+                        assert all(scores[place].isnan() for scores in composition[:3])
                         continue
                     wrote, qk2, ov2 = ov[writer][j], qk[reader][i], ov[reader][i]
                     expected = (
@@ -74,7 +74,7 @@ def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
                         norm(qk2 @ wrote.T) / norm(wrote) / norm(qk2),
                         norm(wrote @ ov2) / norm(wrote) / norm(ov2),
                     )
-                    for scores, value in zip(found[:3], expected, strict=True):
+                    for scores, value in zip(composition[:3], expected, strict=True):
                         assert scores[place].item() == pytest.approx(value, abs=1e-10)
 
 
@@ -90,14 +90,14 @@ def test_a_spread_needs_two_samples():
 def test_the_baseline_is_what_random_heads_score():
     """Untrained heads are random matrices of those shapes and rank, so their mean score is the baseline."""
     model = Transformer(Config(2, 32, 16, 8, 4, 5), seed=5).double()
-    found = composition_scores(model, samples=400)
-    for scores in found[:3]:
+    composition = composition_scores(model, samples=400)
+    for scores in composition[:3]:
         before = scores[1, :, 0]
-        assert before.mean().item() == pytest.approx(found.baseline, rel=0.02)
-        assert before.std().item() == pytest.approx(found.spread, rel=0.3)
-    assert found.baseline == pytest.approx(32**-0.5, rel=0.05)
+        assert before.mean().item() == pytest.approx(composition.baseline, rel=0.02)
+        assert before.std().item() == pytest.approx(composition.spread, rel=0.3)
+    assert composition.baseline == pytest.approx(32**-0.5, rel=0.05)
     again = composition_scores(model, samples=400)
-    assert again.baseline == found.baseline, "the same seed gives the same baseline"
+    assert again.baseline == composition.baseline, "the same seed gives the same baseline"
 
 
 @theorem
@@ -109,8 +109,8 @@ def test_the_frobenius_norm_is_not_cyclic(seed):
     assert FactoredMatrix(b, a).norm().item() == pytest.approx(abs((b @ a).item()))  # less, by their angle
     A, B = random(6, 2, seed=seed), random(2, 6, seed=seed + 1)
     for power in (1, 2, 3):  # traces of powers are cyclic, and so are the eigenvalues
-        one, other = (torch.linalg.matrix_power(M, power).trace() for M in (A @ B, B @ A))
-        assert_close(one, other, atol=1e-9, rtol=1e-9)
+        first, second = (torch.linalg.matrix_power(M, power).trace() for M in (A @ B, B @ A))
+        assert_close(first, second, atol=1e-9, rtol=1e-9)
 
 
 def test_a_head_built_to_compose_scores_one():
@@ -122,8 +122,8 @@ def test_a_head_built_to_compose_scores_one():
     second.W_K[0, 4, 0] = second.W_Q[0, 0, 0] = second.W_V[0, 0, 0] = 1
     first.W_V[0].zero_()
     first.W_V[0, 0, 0] = 1  # W_OV¹ = e₀ e₄ᵀ, W_QK² = e₀ e₄ᵀ, W_OV² = e₀ (…)ᵀ
-    found = composition_scores(model, samples=2)
-    assert [scores[1, 0, 0, 0].item() for scores in found[:3]] == pytest.approx([0, 1, 0], abs=1e-12)
+    scores = composition_scores(model, samples=2)
+    assert [kind[1, 0, 0, 0].item() for kind in scores[:3]] == pytest.approx([0, 1, 0], abs=1e-12)
 
 
 # ---- Copying

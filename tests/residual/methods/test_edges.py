@@ -56,7 +56,7 @@ def slow(model, tokens, edges, new):
 
     place = model.W_pos[:n_pos] if c.positions == "shortformer" else 0
     for i, block in enumerate(model.blocks):
-        attn, found = block.attn, {}
+        attn, inputs = block.attn, {}
 
         def mapped(kind, head, block=block, attn=attn, i=i):
             x = normed(block.ln1, reads(f"{i}.{head}.{kind}")) + (0 if kind == "v" else place)
@@ -74,8 +74,8 @@ def slow(model, tokens, edges, new):
             scores = q @ k.mT / c.d_head**0.5
             if c.causal:
                 scores = scores.masked_fill(torch.ones(n_pos, n_pos).triu(1).bool(), -torch.inf)
-            found[f"{i}.{head}"] = scores.softmax(-1) @ v @ attn.W_O[head]
-        terms |= found
+            inputs[f"{i}.{head}"] = scores.softmax(-1) @ v @ attn.W_O[head]
+        terms |= inputs
         constant = constant + (0 if attn.b_O is None else attn.b_O)
         if block.mlp is not None:
             mlp, x = block.mlp, normed(block.ln2, reads(f"mlp.{i}"))
@@ -94,15 +94,15 @@ def slow(model, tokens, edges, new):
 
 def graph(config):
     """Return every edge: the reader comes after the writer in the order of computation."""
-    found = []
+    edges = []
     for w in writers(config):
         for r in readers(config):
             w_layer = -1 if w in ("embed", "pos") else int(w.replace("mlp.", "").split(".")[0])
             r_layer = config.n_layers if r == "logits" else int(r.replace("mlp.", "").split(".")[0])
             same_layer = w_layer == r_layer and r.startswith("mlp") and not w.startswith("mlp")
             if w_layer < r_layer or same_layer:
-                found.append((w, r))
-    return found
+                edges.append((w, r))
+    return edges
 
 
 @st.composite
@@ -142,11 +142,11 @@ def test_in_two_layers_of_attention_it_is_classical_path_patching(model, seed, d
         data.draw(st.sampled_from("qkv")),
     )
     clean, corrupted = batch(seed), batch(seed + 100)
-    model(clean, tap=(kept := record("*.attn.z")))
+    model(clean, tap=(clean_z := record("*.attn.z")))
     model(corrupted, tap=(other := record("*.attn.z")))
     sent = patch(other, "blocks.0.attn.z", heads=sender)
     name = f"blocks.1.attn.{kind}"
-    model(clean, tap=compose(freeze(kept), sent, got := record(name)))
+    model(clean, tap=compose(freeze(clean_z), sent, got := record(name)))
     expected = model(clean, tap=patch(got, name, heads=receiver))
     edge = (f"0.{sender}", f"1.{receiver}.{kind}")
     same(model(clean, tap=patch_edges(model, [edge], written(model, corrupted))), expected)

@@ -203,16 +203,16 @@ def test_hand_set_induction_heads_get_their_roles():
     model = hand_set.induction(d_vocab=8, n_ctx=13)
     stretch = torch.tensor([1, 2, 3, 4, 5, 6])
     tokens = torch.cat([torch.tensor([0]), stretch, stretch])[None]
-    found = roles.head_roles(model, tokens)
-    one = torch.ones((), dtype=torch.float64)
-    assert_close(found.previous_token[0, 0], one, atol=1e-12, rtol=0)
-    assert_close(found.induction[1, 0], one, atol=1e-12, rtol=0)
-    assert found.duplicate_token[1, 0] < 1e-12
-    assert found.errors["induction"].isnan().all()  # a single example has no standard error
+    scores = roles.head_roles(model, tokens)
+    unit = torch.ones((), dtype=torch.float64)
+    assert_close(scores.previous_token[0, 0], unit, atol=1e-12, rtol=0)
+    assert_close(scores.induction[1, 0], unit, atol=1e-12, rtol=0)
+    assert scores.duplicate_token[1, 0] < 1e-12
+    assert scores.errors["induction"].isnan().all()  # a single example has no standard error
     # first half, head 1.0: nothing matches, so 0 gets 1/(i + 1) from position i; second half: nothing
     expected = sum(1 / (i + 1) for i in range(1, 7)) / 12
-    assert found.first_position[1, 0].item() == pytest.approx(expected, abs=1e-12)
-    assert found.uniform["first_position"] == pytest.approx(sum(1 / (i + 1) for i in range(1, 13)) / 12)
+    assert scores.first_position[1, 0].item() == pytest.approx(expected, abs=1e-12)
+    assert scores.uniform["first_position"] == pytest.approx(sum(1 / (i + 1) for i in range(1, 13)) / 12)
     # all that is counted is the second half: every query finds its match
     half = (torch.arange(13) > 6)[None]
     by_token = roles.attention_by_token(model, tokens, counted=half)
@@ -251,15 +251,15 @@ def test_a_model_without_layers_has_no_roles():
 def test_the_tables_show_the_scores():
     model = hand_set.induction(d_vocab=8, n_ctx=13)
     tokens = torch.tensor([[0, 1, 2, 3, 1, 2, 3], [0, 4, 5, 4, 5, 4, 5]])
-    found = roles.head_roles(model, tokens)
-    rows, header = role_tables.role_table(found, words=lambda ids: [f" w{i}" for i in ids], repeated=found)
+    scores = roles.head_roles(model, tokens)
+    rows, header = role_tables.role_table(scores, words=lambda ids: [f" w{i}" for i in ids], repeated=scores)
     assert header[:3] == ["head", "previous token", "current token"]
     assert header[-3:] == ["induction on repeats", "rests on", "share"]
     assert [row[0] for row in rows] == ["0.0", "1.0", "uniform"]
     assert rows[0][1] == 1 and rows[1][5] == rows[1][6] == 1
     assert rows[0][-2].startswith("·w")
     assert all(len(row) == len(header) for row in rows)
-    assert role_tables.strongest(found.induction, 1) == ["1.0"]
+    assert role_tables.strongest(scores.induction, 1) == ["1.0"]
 
     by_token = roles.attention_by_token(model, tokens)
     rows, header = role_tables.token_table(by_token, ["0.0"], words=lambda ids: words(ids), k=2)
@@ -276,10 +276,10 @@ def test_mistakes_give_readable_errors():
         roles.head_roles(model, text(0), counted=torch.arange(3))
     with pytest.raises(ValueError, match="counted marks no query"):
         roles.attention_by_token(model, text(0), counted=torch.zeros(3, N_POS, dtype=torch.bool))
-    found = roles.head_roles(model, text(0))
+    scores = roles.head_roles(model, text(0))
     with pytest.raises(ValueError, match=r"there is no head 0\.7; choose from 0\.0, 0\.1"):
-        role_tables.role_table(found, ["0.7"])
+        role_tables.role_table(scores, ["0.7"])
     with pytest.raises(ValueError, match="cannot take 5 heads of 4"):
-        role_tables.strongest(found.induction)
+        role_tables.strongest(scores.induction)
     with pytest.raises(ValueError, match="cannot show 99 tokens of a text that has"):
         role_tables.token_table(roles.attention_by_token(model, text(0)), k=99)

@@ -111,8 +111,8 @@ def test_a_function_that_writes_to_its_argument_changes_nothing_but_what_it_retu
     SMALL(
         tokens, tap=compose(seen := record("blocks.0.resid_pre"), splice("blocks.0.resid_pre", name, doubled_in_place))
     )
-    SMALL(tokens, tap=(kept := record("blocks.0.resid_pre")))
-    assert torch.equal(seen["blocks.0.resid_pre"], kept["blocks.0.resid_pre"])
+    SMALL(tokens, tap=(recorded := record("blocks.0.resid_pre")))
+    assert torch.equal(seen["blocks.0.resid_pre"], recorded["blocks.0.resid_pre"])
 
 
 def test_two_dictionaries_compose():

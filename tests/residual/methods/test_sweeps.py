@@ -258,9 +258,9 @@ def test_metrics_of_any_shape_and_those_that_torch_cannot_batch():
     def with_item(logits):
         return torch.tensor(loss(logits).item(), dtype=torch.float64)
 
-    one = sweeps.patch_heads(model, batch(0), batch(1), loss)
-    assert one.shape == (2, 4, N_POS)
-    same(one, sweeps.patch_heads(model, batch(0), batch(1), with_item))
+    batched = sweeps.patch_heads(model, batch(0), batch(1), loss)
+    assert batched.shape == (2, 4, N_POS)
+    same(batched, sweeps.patch_heads(model, batch(0), batch(1), with_item))
     assert sweeps.patch_heads(model, batch(0), batch(1), lambda logits: logits).shape == (2, 4, N_POS, 3, D_VOCAB)
 
 
@@ -347,13 +347,13 @@ def test_a_metric_may_write_to_its_logits(position, fits_vmap):
 
 def test_heads_and_positions_may_be_iterators():
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
-    found = sweeps.ablate_heads(model, batch(0), difference, heads=iter(["0.1", "1.0"]), positions=iter([1, 3]))
-    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.1", "1.0"], positions=[1, 3]))
+    metrics = sweeps.ablate_heads(model, batch(0), difference, heads=iter(["0.1", "1.0"]), positions=iter([1, 3]))
+    assert_close(metrics, sweeps.ablate_heads(model, batch(0), difference, heads=["0.1", "1.0"], positions=[1, 3]))
 
 
 def test_heads_may_count_from_the_last():
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
-    found = sweeps.ablate_heads(model, batch(0), difference, heads=-1, positions=[2])
-    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.3", "1.3"], positions=[2]))
+    metrics = sweeps.ablate_heads(model, batch(0), difference, heads=-1, positions=[2])
+    assert_close(metrics, sweeps.ablate_heads(model, batch(0), difference, heads=["0.3", "1.3"], positions=[2]))
     with pytest.raises(ValueError, match=r"there is no head 0\.-5"):
         sweeps.ablate_heads(model, batch(0), difference, heads=-5)

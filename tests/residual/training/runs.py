@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     out = options.out.with_name(f"{options.out.name}-{rank}")
     save(Run(model, Card("small", {}, losses=history.losses)), out)
-    told = {"losses": history.losses, "evaluations": history.evaluations}
-    out.with_suffix(".history").write_text(json.dumps(told))
+    record = {"losses": history.losses, "evaluations": history.evaluations}
+    out.with_suffix(".history").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def here(*arguments):
 
 def finished(out, rank=0):
     """Return the bytes of a run's weights, its losses and its evaluations."""
-    told = json.loads(Path(f"{out}-{rank}.history").read_text())
-    return Path(f"{out}-{rank}.safetensors").read_bytes(), told["losses"], told["evaluations"]
+    record = json.loads(Path(f"{out}-{rank}.history").read_text())
+    return Path(f"{out}-{rank}.safetensors").read_bytes(), record["losses"], record["evaluations"]
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def test_two_processes_give_the_result_of_one(whole, tmp_path):
     prefix = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     together = start(out, "--state", tmp_path / "state", prefix=prefix)
     assert together.returncode == 0, together.stderr
-    one, other = finished(out, 0), finished(out, 1)
-    assert one == other, "both processes have the same weights, to the bit"
-    assert one[1] == pytest.approx(whole[1], abs=1e-6)
-    for step, found in whole[2].items():
-        assert one[2][step]["validation"] == pytest.approx(found["validation"], abs=1e-6)
+    first, second = finished(out, 0), finished(out, 1)
+    assert first == second, "both processes have the same weights, to the bit"
+    assert first[1] == pytest.approx(whole[1], abs=1e-6)
+    for step, values in whole[2].items():
+        assert first[2][step]["validation"] == pytest.approx(values["validation"], abs=1e-6)
 
 
 def test_a_batch_in_turns_gives_the_result_of_the_whole_batch(whole, tmp_path):

@@ -32,13 +32,13 @@ def trained(steps=12, seed=0, **options):
 
 def test_the_same_arguments_give_the_same_weights_to_the_bit():
     torch.manual_seed(1)
-    one, losses = trained()
+    model, losses = trained()
     torch.manual_seed(2)
     other, again = trained()
     assert torch.equal(losses, again)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     different, _ = trained(seed=1)
-    assert not torch.equal(one.W_E, different.W_E)
+    assert not torch.equal(model.W_E, different.W_E)
 
 
 def test_one_parameter_against_adamw_by_hand():
