@@ -148,7 +148,7 @@ def embed(
 
 
 def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None:
-    """Check a residual stream that a run is to start from.
+    """Check the residual stream from which a run is to start.
 
     Raises:
         ValueError: there is no such layer, or ``resid`` is not ``[batch pos d_model]``.

@@ -58,10 +58,9 @@ def activations(config: Config, first: int | None = None, stop: int | None = Non
 
     Every map has a name for its own input, so that a tap can change what one reader sees and leave the other readers
     alone: ``attn.q_in``, ``k_in`` and ``v_in`` ``[batch pos head d_model]`` are the stream before the norm, as each
-        head's query,
-    key and value map reads it (``hook_q_input`` in TransformerLens). Each copy is normalized by itself, or by the
-    ``ln1.scale`` that a tap supplies. ``mlp.in`` is the MLP's input, before its norm. Only the unembedding reads the
-    last layer's ``resid_post``.
+    head's query, key and value map reads it (``hook_q_input`` in TransformerLens). Each copy is normalized by itself,
+    or by the ``ln1.scale`` that a tap supplies. ``mlp.in`` is the MLP's input, before its norm. Only the unembedding
+    reads the last layer's ``resid_post``.
 
     Args:
         first: start at this layer, as ``run_from`` does; default: at the embedding.

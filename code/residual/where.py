@@ -90,7 +90,7 @@ def put(
         start: in a growing text (see ``taps.growing``), the number of positions before those in x.
 
     Raises:
-        ValueError: the value does not fit, or chosen is no such head or position.
+        ValueError: the value does not fit, or there is no such head or position.
     """
     check_fit(name, x, value)
     chosen = torch.ones((), dtype=torch.bool, device=x.device)

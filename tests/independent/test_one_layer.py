@@ -112,14 +112,14 @@ def scores() -> Tensor:
 def ranks() -> Tensor:
     """Return ``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it ranks first."""
     live = (torch.bincount(tokens("train", VOCAB), minlength=VOCAB) >= 300).nonzero().flatten()
-    rows = []
+    results = []
     for seed in SEEDS:
         w = weights(named(NAME, seed))
         for OV in W_OV(named(NAME, seed), 0):
             rows = (w["W_E"][live] @ OV).float() @ w["W_U"].float()
             above = (rows > rows[torch.arange(len(live)), live][:, None]).sum(dim=1)
-            rows.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
-    return torch.stack(rows).view(5, 12, 2) / torch.tensor([VOCAB, 1])
+            results.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
+    return torch.stack(results).view(5, 12, 2) / torch.tensor([VOCAB, 1])
 
 
 @cache

@@ -119,7 +119,7 @@ def test_pointers_are_diluted_by_several_matches(m, sharpness):
 
 
 def test_one_layer_without_smeared_keys_cannot():
-    """A counterexample for any first-layer model: two contexts that it cannot tell apart at the last position.
+    """A counterexample for any one-layer model: two contexts that it cannot tell apart at the last position.
 
     Its output there is a sum over the earlier tokens of a function of (that token, its position, the last token). The
     contexts below swap tokens between two places; without positions, the sums are equal.

@@ -169,7 +169,7 @@ def find(path: str | Path, folder: Path) -> Path:
     """Return the path of the tensors; a bare name is looked up here, then in ``folder``.
 
     Raises:
-        FileNotFoundError: names is no such file, or it has no card.
+        FileNotFoundError: there is no such file, or it has no card.
     """
     path = Path(path)
     if path.parent == Path(".") and not weights_path(path).exists():

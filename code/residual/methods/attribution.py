@@ -58,7 +58,7 @@ class Terms:
 
     @property
     def values(self) -> Float[Tensor, "term batch pos d_model"]:
-        """All terms written out; as many copies of the stream's memory as there are terms."""
+        """All terms written out, each as large as the stream."""
         return torch.cat([part.values() for part in self._parts])
 
     def along(self, direction: Float[Tensor, "*batch_pos d_model"]) -> Float[Tensor, "term batch pos"]:

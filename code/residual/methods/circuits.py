@@ -120,8 +120,7 @@ def positivity(M: FactoredMatrix) -> Float[Tensor, "*batch"]:
     """Return ``Σ λ / Σ |λ|`` over the eigenvalues: 1 if all are positive, -1 if all are negative (Elhage et al. 2021).
 
     The eigenvalues of a real matrix come in conjugate pairs, so the sum is real. Positive eigenvalues alone do not
-    prove
-    copying, because eigenvectors need not be orthogonal: look at the diagonal too (``top_entries``).
+    prove copying, because eigenvectors need not be orthogonal: look at the diagonal too (``top_entries``).
     """
     values = M.eigenvalues()
     return values.real.sum(dim=-1) / values.abs().sum(dim=-1)
@@ -132,8 +131,7 @@ def copying_score(model: Transformer) -> Float[Tensor, "layer head"]:
     """Return ``positivity`` of each head's ``W_E W_OV W_U``: does attending to a token raise its own logit?
 
     The mean of ``W_U`` over outputs is subtracted first. It adds the same to all logits, which softmax does not see but
-    the
-    sum of the eigenvalues does: without this, models with the same predictions have different scores.
+    the sum of the eigenvalues does: without this, models with the same predictions have different scores.
     """
     W_U = model.W_U - model.W_U.mean(dim=-1, keepdim=True)
     scores = [positivity(model.W_E @ attn.W_OV() @ W_U) for attn in _attention(model)]
@@ -204,7 +202,7 @@ def principal_cosines(
 def overlap(
     A: Float[Tensor, "*batch d_model rank_a"], B: Float[Tensor, "*batch d_model rank_b"]
 ) -> Float[Tensor, "*batch"]:
-    """Return the mean squared cosine of the principal angles: 1 if first space contains the second, 0 if orthogonal.
+    """Return the mean squared cosine of the principal angles: 1 if one space contains the other, 0 if orthogonal.
 
     For two random spaces it is ``max(rank_a, rank_b) / d_model`` on average: compare with that. For the spaces that
     heads write to, pass ``W_O.mT``; for those they read, ``W_Q``, ``W_K``, ``W_V`` as they are.

@@ -2,8 +2,7 @@
 
 The stream before a part is the sum of the outputs of earlier parts, so each pair of a writer and a later reader is an
 edge, which can be changed alone: the reader gets ``x + (t' - t)`` instead of x, where t is the writer's term in this
-    run
-and t' its term in another. The stream itself, and all other readers, stay unchanged.
+run and t' its term in another. The stream itself, and all other readers, stay unchanged.
 
 - writers: ``embed``, ``pos`` (learned positions), ``0.1`` (layer 0, head 1), ``mlp.0``
 - readers: ``1.1.q``, ``1.1.k``, ``1.1.v`` (the inputs of the maps of head 1 in layer 1), ``mlp.1``, ``logits``
@@ -39,7 +38,7 @@ class _End(NamedTuple):
 
     name: str  # of the activation
     head: int | None
-    step: int  # the number of sublayers computed before the write or the read
+    step: int  # sublayers completed by the write (its own included), or before the read
 
 
 def writers(config: Config) -> list[str]:

@@ -102,9 +102,8 @@ def rotate(model: Transformer, Q: Float[Tensor, "d_model d_model"]) -> Transform
     by ``Qᵀ = Q⁻¹``.
 
     Exact if only linear maps and lengths read the stream: without norms, or with folded RMSNorm. LayerNorm also reads
-        the
-    mean over coordinates. In a folded and centered model that mean is zero, so LayerNorm equals RMSNorm, which is what
-    the rotated model gets.
+    the mean over coordinates. In a folded and centered model that mean is zero, so LayerNorm equals RMSNorm, which is
+    what the rotated model gets.
 
     Raises:
         ValueError: Q is not orthogonal; norms are not folded; or there is LayerNorm, and the model is not centered.

@@ -28,8 +28,7 @@ def repeats(
     """Return random tokens that repeat, and the period of each row, drawn from ``periods`` (both ends included).
 
     Because periods vary, a model that looks a fixed distance back cannot pass for one that finds the same token again:
-        no
-    distance is right for more than a few rows. Tokens are drawn with replacement, so a token may occur twice in a
+    no distance is right for more than a few rows. Tokens are drawn with replacement, so a token may occur twice in a
     period.
 
     Args:

@@ -1,6 +1,6 @@
 """Reruns of a model after a single change, from the changed layer and position on; ``sweeps`` is built on them.
 
-Whatever a change at layer l and position p cannot affect is not computed again: neither the layers before l nor, in a
+Whatever a change at layer l and position p cannot affect is not computed again: neither the layers up to l nor, in a
 causal model, the positions before p or after the one where the metric reads. And the last two layers need no rerun of
 the model at all, whatever norms and MLPs they have:
 
@@ -57,8 +57,8 @@ class BaseRun:
         self.model, self.metric, self.n_pos = model, metric, tokens.shape[1]
         self.blocks = [cast(Block, block) for block in model.blocks]
         middle = "resid_mid" if c.d_mlp else "resid_post"
-        names_to_record = {"resid_pre", middle, "resid_post", *names}
-        self.seen = record([f"blocks.*.{name}" for name in names_to_record] if n_layers else "embed")
+        recorded = {"resid_pre", middle, "resid_post", *names}
+        self.seen = record([f"blocks.*.{name}" for name in recorded] if n_layers else "embed")
         self.cache = model.cache(len(tokens), self.n_pos) if c.causal else None
         self.logits = model(tokens, tap=self.seen, cache=self.cache)  # batch pos d_vocab
         ends = [f"blocks.{n_layers - 1}.resid_post"] if n_layers else []

@@ -281,7 +281,7 @@ def _look(
 
 
 class _Looked:
-    """A tap that stores ``look`` of each pattern, first weighted by the length of the vectors moved if asked."""
+    """A tap that stores ``look`` of each pattern, optionally weighted by the length of the vectors moved."""
 
     def __init__(self, model: Transformer, look: Look, value_weighted: bool) -> None:
         self.attention = [cast(Block, block).attn for block in model.blocks]
