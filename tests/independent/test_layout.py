@@ -84,7 +84,7 @@ def test_the_front_page_says_how_many_numbers_are_computed_again() -> None:
 
 def test_a_claim_that_is_gone_and_a_number_that_is_off_are_named() -> None:
     (gone,) = wrong("zero-layer", "no_such_claim", Again(lambda: 1))
-    assert "docs/notes/zero-layer.md has no claim no_such_claim any more" in gone
+    assert "docs/notes/zero-layer.md no longer has a claim no_such_claim" in gone
     by_notebook, by_note = wrong("zero-layer", "dead_tokens", Again(lambda: 149, 0))
     assert "dead_tokens is 149.0 by the second program, 148 by the notebook" in by_notebook
     assert "docs/notes/zero-layer.md says 148 for dead_tokens; the second program has 149.0" in by_note
