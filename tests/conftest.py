@@ -1,4 +1,4 @@
-"""For every test."""
+"""Settings and checks for all tests."""
 
 import os
 import signal
@@ -8,28 +8,28 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# Before torch is imported: two workers with two threads each wait for one another on tensors of a few hundred numbers.
+# Before torch is imported: two workers with two threads each slow each other down on tensors of a few hundred numbers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A run that a shell started in the background ignores Ctrl-C, and so does each process that it starts. Some tests
-# press it; here it means again what it means at a terminal.
+# A process that a shell started in the background ignores Ctrl-C, and so do its children. Some tests send it, so
+# restore its usual effect here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# `make test` draws the same examples each time: whoever changed nothing breaks nothing. The weekly run draws new ones,
-# and more of them: pytest --hypothesis-profile weekly.
+# `make test` draws the same examples each time, so unchanged code cannot fail. The weekly run draws new ones, and
+# more of them: pytest --hypothesis-profile weekly.
 settings.register_profile("test", derandomize=True, max_examples=50)
 settings.register_profile("weekly", max_examples=300, print_blob=True)
 settings.load_profile("test")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: a test that waits for a browser or a server leaves its core to another."""
+    """Return one more than the number of cores: a test that waits for a browser or a server leaves its core idle."""
     return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:
-    """What a test, or a module of tests, sets in torch for the whole process would make others fail far from here."""
+    """Fail a test that changes torch's global settings; otherwise later tests would fail far from the cause."""
     yield
     if torch := sys.modules.get("torch"):
         assert torch.is_grad_enabled(), "gradients are off: something called torch.set_grad_enabled(False)"
@@ -37,7 +37,7 @@ def torch_as_it_was() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what takes minutes, and a card already records, to the weekly run."""
+    """Skip tests marked weekly, except in the weekly run."""
     if config.getoption("--hypothesis-profile") != "weekly":
         for item in items:
             if item.get_closest_marker("weekly"):

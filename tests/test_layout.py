@@ -1,7 +1,7 @@
-"""The layout that everything else hangs on: what may lie where, and what may import what.
+"""Rules for the layout of the repository: what may be where, and what may import what.
 
-Each rule is a function from a folder to the list of what breaks it. The tests hold that this repository
-breaks none, and that each rule finds what it is for in a small repository made to break it.
+Each rule is a function from a folder to a list of violations. The tests check that this repository has none, and that
+each rule finds the violation in a small repository made to break it.
 """
 
 import ast
@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 LOCKS = {"requirements.lock", "requirements-node.lock", "package-lock.json"}
-LARGEST = 500_000  # bytes; nothing written by hand comes near
+LARGEST = 500_000  # bytes; far more than any file written by hand
 LARGEST_WEIGHTS = 9_000_000  # of a checkpoint: the largest has 4.3 million parameters, two bytes each
 BINARY_ALLOWED = {
     ".safetensors",
     ".png",
     ".woff2",
-}  # weights and figures of our own
+}  # our own weights and figures
 VENDORED = re.compile(r"(^|/)(vendor|third_party|node_modules|site-packages)/|\.min\.(js|css)$|\.bundle\.js$")
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz", ".ckpt"}
 
@@ -33,7 +33,7 @@ IMPORTERS = {"__import__", "import_module", "importlib.import_module"}
 
 
 def tracked(root: Path) -> list[Path]:
-    """Every file that git tracks, or would on the next `git add`."""
+    """Return every file that git tracks, or would after the next `git add`."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -45,7 +45,7 @@ def tracked(root: Path) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, top-level package) of each absolute import in a Python file, wherever in the file it stands."""
+    """Yield (line, top-level package) of each absolute import, anywhere in a Python file."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
@@ -56,12 +56,12 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def code_is_no_package(root: Path) -> list[str]:
-    """`code` is a module of the standard library; with an `__init__.py`, pdb and pytest would import ours."""
+    """Find an `__init__.py` in `code`: pdb and pytest would import it instead of the standard library's module."""
     return [f"code/{name}" for name in ("__init__.py", "__main__.py") if (root / "code" / name).exists()]
 
 
 def no_standard_names(root: Path) -> list[str]:
-    """code/ is on sys.path, as is a notebook's folder when it runs: nothing there hides a stdlib module."""
+    """Find modules that hide one of the standard library: code/ and notebooks' folders are on sys.path."""
     modules = [
         path
         for folder in (root / "code", root / "code/notebooks")
@@ -72,7 +72,7 @@ def no_standard_names(root: Path) -> list[str]:
 
 
 def packages_are_free_of_each_other(root: Path) -> list[str]:
-    """weave could serve any site, and residual needs no site: neither imports the other, nor a notebook."""
+    """Find imports between weave and residual, or of a notebook: weave could serve any site; residual needs none."""
     forbidden = {"weave": {"residual", "notebooks"}, "residual": {"weave", "notebooks"}}
     return [
         f"{path.relative_to(root)}:{line}: imports {name}"
@@ -87,11 +87,11 @@ ROOMS = {
     "residual": ["", "files", "methods", "training", "experiments", "cli"],
     "weave": ["source", "run", "note", "book", "site", "serve", "author", "cli"],
 }
-"""Of each package, from the bottom up; "" is what stands at its top level."""
+"""The rooms of each package, from the bottom up; "" stands for the modules at its top level."""
 
 
 def no_room_looks_up(root: Path) -> list[str]:
-    """A module imports only from its own room and those below it, and no two modules import each other in a circle."""
+    """Find imports from a higher room than a module's own, and circles of imports."""
     broken = []
     for package, rooms in ROOMS.items():
         folder = root / "code" / package
@@ -128,7 +128,7 @@ def no_room_looks_up(root: Path) -> list[str]:
 
 
 KEPT_TO = {"mkdocs": {"site", "serve"}, "click": {"author", "cli.py"}}
-"""Of weave's libraries, the rooms that alone may use one: another site generator changes two of them."""
+"""The only rooms of weave that may import a library, so that another site generator would change only two rooms."""
 
 
 def libraries_keep_to_their_rooms(root: Path) -> list[str]:
@@ -142,7 +142,7 @@ def libraries_keep_to_their_rooms(root: Path) -> list[str]:
 
 
 def notebooks_are_plain_python(root: Path) -> list[str]:
-    """Notebooks are percent-format Python without a jupytext header; no .ipynb with outputs is in git."""
+    """Find notebooks that are not percent-format Python without a jupytext header, and .ipynb files."""
     broken = [f"{path.relative_to(root)}: an .ipynb" for path in tracked(root) if path.suffix == ".ipynb"]
     for path in tracked(root):
         if path.parent != root / "code/notebooks" or path.suffix == ".ipynb":
@@ -159,7 +159,7 @@ def notebooks_are_plain_python(root: Path) -> list[str]:
 
 
 def nothing_foreign_is_committed(root: Path) -> list[str]:
-    """No vendored, minified, pickled, binary or huge file: other people's code comes from the lock files."""
+    """Find vendored, minified, pickled, binary or huge files: other people's code comes from the lock files."""
     broken = []
     for path in tracked(root):
         name = path.relative_to(root).as_posix()
@@ -180,7 +180,7 @@ def nothing_foreign_is_committed(root: Path) -> list[str]:
 
 
 def no_pickle_is_loaded(root: Path) -> list[str]:
-    """Loading a pickle runs what is in it, so nothing here does."""
+    """Find imports of modules that load pickles, because loading a pickle can run code."""
     return [
         f"{path.relative_to(root)}:{line}: imports {name}"
         for path in tracked(root)
@@ -191,7 +191,7 @@ def no_pickle_is_loaded(root: Path) -> list[str]:
 
 
 def locks_name_no_registry(root: Path) -> list[str]:
-    """The lock files pin names, versions and hashes; where to fetch them is each machine's own setting."""
+    """Find addresses in the lock files, which pin names, versions and hashes; each machine chooses its registry."""
     address = re.compile(r'^\s*"resolved"|^(-i|-f|--(?!hash))|@ (file|https?):|file://')
     installed_apart = re.compile(r"(torch|nvidia-|cuda-|triton)\b")
     return [
@@ -200,6 +200,25 @@ def locks_name_no_registry(root: Path) -> list[str]:
         if (root / name).exists()
         for number, line in enumerate((root / name).read_text("utf-8").splitlines(), start=1)
         if address.search(line) or installed_apart.match(line)
+    ]
+
+
+PLAIN = ["code/residual", "tests/residual", "tests/independent", "tests/peers", "tests/conftest.py", "tests/test_*.py"]
+"""The folders and files whose docstrings begin with an imperative or a noun."""
+
+CLAUSE = re.compile(r"(What|Whether|Where|Which|Who|Whose|When|Why|How|Of|That|As)\b")
+
+
+def docstrings_begin_plainly(root: Path) -> list[str]:
+    """Find docstrings that begin with a clause ("What is …", "Whether …") instead of an imperative or a noun."""
+    matches = [match for pattern in PLAIN for match in sorted(root.glob(pattern))]
+    files = [path for match in matches for path in (sorted(match.rglob("*.py")) if match.is_dir() else [match])]
+    return [
+        f"{path.relative_to(root)}:{node.body[0].lineno}: {docstring.splitlines()[0]}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if CLAUSE.match(docstring := ast.get_docstring(node) or "")
     ]
 
 
@@ -213,6 +232,7 @@ RULES: list[Callable[[Path], list[str]]] = [
     nothing_foreign_is_committed,
     no_pickle_is_loaded,
     locks_name_no_registry,
+    docstrings_begin_plainly,
 ]
 
 
@@ -256,6 +276,8 @@ def test_this_repository_keeps_the_rule(rule: Callable[[Path], list[str]]) -> No
         (no_pickle_is_loaded, "tests/test_x.py", "import pickle"),
         (locks_name_no_registry, "requirements.lock", "--index-url https://example.org/simple\n"),
         (locks_name_no_registry, "requirements.lock", "torch==2.13.0\n"),
+        (docstrings_begin_plainly, "code/residual/scope.py", 'def f():\n    """Whether it is."""\n'),
+        (docstrings_begin_plainly, "tests/test_x.py", '"""What is\nhere."""\n'),
         (locks_name_no_registry, "package-lock.json", '  "resolved": "https://example.org/katex.tgz",\n'),
     ],
 )
@@ -274,13 +296,13 @@ def test_the_rule_finds_what_breaks_it(
     assert rule(tmp_path) == []
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content, "utf-8")
-    found = rule(tmp_path)
-    assert len(found) == 1 and found[0].startswith("/".join(name.split("/")[:2]))
+    violations = rule(tmp_path)
+    assert len(violations) == 1 and violations[0].startswith("/".join(name.split("/")[:2]))
 
 
 @pytest.mark.parametrize("statement", ["import code; code.InteractiveConsole", "import pdb, doctest; pdb.Pdb"])
 def test_the_standard_library_s_code_still_imports(statement: str) -> None:
-    """From the repository's root, which python puts first on sys.path, and where a folder is named code."""
+    """The repository's root, with a folder named code, comes first on sys.path here."""
     ran = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
@@ -294,7 +316,7 @@ def test_the_two_commands_are_the_first_thing_in_the_readme() -> None:
 
 
 def test_what_the_readme_links_to_is_there() -> None:
-    """README's examples of the link syntax are real ones, written as in a note."""
+    """README's examples of the link syntax are real links, as in a note."""
     examples = re.findall(r"`!?\[[^]]+\]\(\.\./\.\./([^)#?]+)(?:\?code)?(?:#(=?)([\w-]+))?\)", README)
     assert len(examples) >= 6
     for path, value, name in examples:
@@ -303,7 +325,7 @@ def test_what_the_readme_links_to_is_there() -> None:
         assert not name or re.search(pattern, text, re.MULTILINE), f"{path} has no {name}"
 
 
-def test_the_licences_are_said() -> None:
+def test_the_licenses_are_stated() -> None:
     assert (ROOT / "LICENSE").read_text("utf-8").startswith("MIT License")
     notes = (ROOT / "LICENSE-notes.md").read_text("utf-8")
     assert "CC BY 4.0" in notes and "https://creativecommons.org/licenses/by/4.0/" in notes

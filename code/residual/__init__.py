@@ -7,32 +7,32 @@ How does the model compute?                               ``model`` (begin here)
                                                           ``positions``, ``cache``
 Which activations are there?                              ``config.activations``
 Read or change an activation while it runs                ``taps``; which heads and positions: ``where``
-What a tap of your own may and must do                    ``scope``
+Rules for a tap of your own                               ``scope``
 Write text                                                ``sampling``
 Draw a pattern, a matrix, curves, a table                 ``plot``, ``table``
-Multiply ``W_Q W_Kᵀ`` without making it                   ``factored``
+Work with ``W_Q W_Kᵀ`` without forming it                 ``factored``
 Load a committed model; SmolLM2; a Hugging Face folder    ``files.checkpoints``, ``files.pretrained``
 Text to tokens and back                                   ``vocabulary``, ``files.tokens``
-What a measurement left behind                            ``files.results``
+Read a stored measurement                                 ``files.results``
 What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
 Where do they look on any text, and what do they move?    ``methods.roles``, ``methods.role_tables``
 The model as a sum over paths                             ``methods.paths``
 What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``
-Change what one part reads of another; score all edges    ``methods.edges``
+Change what one part reads from another; score all edges  ``methods.edges``
 Put a dictionary into the model                           ``methods.splice``
-Freeze all that is not linear                             ``methods.linearise``
+Freeze everything that is not linear                      ``methods.linearise``
 Remove LayerNorm from the formulas                        ``methods.fold``
-Counts of pairs of tokens; Kronecker products             ``methods.bigrams``, ``methods.kron``
+Bigram counts; Kronecker products                         ``methods.bigrams``, ``methods.kron``
 The corpora; the training loop                            ``training.corpus``, ``training.train``
-How a committed model was made; make it again             ``experiments.language``, ``experiments.run``
+How a committed model was trained; train it again         ``experiments.language``, ``experiments.run``
 A measurement too long for a notebook                     ``experiments.measure``
-Weights written down, not trained                         ``experiments.hand_set``
+Weights set by hand, not trained                          ``experiments.hand_set``
 ========================================================  ======================================
 
-A room imports only what stands before it: the modules of this folder, ``files``, ``methods``, ``training``,
-``experiments``, ``cli``. The everyday names can be had from ``residual`` itself::
+A module imports only from its own room and those before it: the modules of this folder, ``files``, ``methods``,
+``training``, ``experiments``, ``cli``. The everyday names are also in ``residual`` itself::
 
     from residual import load, record
 
@@ -73,7 +73,7 @@ __all__ = [
     "words",
 ]
 
-# Imported when first asked for: a notebook that does not use them need not run again when one of these files changes,
+# Imported on first use, so that a notebook that does not use them need not run again when one of these files changes,
 # and `import residual` costs little more than torch.
 _LATER = {
     "corpus": "training.corpus",

@@ -1,4 +1,4 @@
-"""Arrays of what a notebook has at hand: tensors of any float, lists of them, sparse ones."""
+"""NumPy arrays from the values in a notebook: tensors of any floating-point type, lists of tensors, sparse tensors."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import numpy as np
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """An array of a tensor (detached, on the CPU, of a float that numpy knows), a list or an array.
+    """Return a tensor (detached, on the CPU, in a type that NumPy knows), a list or an array as an array.
 
     Raises:
-        ValueError: the numbers are complex, or the rows of a list of different lengths.
+        ValueError: the numbers are complex, or the rows of a list differ in length.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.to_dense() if values.is_sparse else values
-        if values.is_floating_point() and values.itemsize < 4:  # bfloat16 is unknown to numpy
+        if values.is_floating_point() and values.itemsize < 4:  # NumPy has no bfloat16
             values = values.float()
     if isinstance(values, list | tuple):
         values = [to_numpy(value) if hasattr(value, "detach") else value for value in values]
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except ValueError:
         raise ValueError(f"the rows differ in length: {values!r:.60}") from None
-    if np.iscomplexobj(found):
+    if np.iscomplexobj(array):
         raise ValueError("the numbers are complex; give their real part, imaginary part or magnitude")
-    return found
+    return array
 
 
 def floats(values: Any) -> np.ndarray:
-    """An array of float64.
+    """Return the values as an array of float64.
 
     Raises:
-        ValueError: as ``to_numpy``, or what is given are no numbers.
+        ValueError: see ``to_numpy``; or the values are not numbers.
     """
-    found = to_numpy(values)
+    array = to_numpy(values)
     try:
-        return found.astype(float)
+        return array.astype(float)
     except (ValueError, TypeError):
-        raise ValueError(f"these are no numbers: {values!r:.60}") from None
+        raise ValueError(f"these are not numbers: {values!r:.60}") from None

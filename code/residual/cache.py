@@ -1,4 +1,4 @@
-"""What a model keeps of the positions that it has read, to read on from there."""
+"""The keys and values that a model keeps of the positions it has read."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of the positions already read, so that the next ones need not compute them again.
+    """Keys and values of the positions already read, so that later positions need not compute them again.
 
-    ``cache = model.cache(batch)`` makes one, and ``model(tokens, cache=cache)`` reads ``tokens`` as what follows.
-    Forget positions by setting ``length`` back. It is for inference: give it under ``torch.no_grad()``.
+    ``model.cache(batch)`` makes an empty cache; ``model(tokens, cache=cache)`` then reads ``tokens`` as a continuation.
+    Set ``length`` back to forget positions. For inference only: use it under ``torch.no_grad()``.
     """
 
     def __init__(self, layers: int, batch: int, heads: int, n_ctx: int, d_head: int, *, like: Tensor) -> None:
         self.length = 0
-        self.real: Tensor | None = None  # [batch n_ctx], true at real tokens; None while all are
+        self.real: Tensor | None = None  # [batch n_ctx], true at real tokens; None if there is no padding yet
         self._hold(*(like.new_empty(layers, batch, heads, n_ctx, d_head) for _ in range(2)))
 
     def _hold(self, k: Tensor, v: Tensor) -> None:
         self.k, self.v = k, v
-        self._layers = [(k[layer], v[layer]) for layer in range(len(k))]  # views, made once instead of at each token
+        self._layers = [(k[layer], v[layer]) for layer in range(len(k))]  # views, made once rather than at each token
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what comes next, and return all there is: ``[batch head pos d_head]``, twice."""
+        """Append keys and values, and return all of them up to here: two tensors ``[batch head pos d_head]``."""
         start, n = self.length, k.shape[-2]
         all_k, all_v = self._layers[layer]
         all_k.narrow(2, start, n).copy_(k)
@@ -32,7 +32,7 @@ class KVCache:
         return all_k.narrow(2, 0, start + n), all_v.narrow(2, 0, start + n)
 
     def keep(self, real: Bool[Tensor, "batch pos"] | None, stop: int) -> Bool[Tensor, "batch stop"] | None:
-        """Note which of the next tokens are real (None: all), and return all marks up to ``stop``; None: all are."""
+        """Append the mask of the next tokens (None: all real); return the mask up to ``stop``, or None if all are."""
         if real is None and self.real is None:
             return None
         if self.real is None:
@@ -41,16 +41,16 @@ class KVCache:
         return self.real[:, :stop]
 
     def reorder(self, rows: Int[Tensor, " new_batch"]) -> None:
-        """Make row ``rows[i]`` the new row i. Rows may repeat, or be left out, as in a beam search."""
+        """Make row ``rows[i]`` the new row i. A row may be repeated or left out, as in a beam search."""
         self._hold(self.k[:, rows], self.v[:, rows])
         self.real = None if self.real is None else self.real[rows]
 
 
 def span(x: Tensor, n_ctx: int, cache: KVCache | None) -> tuple[int, int]:
-    """The position of the first token or vector of ``x [batch pos …]``, and that after its last.
+    """Return the positions of the first token of ``x [batch pos …]`` and of the one after its last.
 
     Raises:
-        ValueError: it does not fit into the context, or into the cache.
+        ValueError: the tokens do not fit into the context or the cache.
     """
     start = 0 if cache is None else cache.length
     stop = start + x.shape[1]

@@ -1,4 +1,4 @@
-"""What a config and a model's input must be, in sentences, so that model.py need only say what it computes."""
+"""Checks of a config and of a model's input, with readable errors, so that model.py need only say what it computes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MAY_BE_ZERO = ("n_layers", "d_mlp", "init_std")
 
 
 class Checked:
-    """A dataclass whose fields are compared with their types when it is made.
+    """A dataclass whose fields are checked against their types when an instance is made.
 
     Raises:
-        TypeError: a field that does not exist (the message lists the nearest).
-        ValueError: a value that its field does not take.
+        TypeError: there is no such field (the message lists the nearest names).
+        ValueError: the field does not allow this value.
     """
 
     def __new__(cls, *args, **kwargs):
@@ -57,10 +57,10 @@ def _check_field(name: str, value, kind, least: int) -> None:
 
 
 class Reader(Protocol):
-    """What makes tokens of text: a model's ``vocabulary``."""
+    """A tokenizer: a model's ``vocabulary``."""
 
     def tokens(self, texts: str | list[str]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """The tokens, padded on the left, and true where they are real."""
+        """Return the tokens, padded on the left, and a mask that is true at real tokens."""
         ...
 
 
@@ -68,44 +68,45 @@ Tokens = Int[Tensor, "batch pos"] | Sequence[Sequence[int]] | np.ndarray | str |
 
 
 def as_tokens(
-    given: Tokens, mask: Bool[Tensor, "batch pos"] | None, vocabulary: Reader | None, device: torch.device
+    source: Tokens, mask: Bool[Tensor, "batch pos"] | None, vocabulary: Reader | None, device: torch.device
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"] | None]:
-    """The tokens of lists, arrays or texts, and the mask, which texts of unequal length bring along.
+    """Return the tokens of a list, array or text, and a mask; texts of unequal length come with a mask of their own.
 
     Raises:
-        TypeError: it is text, and there is no vocabulary.
+        TypeError: the input is text, and there is no vocabulary.
         ValueError: rows of unequal length, a text without a token, or a mask for texts.
     """
-    if isinstance(given, Tensor):
-        return given, mask
-    if isinstance(given, str) or (isinstance(given, list | tuple) and any(isinstance(text, str) for text in given)):
+    if isinstance(source, Tensor):
+        return source, mask
+    if isinstance(source, str) or (isinstance(source, list | tuple) and any(isinstance(text, str) for text in source)):
         if vocabulary is None:
             raise TypeError(
-                "the model has no vocabulary to read text with; give tokens, load a model that has one (residual.load, "
-                "residual.smollm2), or set model.vocabulary"
+                "the model has no vocabulary, so it cannot read text; give tokens, load a model that has one "
+                "(residual.load, residual.smollm2), or set model.vocabulary"
             )
         if mask is not None:
-            raise ValueError("texts bring a mask of their own; leave mask out, or give tokens")
-        if not isinstance(given, str) and not all(isinstance(text, str) for text in given):
-            raise ValueError("a list of texts holds something else; give texts alone, or tokens")
-        tokens, mask = vocabulary.tokens(given if isinstance(given, str) else list(given))
+            raise ValueError("texts come with a mask of their own; leave mask out, or give tokens")
+        if not isinstance(source, str) and not all(isinstance(text, str) for text in source):
+            raise ValueError("the list holds texts and something else; give only texts, or tokens")
+        tokens, mask = vocabulary.tokens(source if isinstance(source, str) else list(source))
         if not bool(mask.any(dim=1).all()):
-            raise ValueError("a text has no token; there must be something to read in each")
+            raise ValueError("a text has no tokens; each text needs at least one")
         return tokens.to(device), mask.to(device)
     try:
-        tokens = torch.as_tensor(given, device=device)
+        tokens = torch.as_tensor(source, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
-            "tokens are no table [batch pos] of whole numbers; rows of unequal length need padding, and a mask"
+            "tokens must be a table [batch pos] of whole numbers; rows of unequal length need padding and a mask"
         ) from None
     return (tokens if tokens.is_floating_point() or tokens.dtype == torch.bool else tokens.long()), mask
 
 
 def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
-    """
+    """Check the type, shape, device and range of the tokens.
+
     Raises:
         TypeError: the tokens are not whole numbers of 32 or 64 bits.
-        ValueError: they are not ``[batch pos]``, not where the model is, or one is out of range.
+        ValueError: they are not ``[batch pos]``, not on the model's device, or one is out of range.
     """
     d_vocab = len(W_E)
     if tokens.dtype not in (torch.long, torch.int):
@@ -114,12 +115,13 @@ def check_tokens(tokens: Tensor, W_E: Tensor) -> None:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; the model takes [batch pos], neither of them 0")
     if tokens.device != W_E.device:
         raise ValueError(f"the tokens are on {tokens.device}, the model on {W_E.device}; move one with .to(…)")
-    if not tokens.is_cpu:  # there an index out of range may not be an error at all, or one that ends the process
+    if not tokens.is_cpu:  # on a GPU an index out of range may pass unnoticed, or end the process
         check_range(tokens, d_vocab)
 
 
 def check_range(tokens: Tensor, d_vocab: int) -> None:
-    """
+    """Check that every token is in the vocabulary.
+
     Raises:
         ValueError: a token is out of range.
     """
@@ -132,10 +134,10 @@ def check_range(tokens: Tensor, d_vocab: int) -> None:
 def embed(
     tokens: Int[Tensor, "batch pos"], W_E: Float[Tensor, "d_vocab d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The rows of ``W_E``. PyTorch looks at every index anyway; we look only to say which was wrong.
+    """Return the rows of ``W_E``. PyTorch checks every index anyway; we look again only to name the wrong token.
 
     Raises:
-        TypeError, ValueError: as ``check_tokens``.
+        TypeError, ValueError: see ``check_tokens``.
     """
     check_tokens(tokens, W_E)
     try:
@@ -146,9 +148,10 @@ def embed(
 
 
 def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None:
-    """
+    """Check the residual stream from which a run is to start.
+
     Raises:
-        ValueError: there is no such layer to start at, or ``resid`` is not ``[batch pos d_model]``.
+        ValueError: there is no such layer, or ``resid`` is not ``[batch pos d_model]``.
     """
     check_layer(layer, n_layers)
     if resid.ndim != 3 or resid.shape[-1] != d_model or 0 in resid.shape:
@@ -156,25 +159,26 @@ def check_stream(resid: Tensor, layer: int, n_layers: int, d_model: int) -> None
 
 
 def check_layer(layer: int, n_layers: int, end: bool = True) -> None:
-    """
+    """Check that a run may start at this layer, or stop before it.
+
     Args:
-        end: whether ``n_layers``, the end of the stream, counts.
+        end: allow ``n_layers``, the end of the stream.
 
     Raises:
-        ValueError: not a whole number; there is no such layer to start at, or to stop before.
+        ValueError: not a whole number, or there is no such layer.
     """
     if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
-        raise ValueError(f"a layer is a whole number; {layer!r} is none")
+        raise ValueError(f"a layer is a whole number; {layer!r} is not")
     if not 0 <= layer < n_layers + end:
         layers = f"0 to {n_layers - 1}" if n_layers else "none"
         raise ValueError(f"there is no layer {layer}; the model's are {layers}{f', and {n_layers} its end' * end}")
 
 
 def check_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask, on the device of ``x [batch pos …]``; None where every token is real.
+    """Return the mask on the device of ``x [batch pos …]``, or None if every token is real.
 
     Raises:
-        ValueError: it is not true or false for each token.
+        ValueError: the mask is not one boolean per token.
     """
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""On the command line: ``residual train``, ``residual measure``, ``residual list``, ``residual show``."""
+"""The command line: ``residual train``, ``residual measure``, ``residual list``, ``residual show``."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ DEFINE_KINDS = ("residual.files.checkpoints",)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Train the small models of the notes, measure what takes long, and look at what there is.
+    """Train the small models of the notes, run the long measurements, and look at the results.
 
     \b
     residual list            experiments and measurements, and which of them are done
-    residual train gpt       train a model; after a kill, the same command goes on where it stopped
-    residual measure NAME    measure a table of numbers that would take a notebook too long
+    residual train gpt       train a model; if killed, run the same command again to resume
+    residual measure NAME    measure a table that would take a notebook too long to compute
     residual show gpt        a card: config, data, losses, versions, hash
     """
 
 
 @main.command("train")
 @click.argument("name")
-@click.option("--steps", type=click.IntRange(1), help="Instead of the experiment's; kept as NAME-stepsN.")
+@click.option("--steps", type=click.IntRange(1), help="Override the experiment's steps; saved as NAME-stepsN.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 2),
-    help="Of the weights before training, and of nothing else: a step draws the same batch whatever the seed. "
-    "Kept as NAME-seedN.",
+    help="Seed of the initial weights and of nothing else: a step draws the same batch whatever the seed. "
+    "Saved as NAME-seedN.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the checkpoint.  [code/checkpoints]"
@@ -47,13 +47,13 @@ def main() -> None:
     "--accumulate",
     type=click.IntRange(1),
     default=1,
-    help="Compute each batch in this many parts: less memory.",
+    help="Compute each batch in this many parts, to save memory.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="A GPU where there is one, if not given.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU if there is one.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. The same number gives the same bits.")
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where PyTorch's autocast does.")
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; pays off in long runs on a GPU.")
-@click.option("--full", is_flag=True, help="Keep weights as float32; they are rounded to float16 otherwise.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 wherever PyTorch's autocast does.")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; worth it for long runs on a GPU.")
+@click.option("--full", is_flag=True, help="Save the weights as float32 instead of rounding them to float16.")
 def train(
     name: str,
     steps: int | None,
@@ -66,12 +66,12 @@ def train(
     compiled: bool,
     full: bool,
 ) -> None:
-    """Train the experiment NAME; write weights and card, also of its stages.
+    """Train the experiment NAME; write weights and card, including those of its stages.
 
-    A progress bar shows loss and tokens per second. The state of a run is kept every hundred steps: after a kill, the
-    same command goes on from there, to the same weights, bit for bit.
+    A progress bar shows loss and tokens per second. The state is saved every hundred steps: if the run is killed, the
+    same command resumes from there and ends with the same weights, bit for bit.
 
-    Several processes share each batch, with the same losses to rounding:
+    Several processes can share each batch; the losses are the same up to rounding:
 
     \b
     torchrun --nproc-per-node 2 -m residual.cli train NAME
@@ -79,7 +79,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     try:
-        made = experiments.run(
+        run = experiments.run(
             name,
             folder=out or checkpoints.FOLDER,
             steps=steps,
@@ -97,9 +97,9 @@ def train(
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if made.card.sha256:
-        path = (out or checkpoints.FOLDER) / f"{made.card.name}.safetensors"
-        click.echo(f"{path}: {', '.join([_steps(made.card), *_main_number(made.card, 4)])}")
+    if run.card.sha256:
+        path = (out or checkpoints.FOLDER) / f"{run.card.name}.safetensors"
+        click.echo(f"{path}: {', '.join([_steps(run.card), *_main_number(run.card, 4)])}")
 
 
 @main.command("measure")
@@ -107,9 +107,9 @@ def train(
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the result.  [code/results]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def measure(name: str, out: Path | None, threads: int | None) -> None:
-    """Compute the measurement NAME; write its numbers and a card with command, versions and seconds.
+    """Run the measurement NAME; write its numbers and a card with command, versions and seconds.
 
-    A notebook that reads the numbers computes a few of them again and compares: see residual.experiments.measure.
+    A notebook that reads the numbers recomputes a few of them and compares: see residual.experiments.measure.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -125,23 +125,23 @@ def measure(name: str, out: Path | None, threads: int | None) -> None:
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Look there.  [code/checkpoints, code/results]",
+    help="Folder to look in.  [code/checkpoints, code/results]",
 )
 
 
 @main.command("list")
 @OUT
 def list_(out: Path | None) -> None:
-    """Print the experiments and measurements, and the checkpoints and results that are there."""
-    kept, plans = _kept(out), _plans()
-    names = [*plans, *sorted(kept.keys() - plans.keys())]
+    """List the experiments and measurements, and the existing checkpoints and results."""
+    files, plans = _files(out), _plans()
+    names = [*plans, *sorted(files.keys() - plans.keys())]
     for name in names:
         status = "not measured" if name in measurements.MEASUREMENTS else "not trained"
         about = plans[name].about if name in plans else ""
-        if name in kept:
+        if name in files:
             try:
-                status, its_about = _summary(kept[name])
-                about = about or its_about
+                status, card_about = _summary(files[name])
+                about = about or card_about
             except (checkpoints.CheckpointError, OSError) as problem:
                 status, about = "damaged", str(problem)
         click.echo(f"{name:{max(map(len, names))}} {status:28} {about}")
@@ -151,12 +151,12 @@ def list_(out: Path | None) -> None:
 @click.argument("name")
 @OUT
 def show(name: str, out: Path | None) -> None:
-    """Print the card of NAME, an experiment or a measurement; or what would be done. Verifies the file."""
-    kept, plans = _kept(out), _plans()
+    """Print the card of the experiment or measurement NAME, or its settings if it was never run. Verifies the file."""
+    files, plans = _files(out), _plans()
     try:
-        if name in kept:
-            card = cards.read_any(kept[name])
-            described = _checkpoint(kept[name], card) if isinstance(card, cards.Card) else _result(kept[name])
+        if name in files:
+            card = cards.read_any(files[name])
+            described = _checkpoint(files[name], card) if isinstance(card, cards.Card) else _result(files[name])
             click.echo("\n".join(described))
         elif name in plans:
             verb, done = ("measure", "measured") if name in measurements.MEASUREMENTS else ("train", "trained")
@@ -165,27 +165,27 @@ def show(name: str, out: Path | None) -> None:
                 if key != "about":
                     click.echo(f"  {key:14} {getattr(value, '__name__', value)}")
         else:
-            raise click.ClickException(f"no experiment and no checkpoint {name!r}; {nearest(name, {*kept, *plans})}")
+            raise click.ClickException(f"no experiment and no checkpoint {name!r}; {nearest(name, {*files, *plans})}")
     except (checkpoints.CheckpointError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
 
 
-# What is kept
+# Files
 
 
 def _plans() -> dict[str, experiments.Experiment | measurements.Measurement]:
-    """What can be trained and what can be measured, by name."""
+    """Return everything that can be trained or measured, by name."""
     return {**experiments.EXPERIMENTS, **measurements.MEASUREMENTS}
 
 
-def _kept(out: Path | None) -> dict[str, Path]:
-    """The files of checkpoints and results, by name."""
+def _files(out: Path | None) -> dict[str, Path]:
+    """Return the files of checkpoints and results, by name."""
     folders = [out] if out else [checkpoints.FOLDER, results.FOLDER]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _summary(path: Path) -> tuple[str, str]:
-    """The state of a file in a few words, and what it is about; from its card alone."""
+    """Return a file's state in a few words and its subject, both from its card alone."""
     card = cards.read_any(path)
     if isinstance(card, cards.ResultCard):
         return f"measured in {card.seconds:.0f} s", card.about
@@ -193,9 +193,10 @@ def _summary(path: Path) -> tuple[str, str]:
 
 
 def _checkpoint(path: Path, card: cards.Card) -> list[str]:
-    """The lines that describe a checkpoint, once its weights are verified.
+    """Return the lines that describe a checkpoint, after verifying its weights.
 
-    The module of an unknown kind may lie anywhere. Then the file is compared with its card, but the card with no model.
+    The module of an unknown kind may be anywhere. Then the file is checked against its card, and the card is not
+    checked.
     """
     for module in DEFINE_KINDS:
         importlib.import_module(module)
@@ -206,7 +207,7 @@ def _checkpoint(path: Path, card: cards.Card) -> list[str]:
     else:
         weights = cards.read_tensors(path, card, dict.fromkeys(card.shapes, card.dtype))
         config = ", ".join(f"{key} {value}" for key, value in card.config.items())
-        config += f" (of the kind {card.kind}, which {card.module or 'no module here'} defines: not compared)"
+        config += f" (kind {card.kind}, defined by {card.module or 'no module here'}: not checked)"
         parameters = f"{sum(weight.numel() for weight in weights.values()):,} as {card.dtype}, buffers included"
     drawn = [card.data or "no data", *([] if card.seed is None else [f"seed {card.seed}"]), _steps(card)]
     notes = {key: value for key, value in card.training.items() if key != "about" and value is not None}
@@ -228,7 +229,7 @@ def _checkpoint(path: Path, card: cards.Card) -> list[str]:
 
 
 def _result(path: Path) -> list[str]:
-    """The lines that describe a result, once its numbers are verified."""
+    """Return the lines that describe a result, after verifying its numbers."""
     values, card = results.load_result(path)
     return [
         f"{card.name}: {card.about}",
@@ -241,7 +242,7 @@ def _result(path: Path) -> list[str]:
 
 
 def sketch(values: Sequence[float], width: int | None = None) -> str:
-    """A curve in one line of text, ``▇▅▃▂▁``: means over equal stretches, from the lowest to the highest."""
+    """Draw a curve as one line of text, ``▇▅▃▂▁``: means over equal stretches, scaled from lowest to highest."""
     width = min(width or max(20, shutil.get_terminal_size().columns - 30), len(values))
     means = [
         sum(part) / len(part)
@@ -257,7 +258,7 @@ def _steps(card: checkpoints.Card) -> str:
 
 
 def _main_number(card: checkpoints.Card, digits: int) -> list[str]:
-    """The number that stands for a run, with its name; none if its card has none."""
+    """Return the run's headline number with its name, in a list; an empty list if its card has none."""
     return [f"{name} {value:.{digits}f}" for name, value in card.metrics.items() if isinstance(value, float)][:1]
 
 

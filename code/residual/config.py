@@ -1,4 +1,4 @@
-"""The numbers of a model, and the names of its activations."""
+"""The hyperparameters of a model, and the names of its activations."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ HEADS_READ = ("attn.q_in", "attn.k_in", "attn.v_in")
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """The numbers of a model.
+    """The hyperparameters of a model.
 
     Raises:
-        TypeError: a field that does not exist (the message lists the nearest).
-        ValueError: a number that makes no model.
+        TypeError: there is no such field (the message lists the nearest names).
+        ValueError: no model can have this value.
     """
 
     n_layers: int = 2
     d_model: int = 128  # width of the residual stream
     n_heads: int = 4
     d_head: int = 32  # need not be d_model / n_heads
-    n_ctx: int = 128  # the longest sequence, in tokens
+    n_ctx: int = 128  # longest sequence, in tokens
     d_vocab: int = 512
     positions: Literal["learned", "shortformer", "rotary", "none"] = "learned"
-    # that is: added to the stream; added to what queries and keys read (Press et al. 2021); turning these; absent
+    # in this order: added to the stream; added to the input of queries and keys (Press et al. 2021); rotations; absent
     init_std: float = 0.02  # standard deviation of the weights before training
     d_mlp: int = 0  # 0: no MLP
-    act: Literal["relu", "gelu", "gelu_new", "swiglu"] = "gelu_new"  # GPT-2's, by tanh; "gelu" is the exact one
+    act: Literal["relu", "gelu", "gelu_new", "swiglu"] = "gelu_new"  # GPT-2's tanh approximation; "gelu" is exact
     norm: Literal["none", "layer", "rms"] = "none"
     norm_eps: float = 1e-5
-    n_kv_heads: int | None = None  # as many as n_heads, or fewer, which query heads share
+    n_kv_heads: int | None = None  # None: n_heads; if fewer, query heads share them
     rotary_base: float = 10000.0
-    rotary_interleaved: bool = False  # turn the pairs (2i, 2i+1); else (i, i + d_head/2), as Hugging Face does
-    smeared_keys: bool = False  # each key mixed with the one before it
+    rotary_interleaved: bool = False  # rotate the pairs (2i, 2i+1); otherwise (i, i + d_head/2), as Hugging Face does
+    smeared_keys: bool = False  # mix each key with the previous one
     tied: bool = False  # W_U is W_Eᵀ
     bias: bool = False
     causal: bool = True
@@ -45,26 +45,26 @@ class Config(Checked):
         if self.n_heads % self.kv_heads:
             raise ValueError(f"Config.n_heads is {self.n_heads}; {self.kv_heads} key heads cannot share it evenly")
         if self.positions == "rotary" and self.d_head % 2:
-            raise ValueError(f"Config.d_head is {self.d_head}; rotary positions turn pairs, so it must be even")
+            raise ValueError(f"Config.d_head is {self.d_head}; rotary positions rotate pairs, so it must be even")
 
     @property
     def kv_heads(self) -> int:
-        """The number of heads that keys and values have."""
+        """The number of key and value heads."""
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
 
 def activations(config: Config, first: int | None = None, stop: int | None = None) -> list[str]:
-    """The names of a model's activations, in the order in which they are computed; or those of some layers alone.
+    """Return the names of a model's activations in the order of computation, or those of some layers only.
 
-    Every map reads something with a name of its own, so that what is changed for this reader stays as it is for the
-    others: ``attn.q_in``, ``k_in`` and ``v_in`` ``[batch pos head d_model]`` are the stream before the norm, as each
-    head's query, key and value map reads it (TransformerLens' ``hook_q_input``), each copy normalised by itself, or by
-    the ``ln1.scale`` that a tap puts in; ``mlp.in`` is what the MLP reads, before its norm; and the unembedding alone
+    Every map has a name for its own input, so that a tap can change what one reader sees and leave the other readers
+    alone: ``attn.q_in``, ``k_in`` and ``v_in`` ``[batch pos head d_model]`` are the stream before the norm, as each
+    head's query, key and value map reads it (``hook_q_input`` in TransformerLens). Each copy is normalized by itself,
+    or by the ``ln1.scale`` that a tap supplies. ``mlp.in`` is the MLP's input, before its norm. Only the unembedding
     reads the last layer's ``resid_post``.
 
     Args:
-        first: from this layer on, as ``run_from``; if not given, from the embedding on.
-        stop: before this layer, as ``run_to``; if not given, to the end.
+        first: start at this layer, as ``run_from`` does; default: at the embedding.
+        stop: stop before this layer, as ``run_to`` does; default: at the end.
     """
 
     def norm(name: str) -> list[str]:

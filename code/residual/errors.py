@@ -1,4 +1,4 @@
-"""What error messages have in common."""
+"""Shared parts of error messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 5) -> str:
-    """The names that exist, nearest to ``word`` first, as the end of an error message."""
+    """Return the end of an error message that lists the names that exist, nearest to ``word`` first."""
     names = sorted(set(known), key=lambda name: (-difflib.SequenceMatcher(None, word, name).ratio(), name))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return "there is " + ", ".join(names[:limit]) + more if names else "there is none"
+    return "choose from " + ", ".join(names[:limit]) + more if names else "there are none"

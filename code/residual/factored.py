@@ -1,13 +1,13 @@
-"""A matrix kept as the product of two thin ones.
+"""A matrix kept as the product of two thin matrices.
 
 A head's ``W_QK = W_Q W_Kᵀ`` and ``W_OV = W_V W_O`` are ``d_model × d_model`` but have rank at most ``d_head``
-(Elhage et al. 2021, "Attention Heads are Independent and Additive"). Whatever one wants to know about such a
-matrix is cheaper to get from its factors::
+(Elhage et al. 2021, "Attention Heads are Independent and Additive"). Everything below is cheaper to
+compute from the factors::
 
     A B       = Q_A (R_A R_Bᵀ) Q_Bᵀ          with A = Q_A R_A and Bᵀ = Q_B R_B
     σ(A B)    = σ(R_A R_Bᵀ)                   Q_A and Q_B have orthonormal columns
     ‖A B‖_F   = ‖R_A R_Bᵀ‖_F                  for the same reason
-    λ(A B)    = λ(B A), up to zeros           because A B and B A have the same nonzero eigenvalues
+    λ(A B)    = λ(B A), up to zeros           A B and B A have the same nonzero eigenvalues
     tr(A B)   = Σ_ij A_ij B_ji
 """
 
@@ -23,10 +23,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class FactoredMatrix:
-    """``A @ B``, never multiplied out unless ``.AB`` is asked for. Leading axes (say, of heads) are batched.
+    """``A @ B``, multiplied out only by ``.AB``. Leading axes (heads, for example) are batched.
 
     Raises:
-        ValueError: the shapes do not multiply.
+        ValueError: the shapes do not match.
     """
 
     A: Float[Tensor, "*batch rows rank"]
@@ -41,7 +41,7 @@ class FactoredMatrix:
 
     @property
     def AB(self) -> Float[Tensor, "*batch rows columns"]:
-        """The matrix itself."""
+        """The matrix, multiplied out."""
         return self.A @ self.B
 
     @property
@@ -51,7 +51,7 @@ class FactoredMatrix:
 
     @property
     def rank(self) -> int:
-        """The length of the inner axis: the matrix's rank is at most this."""
+        """The length of the inner axis, an upper bound on the matrix's rank."""
         return self.A.shape[-1]
 
     @property
@@ -59,13 +59,13 @@ class FactoredMatrix:
         return FactoredMatrix(self.B.mT, self.A.mT)
 
     def __getitem__(self, index) -> FactoredMatrix:
-        """One matrix (or a slice) of a batch of them: indexes the leading axes only."""
+        """Return one matrix (or a slice) of the batch: only leading axes can be indexed."""
         if self.A.ndim != self.B.ndim or self.A.ndim < 3:
             raise IndexError("this FactoredMatrix has no leading axis to index; use .AB for single entries")
         return FactoredMatrix(self.A[index], self.B[index])
 
     def __matmul__(self, other: Tensor | FactoredMatrix) -> FactoredMatrix:
-        """``(A B) M``. Stays factored, through the smaller of the two inner axes when M is factored too."""
+        """Return ``(A B) M``, still factored; if M is factored too, through the smaller of the two inner axes."""
         if isinstance(other, FactoredMatrix):
             if self.rank <= other.rank:
                 return FactoredMatrix(self.A, (self.B @ other.A) @ other.B)
@@ -89,7 +89,7 @@ class FactoredMatrix:
         return Q_A, R_A @ R_B.mT, Q_B
 
     def norm(self) -> Float[Tensor, "*batch"]:
-        """Frobenius norm."""
+        """The Frobenius norm."""
         return torch.linalg.matrix_norm(self._qr[1])
 
     def singular_values(self) -> Float[Tensor, "*batch rank"]:
@@ -103,7 +103,7 @@ class FactoredMatrix:
         return Q_A @ U, S, Q_B @ Vh.mT
 
     def eigenvalues(self) -> Complex[Tensor, "*batch rank"]:
-        """Eigenvalues of the square matrix ``A B``, largest modulus first; those not listed are zero.
+        """The eigenvalues of the square matrix ``A B``, largest modulus first; those not listed are zero.
 
         Raises:
             ValueError: the matrix is not square.

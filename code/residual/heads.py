@@ -1,4 +1,4 @@
-"""The weights of a layer of attention heads, in the papers' shape and as the products that the papers read."""
+"""The weights of a layer of attention heads, in the papers' shapes and as the products ``W_QK`` and ``W_OV``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class HeadWeights(nn.Module):
         super().__init__()
         c = self.config = config
         self.layer = layer
-        # One parameter for the three maps into the heads, output axis first, so that one matrix product
-        # computes them all; W_Q, W_K and W_V below are views of it, in the papers' shape.
+        # One parameter for the three maps into the heads, output axis first, so that one matrix product computes all of
+        # them; W_Q, W_K and W_V below are views of it in the papers' shapes.
         n_maps = c.n_heads + 2 * c.kv_heads
         self.W_QKV = nn.Parameter(torch.empty(n_maps, c.d_head, c.d_model))
         self.W_O = nn.Parameter(torch.empty(c.n_heads, c.d_head, c.d_model))
@@ -51,19 +51,19 @@ class HeadWeights(nn.Module):
         return None if self.b_QKV is None else self._maps(self.b_QKV)[2]
 
     def W_QK(self, head: int | slice = slice(None)) -> FactoredMatrix:
-        """``W_Q W_Kᵀ [d_model d_model]``, without the ``1/√d_head``: which keys a query takes from."""
+        """Return ``W_Q W_Kᵀ [d_model d_model]``, without the ``1/√d_head``: how a query scores each key."""
         return FactoredMatrix(self.W_Q[head], self._shared(self.W_K, dim=0)[head].mT)
 
     def W_OV(self, head: int | slice = slice(None)) -> FactoredMatrix:
-        """``W_V W_O [d_model d_model]``: what is written when a position is attended to."""
+        """Return ``W_V W_O [d_model d_model]``: what a head writes when it attends to a position."""
         return FactoredMatrix(self._shared(self.W_V, dim=0)[head], self.W_O[head])
 
     def _maps(self, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts of a joint parameter that make queries, keys and values. Views, so they can be written to."""
+        """Return the query, key and value parts of a joint parameter, as views that can be written to."""
         n, m = self.config.n_heads, self.config.kv_heads
         return joint[:n], joint[n : n + m], joint[n + m :]
 
     def _shared(self, x: Tensor, dim: int) -> Tensor:
-        """Keys or values, one for each query head (Ainslie et al. 2023, "GQA")."""
+        """Return keys or values repeated for each query head (Ainslie et al. 2023, "GQA")."""
         sharing = self.config.n_heads // self.config.kv_heads
         return x if sharing == 1 else x.repeat_interleave(sharing, dim=dim)

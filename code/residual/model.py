@@ -1,16 +1,16 @@
-"""A transformer, on one page: read it from top to bottom, in the order in which it computes.
+"""A transformer on one page, to be read from top to bottom, in the order of computation.
 
-Activations are row vectors, and a weight acts from the right: ``x @ W``. The notation is that of Elhage
+Activations are row vectors, and weights act from the right: ``x @ W``. The notation is that of Elhage
 et al. 2021, "A Mathematical Framework for Transformer Circuits", transposed (the paper writes columns)::
 
     x_0      = W_E[tokens] + W_pos                                    embedding
-    A^h      = softmax(x̂ W_Q^h (x̂ W_K^h)ᵀ / √d_head)                  where head h looks (causal); x̂ = norm(x_l)
-    x_mid    = x_l + Σ_h A^h x̂ W_V^h W_O^h                            what it moves; heads add
+    A^h      = softmax(x̂ W_Q^h (x̂ W_K^h)ᵀ / √d_head)                  attention of head h (causal); x̂ = norm(x_l)
+    x_mid    = x_l + Σ_h A^h x̂ W_V^h W_O^h                            what it moves; heads are summed
     x_{l+1}  = x_mid + act(norm(x_mid) W_in) W_out                    MLP
     logits   = norm(x_L) W_U                                          unembedding
 
-``Config()`` has neither norm nor MLP nor biases: the models of that paper, with any number of layers, zero
-included. ``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Radford et al. 2019), and
+``Config()`` has no norm, MLP or biases, like the models of that paper, with any number of layers, even zero.
+``norm="layer", d_mlp=4 * d_model, bias=True, tied=True`` is GPT-2 (Radford et al. 2019), and
 ``norm="rms", act="swiglu", positions="rotary"`` with fewer key heads is Llama (Touvron et al. 2023).
 """
 
@@ -32,11 +32,11 @@ from residual.heads import HeadWeights
 from residual.positions import Padding, angles, rotate
 from residual.scope import BY_NAME_ALONE, QUIET, Scope, Tap, scope
 
-Own = tuple[Tensor | None, Tensor | None, Tensor | None]  # of queries, keys and values
+Own = tuple[Tensor | None, Tensor | None, Tensor | None]  # separate inputs of the query, key and value maps
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba et al. 2016), RMSNorm (Zhang and Sennrich 2019), or nothing: each position by itself."""
+    """LayerNorm (Ba et al. 2016), RMSNorm (Zhang and Sennrich 2019) or the identity, applied to each position."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Norm(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET, scale: Float[Tensor, "*batch 1"] | None = None
     ) -> Float[Tensor, "*batch d_model"]:
-        """``x`` normalised: divided by its own scale, or by the one given."""
+        """Normalize ``x`` by its own scale, or by the given one."""
         if self.w is None:
             return x
         eps = self.config.norm_eps
@@ -58,13 +58,13 @@ class Norm(nn.Module):
                 scale = tap("scale", (x.square().mean(dim=-1, keepdim=True) + eps).sqrt())  # batch pos 1
             x = tap("normalized", x / scale) * self.w  # batch pos d_model
             return x if self.b is None else x + self.b
-        if self.b is not None:  # the same lines in one kernel
+        if self.b is not None:  # the same computation in one kernel
             return F.layer_norm(x, self.w.shape, self.w, self.b, eps)
         return F.rms_norm(x, self.w.shape, self.w, eps)
 
 
 class Attention(HeadWeights):
-    """Heads that each move information along their own pattern; what they write is added up."""
+    """Heads that move information between positions, each along its own pattern; their outputs are summed."""
 
     def forward(
         self,
@@ -88,7 +88,7 @@ class Attention(HeadWeights):
             k = share * k + (1 - share) * before
 
         n_query, n_key = q.shape[-2], k.shape[-2]  # with a cache there are more keys than queries
-        future = None  # query key; -∞ where the key comes later. One query alone is the last, and has no future
+        future = None  # query key; -∞ where the key comes later. A single query is the last position and has no future
         if padding is not None:
             future = torch.zeros_like(padding.seen, dtype=x.dtype).masked_fill_(~padding.seen, -torch.inf)
         elif c.causal and n_query > 1 and (n_query < n_key or tap.wants("scores", "pattern")):
@@ -96,11 +96,11 @@ class Attention(HeadWeights):
         if tap.wants("scores", "pattern"):
             k, v = self._shared(k, dim=1), self._shared(v, dim=1)
             scores = einsum(q, k, "batch head query d_head, batch head key d_head -> batch head query key")
-            scores = scores.mul_(c.d_head**-0.5)  # in place, here and below: this is what takes the memory
+            scores = scores.mul_(c.d_head**-0.5)  # in place, here and below: these tensors take most of the memory
             scores = tap("scores", scores if future is None else scores.add_(future), future)
             pattern = tap("pattern", scores.softmax(dim=-1), future)  # batch head query key; rows sum to 1
             z = einsum(pattern, v, "batch head query key, batch head key d_head -> batch query head d_head")
-        else:  # the same lines in one kernel, which never stores the pattern
+        else:  # the same computation in one kernel, which never stores the pattern
             causal = c.causal and n_query > 1 and future is None
             z = F.scaled_dot_product_attention(q, k, v, future, is_causal=causal, enable_gqa=n > m).transpose(1, 2)
         z = tap("z", z)  # batch pos head d_head
@@ -109,18 +109,18 @@ class Attention(HeadWeights):
             result = einsum(z, self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
             out = tap("result", result).sum(dim=-2)  # batch pos d_model
             return out if self.b_O is None else out + self.b_O
-        # concatenating the heads and multiplying once is the same sum, without storing its terms
+        # concatenating the heads and multiplying once gives the same sum without storing its terms
         return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).mT, self.b_O)  # batch pos d_model
 
     def qkv(
         self, x: Float[Tensor, "*batch pos d_model"], place: Tensor | None, tap: Scope = QUIET, own: Own | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``[*batch pos head d_head]``, with the positions in them; keys are not yet smeared.
+        """Return queries, keys and values ``[*batch pos head d_head]``, with positions but without smearing of keys.
 
         Args:
-            x: the stream, normalised.
+            x: the normalized stream.
             place: ``Transformer.place`` of these positions.
-            own: what each head's query, key and value map reads instead of ``x``, ``[*batch pos head d_model]``.
+            own: separate inputs of the heads' query, key and value maps, ``[*batch pos head d_model]``, instead of x.
         """
         c, n, m = self.config, self.config.n_heads, self.config.kv_heads
         qkv = F.linear(x, self.W_QKV.flatten(0, 1), None if self.b_QKV is None else self.b_QKV.flatten())
@@ -130,7 +130,7 @@ class Attention(HeadWeights):
             weights = zip((q, k, v), own, self._maps(self.W_QKV), biases, strict=True)
             q, k, v = (shared if mine is None else self._map(mine, W, b) for shared, mine, W, b in weights)
         if c.positions == "shortformer" and place is not None:
-            # (x + place) W = x W + place W, and the second is the same for the whole batch. Values see no positions.
+            # (x + place) W = x W + place W, where place W is the same for the whole batch. Values see no positions.
             shift = F.linear(place, self.W_QKV[: n + m].flatten(0, 1)).unflatten(-1, (-1, c.d_head))
             q, k = q + shift[..., :n, :], k + shift[..., n:, :]
         q, k, v = tap("q", q), tap("k", k), tap("v", v)  # batch pos head d_head
@@ -141,13 +141,13 @@ class Attention(HeadWeights):
 
     @staticmethod
     def _map(x: Tensor, W: Tensor, b: Tensor | None) -> Float[Tensor, "batch pos head d_head"]:
-        """Each head's map of its own input."""
+        """Apply each head's map to its own input."""
         x = einsum(x, W, "batch pos head d_model, head d_head d_model -> batch pos head d_head")
         return x if b is None else x + b
 
 
 class MLP(nn.Module):
-    """Each position by itself: ``d_mlp`` neurons read the stream, and write to it."""
+    """``d_mlp`` neurons that read the stream and write to it, at each position separately."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Reads the residual stream, and adds to it: first the heads, then the neurons."""
+    """One layer: heads, then neurons; both read the residual stream and add to it."""
 
     def __init__(self, config: Config, layer: int = 0) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Block(nn.Module):
         return tap("resid_post", self.after_attention(x, tap))
 
     def after_attention(self, x: Float[Tensor, "*any d_model"], tap: Scope = QUIET) -> Float[Tensor, "*any d_model"]:
-        """The stream after the MLP, if there is one."""
+        """Return the stream after the MLP, if there is one."""
         if self.mlp is None or self.ln2 is None:
             return x
         x = tap("resid_mid", x)
@@ -206,10 +206,10 @@ class Block(nn.Module):
         return x + tap("mlp_out", self.mlp(self.ln2(inward, tap.inside("ln2")), tap.inside("mlp")))
 
     def _own(self, x: Tensor, tap: Scope, changed: dict[str, Tensor]) -> Own:
-        """What is read by each head's maps that a tap asks for: copies of the stream, each normalised by itself."""
+        """Return the separate inputs that a tap asks for: the stream, copied for each head, each copy normalized."""
         if "normalized" in changed:
             raise ValueError(
-                f"a tap changes {tap.prefix}ln1.normalized, which heads with an input of their own do not read; "
+                f"a tap changes {tap.prefix}ln1.normalized, which heads with separate inputs do not read; "
                 "change q_in, k_in and v_in instead"
             )
         scale = changed["scale"][:, :, None] if "scale" in changed else None  # batch pos 1 1
@@ -223,12 +223,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits for the next token out. The weights depend on ``seed`` alone."""
+    """Tokens in, logits for the next token out. The initial weights depend only on ``seed``."""
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         super().__init__()
         c = self.config = config
-        self.vocabulary: Reader | None = None  # set where it is known, to read text with
+        self.vocabulary: Reader | None = None  # if set, the model can read text
         self.W_E = nn.Parameter(torch.empty(c.d_vocab, c.d_model))
         added = c.positions in ("learned", "shortformer")
         self.W_pos = nn.Parameter(torch.empty(c.n_ctx, c.d_model)) if added else None
@@ -239,14 +239,14 @@ class Transformer(nn.Module):
         self.b_U = nn.Parameter(torch.zeros(c.d_vocab)) if c.bias and not c.tied else None
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
-            if name.split(".")[-1].startswith("W_"):  # norms begin as 1, biases as 0
+            if name.split(".")[-1].startswith("W_"):  # norms start at 1, biases at 0
                 nn.init.normal_(weight, std=c.init_std, generator=generator)
         if c.positions == "shortformer" and self.W_pos is not None:  # as Press et al. 2021; small ones hardly learn
             turn = angles(torch.arange(c.n_ctx), c.d_model, 10000.0)
             self.W_pos.data.copy_(torch.cat([turn.sin(), turn.cos()], dim=-1)[:, : c.d_model])
 
     def __getattr__(self, name: str):
-        """A tied model has no ``W_U`` of its own: it reads out what the embedding wrote."""
+        """Return ``W_Eᵀ`` as ``W_U`` of a tied model, which has no unembedding of its own."""
         if name == "W_U" and self.config.tied:
             return self.W_E.T
         return super().__getattr__(name)
@@ -258,16 +258,16 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it. See taps.py.
+        """Return the logits. ``tap(name, x)`` sees each of ``activation_names`` and may change it: see taps.py.
 
-        With a ``cache``, ``tokens`` continue the text that it holds, and are added to it. In a batch of texts of
-        unequal length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, tokens may be a text or
-        a list of them, which are padded on the left and masked.
+        With a ``cache``, ``tokens`` continue the text in the cache and are added to it. In a batch of texts of unequal
+        length, ``mask`` is true at real tokens: see ``Padding``. With a ``vocabulary``, ``tokens`` may be a text or a
+        list of texts, which are padded on the left and masked.
 
         Raises:
-            TypeError: the tokens are not whole numbers, or text, and the model has no vocabulary.
-            ValueError: not ``[batch pos]``, longer than the context, a token out of range, a wrong tap name, a mask of
-                another shape.
+            TypeError: the tokens are not whole numbers; or they are text, and the model has no vocabulary.
+            ValueError: tokens not ``[batch pos]``, longer than the context or out of range; an unknown tap name; a mask
+                of another shape.
         """
         seen = scope(tap, [] if tap is None else self._known)
         x, padding = self._embed(tokens, seen, cache, mask)
@@ -280,10 +280,10 @@ class Transformer(nn.Module):
         tap: Tap | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """``blocks.{layer}.resid_pre``, and nothing after it is computed; with ``layer = n_layers``, the stream's end.
+        """Return ``blocks.{layer}.resid_pre`` and stop there; with ``layer = n_layers``, return the end of the stream.
 
         Raises:
-            TypeError, ValueError: as ``forward``; there is no such layer, or the tap names what comes after.
+            TypeError, ValueError: see ``forward``; or there is no such layer, or the tap names a later activation.
         """
         check_layer(layer, self.config.n_layers)
         seen = scope(tap, activations(self.config, stop=layer) if tap is not None else [])
@@ -298,12 +298,12 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits, from ``blocks.{layer}.resid_pre`` on; with ``layer = n_layers``, from the stream's end.
+        """Return the logits, computed from ``blocks.{layer}.resid_pre``; with ``layer = n_layers``, from the end.
 
-        With a ``cache`` of length p, ``resid`` holds positions p, p+1, …: only they are computed again.
+        With a ``cache`` of length p, ``resid`` holds positions p, p+1, …: only those are computed again.
 
         Raises:
-            ValueError: there is no such layer, ``resid`` has the wrong shape, or the tap names what comes before.
+            ValueError: there is no such layer, ``resid`` has the wrong shape, or the tap names an earlier activation.
         """
         check_stream(resid, layer, self.config.n_layers, self.config.d_model)
         seen = scope(tap, activations(self.config, layer) if tap is not None else [])
@@ -311,14 +311,14 @@ class Transformer(nn.Module):
         return self.unembed(self._layers(resid, layer, self.config.n_layers, seen, cache, padding), seen)
 
     def unembed(self, x: Float[Tensor, "*batch d_model"], tap: Scope = QUIET) -> Float[Tensor, "*batch d_vocab"]:
-        """The logits of the end of the stream."""
+        """Return the logits of the end of the stream."""
         return F.linear(self.ln_final(x, tap.inside("ln_final")), self.W_U.mT, self.b_U)
 
     def place(self, start: int, stop: int, positions: Int[Tensor, "batch pos"] | None = None) -> Tensor | None:
-        """What attention gets of the positions ``start`` to ``stop``: the argument ``place`` of ``Attention.qkv``.
+        """Return the argument ``place`` of ``Attention.qkv`` for positions ``start`` to ``stop``.
 
-        Shortformer positions give rows of ``W_pos``, ``[pos d_model]``; rotary ones the cosines and sines of angles,
-        ``[2 pos 1 half]``; the others, None. With ``positions``, one row of them for each example.
+        Shortformer positions give rows of ``W_pos``, ``[pos d_model]``; rotary positions give the cosines and sines of
+        the angles, ``[2 pos 1 half]``; other kinds give None. With ``positions``, each example has its own row.
         """
         c = self.config
         if c.positions == "shortformer" and self.W_pos is not None:
@@ -348,7 +348,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         start, stop = span(x, self.config.n_ctx, cache)
         place = self.place(start, stop, None if padding is None else padding.positions)
-        if place is not None and tap.wants("pos_embed"):  # no view of a weight, which a tap could write to
+        if place is not None and tap.wants("pos_embed"):  # not a view of a weight: a tap could write to it
             place = tap("pos_embed", place.expand_as(x).clone())
         for layer, block in enumerate(islice(self.blocks, first, last), first):
             x = block(x, tap.inside(f"blocks.{layer}"), place, cache, padding)
@@ -367,10 +367,10 @@ class Transformer(nn.Module):
         return None if mask is None else Padding(mask, start, self.config.causal)
 
     def cache(self, batch: int, n_ctx: int | None = None) -> KVCache:
-        """An empty cache for ``batch`` sequences of up to ``n_ctx`` tokens; the model's context, if not given.
+        """Return an empty cache for ``batch`` sequences of up to ``n_ctx`` tokens (default: the model's context).
 
         Raises:
-            ValueError: the model is bidirectional, so that what a position computes depends on those to come.
+            ValueError: the model is bidirectional: earlier positions depend on later ones.
         """
         c = self.config
         if not c.causal:
@@ -383,8 +383,8 @@ class Transformer(nn.Module):
 
     @cached_property
     def activation_names(self) -> list[str]:
-        """The names of activations, in the order of computing. ``attn.q_in``, ``k_in``, ``v_in`` exist besides.
+        """The names of the activations in the order of computation, without ``attn.q_in``, ``k_in`` and ``v_in``.
 
-        Those three are left out, since a tap gets them only if it asks by name: see ``activations``.
+        Those three exist too, but a tap gets them only if it asks for them by name: see ``activations``.
         """
         return [name for name in self._known if not name.endswith(BY_NAME_ALONE)]

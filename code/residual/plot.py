@@ -1,14 +1,14 @@
-"""One visual language for every figure of the notes.
+"""One visual style for every figure of the notes.
 
-Ink is black: on the page it becomes the colour of the text around it, so that one drawing serves light and
-dark mode. Colours are mid-tones, at a contrast of at least 3:1 on white and on the dark page. Colour maps
-ramp the opacity of a hue, so that zero is the page itself. Series are named at their ends, not in a legend.
+Ink is black: on the page it takes the color of the surrounding text, so that one drawing serves light and dark mode.
+Colors are mid-tones, with a contrast of at least 3:1 on white and on the dark page. Color maps ramp the opacity of a
+hue, so that zero is the page itself. Series are named at their ends, not in a legend.
 
-The functions draw and return nothing, so that a cell that ends in one of them shows its figure alone:
+The functions draw and return nothing, so that a cell that ends in one of them shows only its figure:
 
     heatmap(pattern, rows=words, columns=words, xlabel="from", ylabel="to")
 
-For more than one panel, or to add something, make the axes first and pass one of them:
+For more than one panel, or to add to a figure, make the axes first and pass one of them:
 
     left, right = panels(1, 2)
     heatmap(pattern, ax=left)
@@ -39,10 +39,10 @@ BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY = "#2f7fd6", "#d8652a", "#2a9a72", "#94
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, OCHRE, GREY)
 
 WIDTH = 5.2
-"""Inches. At a phone's 340 px, 10 pt text is then still 9 px tall."""
+"""In inches. On a phone, at 340 px, 10 pt text is then still 9 px tall."""
 
 LONGEST_TICK, LONGEST_NAME, LONGEST_LINE = 20, 40, 90
-"""Characters of a row's name, of a curve's, and of a line of a title; what is longer has an ellipsis in its middle."""
+"""Most characters in a row's name, a curve's name and a line of a title; longer text gets an ellipsis in its middle."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -79,9 +79,9 @@ _STYLE: Any = {
 
 
 def style() -> None:
-    """Set matplotlib's defaults to this module's. Every function here does it first."""
+    """Set matplotlib's defaults to this module's style. Every function here calls it first."""
     matplotlib.rcParams.update(_STYLE)
-    # an SVG holds the text itself, and the reader's browser has a font for it
+    # an SVG holds the text itself, and the reader's browser finds a font for it
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
 
 
@@ -93,14 +93,14 @@ def panels(
     height: float = 3.0,
     **options: Any,
 ) -> Any:
-    """A new figure of ``width`` × ``height`` inches; its axes, one or an array, as from ``plt.subplots``."""
+    """Return the axes of a new figure of ``width`` × ``height`` inches: one, or an array, as from ``plt.subplots``."""
     style()
     _, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
     return axes
 
 
 def ramp(values: Any, limit: float, colours: tuple[str, str] = (BLUE, ORANGE)) -> np.ndarray:
-    """RGBA of numbers: opacity is ``|value| / limit``, hue the first colour above zero, the second below.
+    """Return RGBA colors: opacity is ``|value| / limit``; the hue is the first color above zero, the second below.
 
     ``values [...] → [... 4]``. NaN and −∞ (a masked score) are fully transparent, as zero is.
     """
@@ -126,19 +126,19 @@ def heatmap(
     block: int | tuple[int, int] | None = None,
     height: float | None = None,
 ) -> None:
-    """A matrix ``[row column]`` as coloured cells; zero is the page's own colour, as is where NaN or −∞ stands.
+    """Draw a matrix ``[row column]`` as colored cells; zero, NaN and −∞ have the color of the page.
 
     Args:
-        rows, columns: names of the rows and columns, shown as they are but for long ones; without them, sparse indices.
-        limit: the magnitude drawn in full colour (default: the largest finite one in the matrix).
-        values: a format such as ``".2f"``; each cell then shows its number (and there is no colour bar).
-        bar: the label of the colour bar; None for no bar.
-        block: draw a hairline after every so many rows and columns (one number, or one for each).
-        height: of the figure in inches, where no ``ax`` is given.
+        rows, columns: names of the rows and columns, shown as given unless very long; default: sparse indices.
+        limit: the magnitude drawn in full color (default: the largest finite one in the matrix).
+        values: a format such as ``".2f"``; each cell then shows its number, and there is no color bar.
+        bar: the label of the color bar; None for no bar.
+        block: draw a hairline after this many rows and columns (one number for both, or a pair).
+        height: of the figure in inches, if no ``ax`` is given.
 
     Raises:
-        ValueError: not a matrix of real numbers, or an empty one; too few or too many names; a limit, format or block
-            that cannot be.
+        ValueError: not a matrix of real numbers, or an empty matrix; too few or too many names; an invalid limit,
+            format or block.
     """
     matrix = floats(matrix)
     if matrix.ndim != 2 or not matrix.size:
@@ -155,11 +155,11 @@ def heatmap(
     try:
         signed(1.0, values)
     except ValueError:
-        raise ValueError(f"values is {values!r}, a format that no number has; give one such as '.2f'") from None
+        raise ValueError(f"values is {values!r}, which is not a number format; give one such as '.2f'") from None
     down, across = block if isinstance(block, tuple) else (block, block)
     for every in () if block is None else (down, across):
         if not isinstance(every, Integral) or every < 1:
-            raise ValueError(f"block is {block!r}; it is a number of rows and columns, 1 or more, or one for each")
+            raise ValueError(f"block is {block!r}; give a number of rows and columns, 1 or more, or a pair")
     ax = ax if ax is not None else panels(height=height or 0.8 + (WIDTH - 1.2) * min(1.2, n_rows / n_columns))
     ax.imshow(ramp(matrix, limit, colours), interpolation="none", aspect="equal")
     ax.spines[:].set_visible(False)
@@ -197,9 +197,9 @@ def attention(
     limit: float = 1.0,
     colour: str = BLUE,
 ) -> None:
-    """Attention patterns ``[head query key]`` as small multiples on one scale, full colour at ``limit``.
+    """Draw attention patterns ``[head query key]`` as small multiples on one scale, in full color at ``limit``.
 
-    The destination is down the side and the source along the bottom: a row says where that token looks.
+    Destinations run down the side and sources along the bottom: a row shows where that token looks.
 
     Raises:
         ValueError: not such an array, or an empty one; too few or too many tokens or titles; a limit not above 0; no
@@ -251,24 +251,24 @@ def lines(
     marker: str = "",
     height: float = 3.0,
 ) -> None:
-    """Curves over a common ``x``, each named at its right end.
+    """Draw curves over a common ``x``, each named at its right end.
 
     Args:
-        series: name → values, as long as ``x`` (NaN where there is none; ∞ is left out).
+        series: name → values, as many as ``x`` has (NaN for no value; ∞ is left out).
         log: axes on a logarithmic scale: ``"x"``, ``"y"`` or ``"xy"``.
         colours: one for each series, in order or by name.
 
     Raises:
-        ValueError: no series, a series of another length than ``x``, one without a point that can be drawn or without a
-            colour, or a ``log`` of other axes.
+        ValueError: no series; a series whose length differs from ``x``, without a point that can be drawn, or without a
+            color; or a ``log`` of other axes.
     """
     x = floats(x)
     if not isinstance(series, Mapping):
-        raise ValueError(f"series are a mapping from names to values; this is a {type(series).__name__}")
+        raise ValueError(f"series must map names to values; this is a {type(series).__name__}")
     if set(log) - {"x", "y"}:
-        raise ValueError(f"log is {log!r}; it names axes: 'x', 'y' or 'xy'")
+        raise ValueError(f"log is {log!r}; it must be 'x', 'y' or 'xy'")
     if isinstance(colours, Mapping) and (missing := series.keys() - colours.keys()):
-        raise ValueError(f"colours has none for the series {', '.join(map(repr, sorted(missing, key=str)))}")
+        raise ValueError(f"colours has no color for the series {', '.join(map(repr, sorted(missing, key=str)))}")
     curves = {name: floats(y) for name, y in series.items()}
     ends = [_end(x, name, y, log) for name, y in curves.items()]
     if not ends:
@@ -293,27 +293,27 @@ def lines(
 
 
 def _end(x: np.ndarray, name: str, y: np.ndarray, log: str) -> tuple[float, float]:
-    """The last point of a curve that can be drawn."""
+    """Return the last point of a curve that can be drawn."""
     if x.ndim != 1 or y.shape != x.shape:
-        raise ValueError(f"x has shape {x.shape} and the series {name!r} {y.shape}; both are rows of one length")
+        raise ValueError(f"x has shape {x.shape} and the series {name!r} {y.shape}; both must be rows of one length")
     drawn = np.isfinite(x) & np.isfinite(y)
     drawn &= (x > 0) if "x" in log else True
     drawn &= (y > 0) if "y" in log else True
     if not drawn.any():
-        raise ValueError(f"the series {name!r} has no point that can be drawn; NaN, ∞ or below a logarithm's reach")
+        raise ValueError(f"the series {name!r} has no point that can be drawn: NaN, ∞, or 0 or less on a log axis")
     last = np.flatnonzero(drawn)[-1]
     return float(x[last]), float(y[last])
 
 
 def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> None:
-    """Names in ink right of the curves, moved apart where they would touch, each tied to its curve."""
+    """Write names in ink to the right of the curves, moved apart so as not to touch, each tied to its curve."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # settles the layout, which the distances below need
+    figure.draw_without_rendering()  # fixes the layout, on which the distances below depend
     to_axes = ax.transData + ax.transAxes.inverted()
     apart = 13 / 72 * figure.dpi / ax.bbox.height  # one line of text, as a share of the axes' height
     placed = sorted((float(to_axes.transform((x, y))[1]), name, colour, (x, y)) for name, colour, x, y in ends)
-    heights = _spread([at for at, *_ in placed], apart)
+    heights = spread([at for at, *_ in placed], apart)
     for at, (_, name, colour, end) in zip(heights, placed, strict=True):
         ax.annotate(
             name,
@@ -334,10 +334,10 @@ def _name_at_the_ends(ax: Axes, ends: list[tuple[str, str, float, float]]) -> No
         )
 
 
-def _spread(wanted: list[float], apart: float) -> list[float]:
-    """The heights nearest to the ``wanted`` (ascending) ones that keep a distance (isotonic regression)."""
-    pools: list[tuple[float, int]] = []  # (mean, how many) of names that touch
-    for index, at in enumerate(wanted):
+def spread(targets: list[float], apart: float) -> list[float]:
+    """Return the heights nearest to ``targets`` (ascending) that keep a distance ``apart`` (isotonic regression)."""
+    pools: list[tuple[float, int]] = []  # (mean, count) of names that touch
+    for index, at in enumerate(targets):
         mean, count = at - index * apart, 1
         while pools and pools[-1][0] > mean:
             other, others = pools.pop()
@@ -367,17 +367,17 @@ def _colour_bar(ax: Axes, least: float, limit: float, colours: tuple[str, str], 
         bar.yaxis.set_label_position("right")
 
 
-def _names(names: Iterable[Any] | None, n: int, what: str) -> list[str] | None:
+def _names(names: Iterable[Any] | None, n: int, kind: str) -> list[str] | None:
     if names is None:
         return None
     shown = [shortened(plain(name), LONGEST_TICK) for name in names]
     if len(shown) != n:
-        raise ValueError(f"there are {len(shown)} names for {n} {what}")
+        raise ValueError(f"there are {len(shown)} names for {n} {kind}")
     return shown
 
 
 def _label(ax: Axes, **texts: str) -> None:
-    """Set those texts that are given, as they are, and leave what the axes have for the others."""
+    """Set the texts that are given, without math markup, and leave the others as they are."""
     for part, text in texts.items():
         if text:
             shown = "\n".join(shortened(plain(line), LONGEST_LINE) for line in str(text).split("\n"))

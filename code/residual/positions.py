@@ -1,4 +1,4 @@
-"""Positions: the clocks of rotary embeddings, and batches in which some tokens only fill up the row."""
+"""Positions: the angles of rotary embeddings, and batches with padding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def angles(positions: Int[Tensor, "*batch pos"], width: int, base: float) -> Float[Tensor, "*batch pos half"]:
-    """``p · base^(-2i / width)`` for the positions p and pairs i: slower and slower clocks (Vaswani et al. 2017, 3.5).
+    """Return ``p · base^(-2i / width)`` for positions p and pairs i: ever slower clocks (Vaswani et al. 2017, 3.5).
 
-    In float64 whatever the model: rounding an angle of a thousand turns to float32 shows in the logits.
+    Always in float64: rounding an angle of a thousand turns to float32 would show in the logits.
     """
     speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width)
     return positions.double().unsqueeze(-1) * speed
@@ -20,7 +20,7 @@ def angles(positions: Int[Tensor, "*batch pos"], width: int, base: float) -> Flo
 def rotate(
     x: Float[Tensor, "*batch pos head d_head"], place: Float[Tensor, "2 *batch pos 1 half"], interleaved: bool
 ) -> Float[Tensor, "*batch pos head d_head"]:
-    """Turn each pair of coordinates by its position's angle (Su et al. 2021, "RoFormer", equation 34)."""
+    """Rotate each pair of coordinates by its position's angle (Su et al. 2021, "RoFormer", equation 34)."""
     cos, sin = place
     a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
     turned = a * cos - b * sin, a * sin + b * cos
@@ -28,19 +28,18 @@ def rotate(
 
 
 class Padding:
-    """Which tokens are real, in a batch whose examples differ in length, and what follows from it.
+    """The real tokens of a batch whose examples differ in length, and what follows from them.
 
-    What is not real is as if it were not there: no real token attends to it, and positions count real tokens only.
-    A token that is not real attends to itself, too, so that its row of the pattern is not empty. It has a stream and
-    logits, which mean nothing.
+    Padding has no effect on real tokens: none attends to it, and positions count real tokens only. A padding token also
+    attends to itself, so that its row of the pattern is not empty; its stream and logits mean nothing.
 
     Args:
-        real: true at real tokens, of the whole text, what is in a cache included.
+        real: true at real tokens of the whole text, including those in a cache.
         start: the position at which this run begins.
-        causal: whether later tokens are hidden, too.
+        causal: hide later tokens as well.
 
     Attributes:
-        positions: of the tokens of this run, ``[batch pos]``.
+        positions: of this run's tokens, ``[batch pos]``.
         seen: true where the query may attend to the key, ``[batch 1 query key]``.
         before: the index of the real token before each, or its own if there is none, ``[batch key]``.
     """

@@ -1,13 +1,13 @@
-"""Text from a model: greedy, at a temperature, from the most likely tokens, or by beam search.
+"""Text generation: greedy, at a temperature, from the most likely tokens, or by beam search.
 
-Every sampler reads the prompt once and then one token at a time, with the keys and values of all earlier tokens
-kept (see cache.py). The result is that of running the whole sequence again for each token.
+Every sampler reads the prompt once and then one token at a time, keeping the keys and values of all earlier tokens
+(see cache.py). The result is the same as running the whole sequence again for each token.
 
-A tap changes what is written: ``generate(model, tokens, 20, tap=steer("blocks.1.resid_post", direction))``. It acts on
-each position when that is computed. ``positions`` count from the start of the text, padding included, and values that
-were recorded are put in where they were (``taps.growing``); so the result is the same with and without kept keys and
-values. A function of your own that acts on a position by what it is, or by where it is in the tensor that it gets,
-is the exception: with keys and values kept it gets the new positions only.
+A tap changes the generated text: ``generate(model, tokens, 20, tap=steer("blocks.1.resid_post", direction))``. It acts
+on each position when that position is computed. ``positions`` count from the start of the text, padding included, and
+recorded values are put in at their own positions (``taps.growing``), so the result is the same with and without a
+cache. The exception is a function of your own that depends on the values at a position, or on where the position is in
+the tensor: with a cache it gets the new positions only.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def generate(
     tap: Tap | None = None,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, "batch pos_and_n"]:
-    """``tokens``, and ``n`` more after them. Texts give tokens, too; of unequal length, they are padded on the left.
+    """Return ``tokens`` followed by ``n`` more. Texts work as well; of unequal length, they are padded on the left.
 
     Args:
-        temperature: 0 takes the most likely token; 1 draws from the model's distribution; between, sharper.
+        temperature: 0 takes the most likely token; 1 draws from the model's distribution; values between are sharper.
         top_k: draw from the k most likely tokens only (Fan et al. 2018, "Hierarchical Neural Story Generation").
         top_p: draw from the fewest tokens that hold this much probability (Holtzman et al. 2020, "The Curious Case
             of Neural Text Degeneration"), after ``top_k``. The most likely token always stays.
         seed: of the draws.
-        chunk: read the prompt in pieces of this many tokens, which needs less memory. The result is the same.
-        cached: keep keys and values. Without, everything is computed again for each token: slower, the same result.
+        chunk: read the prompt in pieces of this many tokens, to save memory. The result is the same.
+        cached: keep keys and values. If False, everything is recomputed for each token: slower, with the same result.
         tap: sees and changes activations at each step: see above.
-        mask: true at real tokens, where prompts of unequal length are padded on the left.
+        mask: true at real tokens, for prompts of unequal length that are padded on the left.
 
     Raises:
-        ValueError: the sequence does not fit the context, or a setting makes no sense; a bidirectional model is to
-            keep keys and values.
+        ValueError: the sequence does not fit the context, a setting makes no sense, or a bidirectional model is asked
+            to keep keys and values.
     """
     tokens, mask = as_tokens(tokens, mask, model.vocabulary, model.W_E.device)
     mask = _check(model, tokens, mask, n, cached, temperature=temperature, top_k=top_k, top_p=top_p, chunk=chunk)
@@ -65,7 +65,7 @@ def generate(
         for stop in range(start, start + n):
             logits = _last_logits(model, text[:, :stop], mask, cache, chunk, tap)  # batch d_vocab
             text[:, stop] = _draw(logits, temperature, top_k, top_p, generator)
-    return text.clone()  # an ordinary tensor again, which may be trained on
+    return text.clone()  # an ordinary tensor, which may be trained on
 
 
 def beam(
@@ -79,10 +79,10 @@ def beam(
     tap: Tap | None = None,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> tuple[Int[Tensor, "batch width pos_and_n"], Float[Tensor, "batch width"]]:
-    """The ``width`` likeliest continuations found, best first, and the log-probability of the tokens added.
+    """Return the ``width`` likeliest continuations found, best first, and the log-probability of their new tokens.
 
-    After each token the ``width`` likeliest of all one-token extensions are kept. With ``width`` of at least
-    ``d_vocab ** (n - 1)`` nothing is ever dropped, and the search is exact.
+    After each token the ``width`` likeliest one-token extensions are kept. If ``width`` is at least
+    ``d_vocab ** (n - 1)``, nothing is ever dropped, and the search is exact.
 
     Args:
         chunk, cached, tap, mask: as in ``generate``.
@@ -95,7 +95,7 @@ def beam(
     d_vocab, n = model.config.d_vocab, int(n)
     if width > d_vocab**n:
         raise ValueError(
-            f"there are {d_vocab**n} continuations of {n} tokens; a beam of width {width} cannot be filled"
+            f"there are only {d_vocab**n} continuations of {n} tokens; a beam of width {width} cannot be filled"
         )
     batch, start = tokens.shape
     with _no_gradients(tap):
@@ -113,7 +113,7 @@ def beam(
 
 
 def _no_gradients(tap: Tap | None):
-    """What a tap records may be used with gradients later, which tensors of the inference mode may not."""
+    """Return ``no_grad`` if there is a tap, as its records may need gradients later, else ``inference_mode``."""
     return torch.inference_mode() if tap is None else torch.no_grad()
 
 
@@ -126,8 +126,10 @@ def _last_logits(
     tap: Tap | None,
     copies: int = 1,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """The logits after ``text [batch pos]``, of which the cache holds a beginning. Each prompt stands there ``copies``
-    times in a row."""
+    """Return the logits after ``text [batch pos]``, whose beginning is in the cache.
+
+    Each prompt is repeated ``copies`` times in a row.
+    """
     if mask is not None:
         mask = F.pad(mask, (0, text.shape[1] - mask.shape[1]), value=True).repeat_interleave(copies, dim=0)
     first, step = (0, text.shape[1]) if cache is None else (cache.length, chunk or text.shape[1])
@@ -147,14 +149,14 @@ def _draw(
 ) -> Int[Tensor, " batch"]:
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits - logits.amax(dim=-1, keepdim=True)  # divided by a small temperature, float16 would overflow
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # float16 would overflow when divided by a small temperature
     if top_k is None and top_p is None:
         return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
     d_vocab = logits.shape[-1]
     logits, tokens = logits.topk(d_vocab if top_k is None else min(top_k, d_vocab), dim=-1)  # likeliest first
     probabilities = (logits / temperature).softmax(dim=-1)
     if top_p is not None:
-        likelier = probabilities.cumsum(dim=-1) - probabilities  # what the tokens before this one hold
+        likelier = probabilities.cumsum(dim=-1) - probabilities  # the probability of the tokens before this one
         probabilities = probabilities.masked_fill(likelier >= top_p, 0.0)
     return tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
@@ -169,7 +171,7 @@ def _check(
     top_p: float | None = None,
     **counts: int | None,
 ) -> Tensor | None:
-    """The mask, on the model's device; None where every token is real."""
+    """Check the arguments of a sampler; return the mask on the model's device, or None if every token is real."""
     if tokens.ndim != 2:
         raise ValueError(f"tokens have shape {list(tokens.shape)}; a sampler takes [batch pos]")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
@@ -182,22 +184,18 @@ def _check(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p!r}; it must be above 0 and at most 1")
     if temperature == 0 and (top_p is not None or counts.get("top_k") is not None):
-        raise ValueError(
-            "top_k and top_p have no effect at temperature 0, which takes the likeliest token; give one above"
-        )
+        raise ValueError("top_k and top_p have no effect at temperature 0, which takes the likeliest token; raise it")
     if n and 0 in tokens.shape:
         raise ValueError(
-            f"tokens have shape {list(tokens.shape)}; there must be a text, and a token in it, to go on from"
+            f"tokens have shape {list(tokens.shape)}; there must be at least one text, with at least one token"
         )
     if tokens.shape[1] + n > model.config.n_ctx:
         raise ValueError(
-            f"{tokens.shape[1]} tokens and {n} more are longer than the model's context, n_ctx = {model.config.n_ctx}"
+            f"{tokens.shape[1]} tokens and {n} more do not fit into the model's context, n_ctx = {model.config.n_ctx}"
         )
     if cached and not model.config.causal:
-        raise ValueError(
-            "in a bidirectional model each new token changes all earlier positions; give cached=False, too"
-        )
+        raise ValueError("in a bidirectional model each new token changes all earlier positions; give cached=False")
     mask = check_mask(mask, tokens)
     if mask is not None and not bool(mask[:, -1].all()):
-        raise ValueError("a prompt ends in padding; pad on the left, so that each ends in its last token")
+        raise ValueError("a prompt ends in padding; pad on the left, so that each prompt ends in its last token")
     return mask

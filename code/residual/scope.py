@@ -1,16 +1,16 @@
-"""The model's side of taps: which activations a tap asks for, and how it is called at each of them.
+"""Taps as the model sees them: which activations a tap wants, and how the model calls it at each of them.
 
-A tap without a ``resolve`` method (a plain function) is called at every activation but the inputs of single heads,
-``attn.q_in``, ``k_in`` and ``v_in``, which are as many streams as there are heads. Those exist only for a tap that
-asks for them by name: the last part of the pattern is written out, as in ``"*.q_in"``. ``"*"`` does not match them.
+A tap without a ``resolve`` method (a plain function) is called at every activation except ``attn.q_in``, ``k_in`` and
+``v_in``, the inputs of single heads, each as large as the stream times the number of heads. Those exist only for a tap
+that asks for them by name, with the last part of the pattern written out: ``"*.q_in"``. ``"*"`` does not match them.
 
-A tap may write to the tensor that it gets. It gets a copy, so that no weight, no recorded activation and no tensor of
-the caller changes with it. A tap with ``writes = False`` among its attributes, as all those of taps.py, promises to
-leave the tensor as it is, and gets it without a copy.
+A tap may write to the tensor that it gets. It gets a copy, so that no weight, recorded activation or tensor of the
+caller changes with it. A tap with the attribute ``writes = False``, such as all those in taps.py, promises not to
+change the tensor, and gets it without a copy.
 
-Two methods of a tap are called if it has them: ``settled(name, x)``, with what an activation has become once all taps
-are done; and ``padded(real)``, before each run, with the tokens that are real, or None where all are. The second
-returns the tap for that run.
+A tap may have two more methods. ``settled(name, x)`` is called with an activation's final value, after all taps.
+``padded(real)`` is called before each run with the mask of real tokens, or None if all are real, and returns the tap
+for that run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from residual.errors import nearest
 
 Tap = Callable[[str, Tensor], Tensor]
 
-BY_NAME_ALONE = (".q_in", ".k_in", ".v_in")  # no wildcard reaches these
+BY_NAME_ALONE = (".q_in", ".k_in", ".v_in")  # wildcards do not match these
 
 
 class Scope:
-    """What a part of the model sees of a tap: the names below its own prefix, and which are asked for.
+    """A tap as one part of the model sees it: the wanted names below the part's prefix.
 
-    ``changed`` holds, by short name, what the tap put in the place of an activation of this part.
+    ``changed`` holds, by short name, the values that the tap put in place of this part's activations.
     """
 
     __slots__ = ("changed", "names", "prefix", "tap")
@@ -42,15 +42,15 @@ class Scope:
         self.changed: dict[str, Tensor] = {}
 
     def inside(self, part: str) -> Scope:
-        """The scope of a part: ``scope.inside("blocks.0")("z", x)`` is ``tap("blocks.0.z", x)``."""
+        """Return the scope of a part: ``scope.inside("blocks.0")("z", x)`` is ``tap("blocks.0.z", x)``."""
         return Scope(self.tap, self.names, f"{self.prefix}{part}.") if self.names else self
 
     def wants(self, *names: str) -> bool:
-        """Whether any of these activations is asked for, and so has to exist."""
+        """Return True if the tap wants any of these activations, so that the model must compute them."""
         return bool(self.names) and any(self.prefix + name in self.names for name in names)
 
     def __call__(self, name: str, x: Tensor, future: Tensor | None = None) -> Tensor:
-        """What the tap makes of the activation; where ``future`` is -∞, it stays as it was, so that none leaks in."""
+        """Return the activation as the tap changes it, unchanged where ``future`` is -∞ so that nothing leaks."""
         if self.tap is None:
             return x
         full = self.prefix + name
@@ -71,14 +71,14 @@ class Scope:
 
 
 def settle(tap: Tap, name: str, x: Tensor) -> None:
-    """Tell a tap that asks what the activation has become, with all taps done."""
+    """Call the tap's ``settled`` method, if it has one, with the activation's final value."""
     method = getattr(tap, "settled", None)
     if method is not None:
         method(name, x)
 
 
 def padded(tap: Tap, real: Tensor | None) -> Tap:
-    """The tap for a run in which these tokens are real; None: all are."""
+    """Return the tap for a run with this mask of real tokens (None: all are real)."""
     method = getattr(tap, "padded", None)
     return tap if method is None else method(real)
 
@@ -87,8 +87,8 @@ def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
     """Return ``tap(name, x)``.
 
     Raises:
-        TypeError: the tap returned no tensor.
-        ValueError: the tap returned a tensor of another shape, kind of number or device.
+        TypeError: the tap did not return a tensor.
+        ValueError: the tap returned a tensor of another shape, dtype or device.
     """
     if name.endswith(BY_NAME_ALONE) and not hasattr(tap, "resolve"):
         return x
@@ -105,9 +105,9 @@ def apply(tap: Tap, name: str, x: Tensor) -> Tensor:
 
 
 def on_copy(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return ``function(x)``, where the function may write to its argument; if it does nothing, ``x`` itself."""
+    """Return ``function(x)``, protecting ``x`` from writes; if the function changes nothing, return ``x`` itself."""
     copy = x.clone()
-    before = None if copy.is_inference() else copy._version  # counts most writing, but none through .data or .numpy()
+    before = None if copy.is_inference() else copy._version  # counts most writes, but none through .data or .numpy()
     y = function(copy)
     if y is not copy or (before is not None and copy._version != before):
         return y
@@ -115,7 +115,7 @@ def on_copy(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def scope(tap: Tap | None, known: list[str]) -> Scope:
-    """The scope of the whole model, whose activations are ``known``.
+    """Return the scope of the whole model, whose activations are ``known``.
 
     Raises:
         ValueError: the tap asks for a name that the model does not have.
@@ -127,31 +127,31 @@ QUIET = scope(None, [])  # no tap
 
 
 def wanted(tap: Tap, known: list[str]) -> frozenset[str]:
-    """The names at which a tap wants to be called. A plain function does not say: all but the inputs of heads."""
+    """Return the names at which to call a tap; for a plain function, all except the inputs of heads."""
     resolve = getattr(tap, "resolve", None)
     return frozenset(name for name in known if not name.endswith(BY_NAME_ALONE)) if resolve is None else resolve(known)
 
 
 def find(patterns: Iterable[str], known: Iterable[str]) -> frozenset[str]:
-    """The names that match the patterns (``*`` stands for any characters).
+    """Return the names that match the patterns (``*`` stands for any characters).
 
     Raises:
         ValueError: a pattern matches nothing; the message lists the nearest names.
     """
-    known, found = list(known), set()
+    known, result = list(known), set()
     for pattern in patterns:
         matching = [name for name in known if matches(name, [pattern])]
         if not matching and any(fnmatchcase(name, pattern) for name in known):
             last = pattern.rsplit(".", 1)[-1]
-            raise ValueError(f"{last!r} names no input of a head; write q_in, k_in or v_in out, as in '*.q_in'")
+            raise ValueError(f"{last!r} does not match inputs of heads; write out q_in, k_in or v_in, as in '*.q_in'")
         if not matching:
             raise ValueError(f"the model has no activation {pattern!r}; {nearest(pattern, known)}")
-        found.update(matching)
-    return frozenset(found)
+        result.update(matching)
+    return frozenset(result)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches; the input of a head only with its last part written out."""
+    """Return True if a pattern matches the name; the inputs of heads match only with their last part written out."""
     if name.endswith(BY_NAME_ALONE):
         patterns = [pattern for pattern in patterns if pattern.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     return any(fnmatchcase(name, pattern) for pattern in patterns)

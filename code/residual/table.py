@@ -11,11 +11,11 @@ from typing import Any
 
 
 class Table:
-    """Rows under a header, as HTML in a notebook and as aligned text in a terminal."""
+    """A table with a header: HTML in a notebook, aligned text in a terminal."""
 
     def __init__(self, rows: Iterable[Sequence[Any]], header: Sequence[str], digits: int) -> None:
         self.header = [plain(name) for name in header]
-        self.rows = [[_of_one(cell) for cell in row] for row in rows]
+        self.rows = [[_scalar(cell) for cell in row] for row in rows]
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"a row has {len(row)} cells and the header {len(self.header)}: {row}")
@@ -59,7 +59,7 @@ class Table:
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int = 3) -> Table:
-    """A table to end a cell with. Numbers stand right-aligned, floats with ``digits`` significant digits.
+    """Return a table to end a cell with. Numbers are right-aligned, floats have ``digits`` significant digits.
 
     Raises:
         ValueError: a row is longer or shorter than the header.
@@ -68,26 +68,26 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str], *, digits: int =
 
 
 def plain(text: Any) -> str:
-    """The text in one line, with characters that cannot be seen written as Python does: ``\\n``, ``\\x00``.
+    """Return the text as one line, with invisible characters written as Python does: ``\\n``, ``\\x00``.
 
-    Spaces of all widths stay. What is left can stand in HTML and SVG, which have no place for most of the others.
+    Spaces of all widths stay. The result is safe in HTML and SVG, which do not allow most other invisible characters.
     """
     return "".join(
         character
         if character.isprintable() or unicodedata.category(character) == "Zs"
         else character.encode("unicode_escape").decode()
-        for character in str(_of_one(text))
+        for character in str(_scalar(text))
     )
 
 
 def shortened(text: str, longest: int) -> str:
-    """The text, or its two ends around an ellipsis where it is longer."""
+    """Return the text, or its two ends around an ellipsis if it is too long."""
     half = longest // 2
     return text if len(text) <= longest else f"{text[: longest - half - 1]}…{text[-half:]}"
 
 
 def signed(number: float, form: str) -> str:
-    """A number as text, with a true minus sign, none before a zero, and ``∞``."""
+    """Return a number as text, with a true minus sign, no sign before zero, and ``∞`` for infinity."""
     if math.isinf(number):
         return "∞" if number > 0 else "−∞"
     return format(number + 0.0, form).replace("-", "−")
@@ -97,6 +97,6 @@ def _is_number(cell: Any) -> bool:
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
 
 
-def _of_one(cell: Any) -> Any:
-    """The number in a tensor or array without axes; anything else as it is."""
+def _scalar(cell: Any) -> Any:
+    """Return the number in a tensor or array without axes; anything else unchanged."""
     return cell.item() if getattr(cell, "shape", None) == () and hasattr(cell, "item") else cell

@@ -1,4 +1,4 @@
-"""Taps: look at an activation, or change it, while the model runs.
+"""Taps: functions that look at activations, or change them, while the model runs.
 
 At every named activation the model calls ``x = tap(name, x)``. Any function of a name and a tensor is a tap::
 
@@ -7,14 +7,14 @@ At every named activation the model calls ``x = tap(name, x)``. Any function of 
 
     model(tokens, tap=silence)
 
-The taps below also say which names they want, so that the model materialises those and nothing else. There is
-nothing to register and nothing to remove: a tap lives as long as the call it is given to. Gradients flow
-through. A name may be a pattern, ``"blocks.*.attn.pattern"``; one that matches nothing is an error that lists
-the nearest. A function may write to what it gets, ``x[:, 0] = 0``, and return it: it is a copy. In scores and
+The taps below also tell the model which names they want, so that it materializes those and nothing else. There is
+nothing to register and nothing to remove: a tap acts only in the call it is passed to. Gradients flow through.
+A name may be a pattern, ``"blocks.*.attn.pattern"``; a pattern that matches nothing is an error that lists the
+nearest names. A function may write to its argument, ``x[:, 0] = 0``, and return it: it is a copy. In scores and
 patterns, what the model hides (later keys, padding) stays hidden, whatever a tap puts there.
 
-``heads`` are numbers, of every layer that the names match, or ``"1.3"``, head 3 of layer 1. ``positions`` are numbers
-or a slice, the same in every example; ``per_example`` of one for each; or a bool tensor ``[batch pos]``.
+``heads`` are numbers, meaning heads of every layer that the names match, or ``"1.3"``, head 3 of layer 1. ``positions``
+are numbers or a slice, the same in every example; ``per_example`` for one each; or a bool tensor ``[batch pos]``.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ __all__ = [
 
 
 class Named:
-    """A tap that says which activations it wants, and leaves the tensors that it gets as they are."""
+    """A tap that names the activations it wants and does not write to the tensors it gets."""
 
     writes = False
     names: list[str]
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        """Those of the names ``known`` to the model that the tap wants."""
+        """Return the wanted names among those ``known`` to the model."""
         return find(self.names, known)
 
 
@@ -84,18 +84,18 @@ class at(Named):
 
 
 class record(Named, Mapping[str, Tensor]):
-    """Keep every activation that matches ``names``; read them afterwards, as from a dict.
+    """Record every activation that matches ``names``; afterwards, read them as from a dict.
 
     >>> seen = record("blocks.*.attn.pattern")
     >>> model(tokens, tap=seen)
     >>> seen["blocks.0.attn.pattern"].shape  # batch head query key
 
-    The tensors are the model's own, with their gradient history; ``torch.no_grad()`` where none is wanted.
+    The tensors are the model's own, with their gradient history; run under ``torch.no_grad()`` to avoid it.
     """
 
     def __init__(self, names: str | Iterable[str] = "*") -> None:
         self.names = _listed(names)
-        self.real: Tensor | None = None  # in the last run, where some tokens were padding: true at the others
+        self.real: Tensor | None = None  # true at real tokens of the last run; None if it had no padding
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class record(Named, Mapping[str, Tensor]):
         return x
 
     def padded(self, real: Tensor | None) -> record:
-        """This tap, which keeps what is real."""
+        """Return this tap, after noting which tokens are real."""
         self.real = real
         return self
 
@@ -113,7 +113,7 @@ class record(Named, Mapping[str, Tensor]):
             return self._seen[name]
         except KeyError:
             if not self._seen:
-                raise KeyError(f"nothing is recorded yet; call model(tokens, tap=…) before asking for {name}") from None
+                raise KeyError(f"nothing is recorded yet; call model(tokens, tap=…) before reading {name}") from None
             raise KeyError(f"{name} was not recorded; {nearest(name, self._seen)}") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -128,14 +128,14 @@ class Placed(Named):
 
     heads: Heads | None = None
     positions: Positions | None = None
-    start: int | None = None  # in a text that grows: how many positions came before; and how many continuations
-    copies: int = 1  # of each example there are
+    start: int | None = None  # in a growing text: the number of positions before this run's
+    copies: int = 1  # and the number of continuations of each example
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         return with_heads(find(self.names, known), self.heads)
 
     def growing(self, start: int, copies: int) -> Placed:
-        """This tap in a text that grows: see ``growing``."""
+        """Return this tap for a growing text: see the function ``growing``."""
         tap = copy.copy(self)
         tap.start, tap.copies = start, copies
         tap.positions = repeated(self.positions, copies)
@@ -145,11 +145,11 @@ class Placed(Named):
         return put(name, x, value, self.heads, self.positions, self.start)
 
     def _aligned(self, name: str, value: Tensor, x: Tensor) -> Tensor:
-        """``value [batch pos …]`` at the positions of ``x``, in a text that grows; x where there is none."""
+        """Return ``value [batch pos …]`` at the positions of ``x`` in a growing text; ``x`` where there is no value."""
         if self.start is None:
             return value
         if is_square(name):
-            raise ValueError(f"{name} has a query and a key axis, and grows in both; nothing recorded can be put in")
+            raise ValueError(f"{name} has a query and a key axis, and both grow; recorded values cannot be put in")
         value = value[:, self.start : self.start + x.shape[1]].to(x)
         value = value.repeat_interleave(self.copies, dim=0) if len(value) > 1 else value
         check_fit(name, x[:, : value.shape[1]], value)
@@ -157,20 +157,20 @@ class Placed(Named):
 
 
 class patch(Placed):
-    """Put values of another run in, at some heads and positions, or everywhere.
+    """Put in values from another run, at some heads and positions or everywhere.
 
     >>> model(clean, tap=(seen := record("*.attn.z")))
     >>> model(corrupted, tap=patch(seen, heads=["0.2", "1.3"], positions=-1))
 
     Args:
-        recorded: values by name, of as many examples as are run, or of one for all of them.
-        names: which of them; all, if not given.
-        heads: which heads; of keys and values in a model with fewer of them, which key heads.
+        recorded: values by name, from as many examples as are run, or from one for all of them.
+        names: which of them; default: all.
+        heads: which heads; for keys and values in a model with fewer of them, which key heads.
         positions: which positions. In a pattern these are queries.
 
     Raises (when the model runs):
-        ValueError: a name that was not recorded or that the model does not have, no such head or position, a value
-            of another shape or number of examples.
+        ValueError: a name was not recorded or is unknown to the model, there is no such head or position, or a value
+            has another shape or number of examples.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class patch(Placed):
 
 
 class freeze(patch):
-    """Put recorded activations back in: whatever the input, these keep the value they had.
+    """Put recorded activations back in: whatever the input, they keep their recorded values.
 
     With every ``attn.pattern`` frozen, an attention-only model is a linear function of its embeddings
     (Elhage et al. 2021, "Freezing Attention Patterns").
@@ -204,27 +204,27 @@ class freeze(patch):
 
 
 class ablate(Placed):
-    """Take away what an activation says about the example at hand.
+    """Remove the information in an activation about the example at hand.
 
     Args:
         names: which activations.
         how: put in ``"zero"``; the ``"mean"`` over the examples of ``reference``, at each position; or,
-            ``"resample"``, what another example has there, one drawn for each example and the same for all names.
-        reference: recorded activations, by name; if not given, those of the run itself.
+            ``"resample"``, the values of another example, drawn once per example and the same for all names.
+        reference: recorded activations, by name; default: those of the run itself.
         heads, positions: only there, as in ``patch``.
-        across_positions: take the mean over positions too, so that even the position is forgotten. Padding does not
-            count: neither in a run with a mask nor in a ``record`` of one (a plain dict does not know of any).
+        across_positions: take the mean over positions too, to remove even the position. Padding does not count,
+            neither in a run with a mask nor in a ``record`` of one (a plain dict does not know about padding).
         seed: of the draw.
 
-    Which of the three is meant changes the conclusions (Miller et al. 2024, "Transformer Circuit Faithfulness
-    Metrics Are Not Robust"): say it with every result.
+    The choice among the three changes the conclusions (Miller et al. 2024, "Transformer Circuit Faithfulness
+    Metrics Are Not Robust"): report it with every result.
 
     Raises:
-        ValueError: an unknown ``how``; and, when the model runs, as ``patch``; a mean over one example, or resampling
-            from one; a mean at each position, or resampling, of examples that are padded.
+        ValueError: an unknown ``how``. When the model runs: see ``patch``; a mean over one example, or resampling
+            from one; a mean at each position, or resampling, with padded examples.
     """
 
-    real: Tensor | None = None  # in a run with padding, true at the tokens that are none
+    real: Tensor | None = None  # true at real tokens, in a run with padding
 
     def __init__(
         self,
@@ -251,12 +251,12 @@ class ablate(Placed):
         if self.reference is not None and name not in self.reference:
             raise ValueError(f"the reference has no {name}; {nearest(name, self.reference)}")
         if self.reference is None and self.start is not None:
-            raise ValueError("in a text that grows, means and resamples need a reference; give one")
+            raise ValueError("while a text is being generated, means and resamples need a reference; give one")
         source = x if self.reference is None else _tensor(self.reference[name], name)
         real = self.real if self.reference is None else getattr(self.reference, "real", None)
         if real is not None and not self.across_positions:
             raise ValueError(
-                f"some of the examples are padded, and a {self.how} would take padding for values; give texts of one "
+                f"some examples are padded, and a {self.how} would use padding as values; give texts of the same "
                 "length, or the mean with across_positions=True, which leaves padding out"
             )
         if self.how == "resample":
@@ -265,7 +265,7 @@ class ablate(Placed):
             if self.across_positions and is_square(name):
                 raise ValueError(f"{name} has a query and a key axis; a mean across positions would mix them")
             if self.reference is None and len(x) == 1 and not self.across_positions:
-                raise ValueError("the mean over one example is the example: run at least two, or give a reference")
+                raise ValueError("the mean over one example is that example: run at least two, or give a reference")
             if self.across_positions and real is not None:
                 value = source[real].mean(dim=0)[None, None]
             else:
@@ -275,13 +275,13 @@ class ablate(Placed):
         return self._put(name, x, value if self.reference is None else self._aligned(name, value, x))
 
     def padded(self, real: Tensor | None) -> ablate:
-        """This tap in a run in which these tokens are real."""
+        """Return this tap for a run with this mask of real tokens."""
         tap = copy.copy(self)
         tap.real = real
         return tap
 
     def _others(self, batch: int, pool: int) -> Tensor:
-        """For each example, the row to take instead: from the run itself never its own (one random cycle)."""
+        """Return the row to use for each example; in the run itself never its own row (one random cycle)."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.reference is not None:
             return torch.randint(pool, (batch,), generator=generator)
@@ -295,12 +295,12 @@ class steer(Placed):
     """Add ``strength · direction`` to the activation, at every position or at some (Turner et al. 2023, "ActAdd").
 
     Args:
-        direction: of the length of the activation's last axis; or with all of its axes, of which those of length 1
-            stand for every example, position or head.
+        direction: a vector as long as the activation's last axis; or a tensor with all of the activation's axes, each
+            of the same length or of length 1.
         heads, positions: only there, as in ``patch``.
 
     Raises (when the model runs):
-        ValueError: as ``patch``; the direction has another shape.
+        ValueError: see ``patch``; or the direction has another shape.
     """
 
     def __init__(
@@ -333,10 +333,10 @@ class steer(Placed):
 
 
 class compose:
-    """Several taps as one; at each activation they are applied from left to right.
+    """Several taps as one, applied from left to right at each activation.
 
-    A tap that reads an activation for another one (``linearise``, ``splice``, ``patch_edges``) reads what it has become
-    after the last of them. A ``record`` keeps what it is at its turn.
+    A tap that reads one activation to change another (``linearise``, ``splice``, ``patch_edges``) reads its final
+    value, after all of the taps. A ``record`` keeps the value at its place in the order.
     """
 
     writes = False
@@ -353,37 +353,37 @@ class compose:
         return frozenset().union(*(wanted(tap, known) for tap in self.taps))
 
     def settled(self, name: str, x: Tensor) -> None:
-        """Tell the taps that ask for it what the activation has become."""
+        """Pass an activation's final value to the taps that ask for it."""
         for tap in self.taps:
             settle(tap, name, x)
 
     def padded(self, real: Tensor | None) -> compose:
-        """These taps in a run in which these tokens are real."""
+        """Return these taps for a run with this mask of real tokens."""
         return compose(*(padded(tap, real) for tap in self.taps))
 
     def growing(self, start: int, copies: int) -> compose:
-        """These taps in a text that grows: see ``growing``."""
+        """Return these taps for a growing text: see the function ``growing``."""
         return compose(*(growing(tap, start, copies) for tap in self.taps))
 
 
 def growing(tap: Tap, start: int, copies: int = 1) -> Tap:
-    """The tap for a text that grows, of which this run computes the positions from ``start`` on.
+    """Return the tap for a growing text, in a run that computes the positions from ``start`` on.
 
-    ``positions`` count from the start of the text, and those that are not there yet wait for their turn. Values that
-    were recorded are put in at the positions that they have, and nothing at later ones. A tap without a method
-    ``growing``, as any function, gets the positions that are computed and does not learn which they are.
+    ``positions`` count from the start of the text; positions that do not exist yet are ignored until they do. Recorded
+    values are put in at their own positions, and nothing at later ones. A tap without a ``growing`` method, such as a
+    plain function, gets the computed positions and is not told which they are.
 
     Args:
-        copies: how many continuations of each example are run, as in a beam search.
+        copies: the number of continuations of each example, as in a beam search.
     """
     return tap.growing(start, copies) if hasattr(tap, "growing") else tap
 
 
-def _tensor(value, what: str) -> Tensor:
+def _tensor(value, description: str) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{what} is no tensor, and no table of numbers that could be one: {type(value)}") from None
+        raise ValueError(f"{description} must be a tensor or a table of numbers; this is {type(value)}") from None
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

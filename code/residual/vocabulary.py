@@ -1,4 +1,4 @@
-"""From text to tokens and back, with the tokenizer that belongs to a model.
+"""Text to tokens and back, with the model's own tokenizer.
 
 >>> model = load("gpt").model
 >>> tokens, mask = model.vocabulary.tokens(["The Senate", "We"])
@@ -26,7 +26,7 @@ class Vocabulary:
     """The tokens of a model. ``len(vocabulary)`` is their number.
 
     Args:
-        tokenizer: a ``tokenizers.Tokenizer``, or a function that returns it, which is called at the first use.
+        tokenizer: a ``tokenizers.Tokenizer``, or a function that returns one and is called on first use.
     """
 
     def __init__(self, tokenizer: Tokenizer | Callable[[], Tokenizer]) -> None:
@@ -40,76 +40,74 @@ class Vocabulary:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer itself, which neither cuts texts off nor pads them."""
+        """The tokenizer, set neither to truncate texts nor to pad them."""
         tokenizer = self._tokenizer() if callable(self._tokenizer) else self._tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     def tokens(self, texts: str | list[str]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """The tokens of a text, or of several, padded on the left with token 0; the mask is True at real tokens.
+        """Return the tokens of one or more texts, padded on the left with token 0, and a mask, True at real tokens.
 
-        Special tokens are added where the tokenizer does so by itself, as Llama's does with its first.
+        The tokenizer adds its own special tokens, as Llama's does at the start.
 
         Raises:
             TypeError: neither a string nor a list of strings.
-            ValueError: no texts, a text without a token, or one with half a character (a surrogate) in it.
+            ValueError: no texts, a text without a token, or a text with half a character (a surrogate) in it.
         """
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"texts are a string or a list of strings; this is {texts!r:.60}")
+            raise TypeError(f"texts must be a string or a list of strings; this is {texts!r:.60}")
         for index, text in enumerate(texts):
             try:
                 text.encode()
             except UnicodeEncodeError as problem:
                 half = ascii(text[problem.start])
-                raise ValueError(f"text {index} has half a character, {half}, at {problem.start}: no UTF-8") from None
-        found = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
-        if not found:
+                raise ValueError(f"text {index} has half a character, {half}, at {problem.start}: bad UTF-8") from None
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        if not rows:
             raise ValueError("there are no texts; give a string or a list of strings")
-        if [] in found:
-            raise ValueError(f"text {found.index([])} has no token; a model needs at least one")
-        longest = max(map(len, found))
-        padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in found])
-        lengths = torch.tensor([[len(ids)] for ids in found])
+        if [] in rows:
+            raise ValueError(f"text {rows.index([])} has no tokens; a model needs at least one")
+        longest = max(map(len, rows))
+        padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in rows])
+        lengths = torch.tensor([[len(ids)] for ids in rows])
         return padded, torch.arange(longest) >= longest - lengths
 
     def words(self, tokens: Int[Tensor, " pos"] | Iterable[int]) -> list[str]:
-        """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``.
+        """Return each token by itself as text; bytes that are not a whole character are shown as ``<e2>``.
 
         Raises:
             TypeError: not a row of whole numbers.
-            ValueError: a token that the vocabulary does not have.
+            ValueError: a token is not in the vocabulary.
         """
         return [self._word(token) for token in self._row(tokens)]
 
     def text(self, tokens: Int[Tensor, " pos"] | Iterable[int]) -> str:
-        """The text that the tokens stand for, special tokens included.
+        """Return the text that the tokens stand for, special tokens included.
 
         Raises:
-            TypeError, ValueError: as ``words``.
+            TypeError, ValueError: see ``words``.
         """
         row = self._row(tokens)
         if not self._byte_level:
             return self.tokenizer.decode(row, skip_special_tokens=False)
-        pieces = [self._raw(token) for token in row]  # decode() would take an added "é" for a byte's name
+        pieces = [self._raw(token) for token in row]  # decode() would read an added "é" as the name of a byte
         return b"".join(piece.encode() if isinstance(piece, str) else piece for piece in pieces).decode(
             errors="replace"
         )
 
     def _row(self, tokens: Any) -> list[int]:
-        """The tokens as Python's whole numbers, all of them in the vocabulary."""
+        """Return the tokens as a list of Python ints, after checking that the vocabulary has them all."""
         if isinstance(tokens, str):
-            raise TypeError(
-                f"{tokens!r:.60} is text where token numbers are wanted; vocabulary.tokens(text) gives them"
-            )
+            raise TypeError(f"{tokens!r:.60} is text, not token numbers; vocabulary.tokens(text) returns them")
         shape = getattr(tokens, "shape", None)
         if shape is not None and len(shape) != 1:
-            raise TypeError(f"this has shape {list(shape)}; give one row of tokens, [pos]")
+            raise TypeError(f"the tokens have shape {list(shape)}; give one row, [pos]")
         try:
             row = [operator.index(token) for token in (tokens.tolist() if shape is not None else tokens)]
         except TypeError:
-            raise TypeError(f"tokens are whole numbers, in a list or a tensor; this is {tokens!r:.60}") from None
+            raise TypeError(f"tokens must be whole numbers, in a list or a tensor; this is {tokens!r:.60}") from None
         for token in row:
             if not 0 <= token < 2**32 or self.tokenizer.id_to_token(token) is None:
                 raise ValueError(f"token {token} is out of range; the tokenizer knows 0 to {len(self) - 1}")
@@ -124,9 +122,9 @@ class Vocabulary:
         return re.sub(r"^<0x([0-9A-F]{2})>$", lambda byte: _bytes(bytes.fromhex(byte[1])), raw).replace("▁", " ")
 
     def _raw(self, token: int) -> str | bytes:
-        """The bytes that a token of byte-level BPE stands for; of an added token, and of any other kind, its name."""
+        """Return the bytes of a token of byte-level BPE; the name of an added token or of any other kind."""
         name = self.tokenizer.id_to_token(token)
-        assert name is not None  # _row has looked
+        assert name is not None  # _row has checked
         of_character = _bytes_of_characters()
         if not self._byte_level or token in self._added or not all(character in of_character for character in name):
             return name
@@ -140,7 +138,7 @@ class Vocabulary:
 
     @cached_property
     def _added(self) -> frozenset[int]:
-        """The tokens that stand for their own name: special ones, and those added after the training."""
+        """The tokens that stand for their own name: special tokens, and those added after training."""
         return frozenset(self.tokenizer.get_added_tokens_decoder())
 
 
@@ -153,7 +151,7 @@ def _bytes(raw: bytes) -> str:
 
 @cache
 def _bytes_of_characters() -> dict[str, int]:
-    """The byte behind each character in which byte-level BPE writes: itself where that prints, else from U+0100 on."""
+    """Return the byte behind each character of byte-level BPE: itself if printable, else from U+0100 on."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

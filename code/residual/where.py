@@ -1,4 +1,4 @@
-"""Where in an activation: which heads of which layers, which positions, and what fits there."""
+"""Places in an activation: heads of layers, positions, and values that fit there."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor
 
 HEADED = ("q", "k", "v", "rot_q", "rot_k", "q_in", "k_in", "v_in", "z", "result", "scores", "pattern")
 
-Heads = int | str | Sequence[int | str]  # 3: head 3 of every layer; "1.3": that of layer 1
+Heads = int | str | Sequence[int | str]  # 3: head 3 of every layer; "1.3": head 3 of layer 1
 
 
 def held(values: Any) -> Any:
-    """Heads or positions that can be read more than once: an iterator becomes a list."""
+    """Return heads or positions that can be read more than once: an iterator becomes a list."""
     once = isinstance(values, Iterable) and not isinstance(values, str | Sequence | Tensor | np.ndarray)
     return list(values) if once else values
 
 
 class per_example:
-    """One position for each example: ``positions=per_example([4, 2])`` is 4 in the first and 2 in the second.
+    """One position for each example: ``per_example([4, 2])`` is position 4 in the first and 2 in the second.
 
     Raises:
-        ValueError: these are no whole numbers.
+        ValueError: the positions are not whole numbers.
     """
 
     def __init__(self, positions: Sequence[int] | Int[Tensor, " batch"]) -> None:
@@ -38,13 +38,13 @@ Positions = int | slice | Sequence[int] | Bool[Tensor, "batch pos"] | per_exampl
 
 
 def parse_heads(heads: Heads) -> list[tuple[int | None, int]]:
-    """The heads as pairs of a layer and a head. A number by itself is that head of every layer, which is None.
+    """Return the heads as pairs (layer, head). A number by itself is that head of every layer: its layer is None.
 
     >>> parse_heads(["18.6", 3])
     [(18, 6), (None, 3)]
 
     Raises:
-        ValueError: neither a whole number nor such a name.
+        ValueError: a head is neither a whole number nor such a name.
     """
     pairs: list[tuple[int | None, int]] = []
     for head in _items(heads):
@@ -53,64 +53,64 @@ def parse_heads(heads: Heads) -> list[tuple[int | None, int]]:
         elif name := re.fullmatch(r"(\d+)\.(\d+)", head):
             pairs.append((int(name[1]), int(name[2])))
         else:
-            raise ValueError(f"the head {head!r} has no such name; head 3 of layer 1 is '1.3'")
+            raise ValueError(f"{head!r} is not the name of a head; head 3 of layer 1 is '1.3'")
     return pairs
 
 
 def with_heads(names: Iterable[str], heads: Heads | None) -> frozenset[str]:
-    """Those of the activations in whose layer a head is meant.
+    """Return the activations whose layer has one of the heads; all of them if no heads are given.
 
     Raises:
-        ValueError: an activation has no heads; a head is in a layer of which there is no activation.
+        ValueError: an activation has no heads; or no activation is in the layer of a head.
     """
     names = frozenset(names)
     if heads is None:
         return names
     for name in sorted(names):
         _check_headed(name)
-    pairs, there = parse_heads(heads), {_layer(name) for name in names}
+    pairs, layers = parse_heads(heads), {_layer(name) for name in names}
     for layer, head in pairs:
-        if layer is not None and layer not in there:
-            raise ValueError(f"there is no head {layer}.{head} in {', '.join(sorted(names))}: none is of layer {layer}")
+        if layer is not None and layer not in layers:
+            raise ValueError(f"there is no head {layer}.{head} in {', '.join(sorted(names))}: none is in layer {layer}")
     return frozenset(name for name in names if any(layer in (None, _layer(name)) for layer, _ in pairs))
 
 
 def is_square(name: str) -> bool:
-    """Whether the activation is ``[batch head query key]``."""
+    """Return True if the activation is ``[batch head query key]``."""
     return name.endswith((".scores", ".pattern"))
 
 
 def put(
     name: str, x: Tensor, value: Tensor, heads: Heads | None, positions: Positions | None, start: int | None = None
 ) -> Tensor:
-    """``x`` with ``value`` at these heads and positions; with neither given, all of it.
+    """Return ``x`` with ``value`` at these heads and positions; everywhere if neither is given.
 
     Args:
-        value: of the shape of x, or of one example for all.
-        start: in a text that grows (see ``taps.growing``), how many positions came before those in x.
+        value: the shape of x, or one example for the whole batch.
+        start: in a growing text (see ``taps.growing``), the number of positions before those in x.
 
     Raises:
         ValueError: the value does not fit, or there is no such head or position.
     """
     check_fit(name, x, value)
-    there = torch.ones((), dtype=torch.bool, device=x.device)
+    chosen = torch.ones((), dtype=torch.bool, device=x.device)
     if heads is not None:
         _check_headed(name)
         mine = [head for layer, head in parse_heads(heads) if layer in (None, _layer(name))]
         axis = 1 if is_square(name) else 2
-        there = there & _along(_marks(name, mine, x.shape[axis], "head"), x, axis)
+        chosen = chosen & _along(_marks(name, mine, x.shape[axis], "head"), x, axis)
     if positions is not None:
-        there = there & mark(name, x, positions, start)
+        chosen = chosen & mark(name, x, positions, start)
     if heads is None and positions is None:
         return value.to(x).expand_as(x)
-    return torch.where(there, value.to(x), x)
+    return torch.where(chosen, value.to(x), x)
 
 
 def mark(name: str, x: Tensor, positions: Positions, start: int | None = None) -> Bool[Tensor, "*broadcast"]:
-    """True at the positions (in a pattern: the queries), of a shape that broadcasts to ``x``.
+    """Return True at the positions (in a pattern: at the queries), in a shape that broadcasts to ``x``.
 
     Raises:
-        ValueError: there is no such position, or it is not clear which are meant.
+        ValueError: there is no such position, or the positions are ambiguous.
     """
     axis = 2 if is_square(name) else 1
     batch, length = len(x), x.shape[axis] + (start or 0)
@@ -124,12 +124,12 @@ def mark(name: str, x: Tensor, positions: Positions, start: int | None = None) -
             raise ValueError(f"positions mark {list(positions.shape)} [batch pos]; {name} has shape {list(x.shape)}")
     elif isinstance(positions, per_example):
         if len(positions.positions) != batch:
-            raise ValueError(f"positions are those of {len(positions.positions)} examples; {name} has {batch}")
+            raise ValueError(f"positions are for {len(positions.positions)} examples; {name} has {batch}")
         rows = [_marks(name, [position], length, "position", start) for position in positions.positions]
         marks = torch.stack(rows)
     elif isinstance(positions, Tensor) and positions.ndim:
         raise ValueError(
-            f"positions is a tensor of shape {list(positions.shape)}: positions of every example, or one of each? "
+            f"positions is a tensor of shape {list(positions.shape)}: the same for every example, or one for each? "
             "Write positions.tolist() for the first, per_example(positions) for the second"
         )
     else:
@@ -139,19 +139,19 @@ def mark(name: str, x: Tensor, positions: Positions, start: int | None = None) -
 
 
 def check_fit(name: str, x: Tensor, value: Tensor) -> None:
-    """Refuse a value that does not fit: it must have the shape of ``x``, or a single example that stands for all.
+    """Check that a value has the shape of ``x``, or is a single example for the whole batch.
 
     Raises:
         ValueError: it has another shape.
     """
     if value.ndim == x.ndim and value.shape[1:] == x.shape[1:] and len(value) not in (1, len(x)):
-        raise ValueError(f"a value of {len(value)} examples does not fit the {len(x)} of {name}; give as many, or 1")
+        raise ValueError(f"a value of {len(value)} examples does not fit the {len(x)} of {name}; give {len(x)}, or 1")
     if value.ndim != x.ndim or value.shape[1:] != x.shape[1:]:
         raise ValueError(f"a value of shape {list(value.shape)} does not fit {name}, which has shape {list(x.shape)}")
 
 
 def repeated(positions: Positions | None, copies: int) -> Positions | None:
-    """The positions where each example stands ``copies`` times in a row."""
+    """Return the positions for a batch in which each example is repeated ``copies`` times in a row."""
     if isinstance(positions, per_example):
         return per_example([position for position in positions.positions for _ in range(copies)])
     marks = torch.as_tensor(positions) if isinstance(positions, np.ndarray) else positions
@@ -162,7 +162,7 @@ def _listed(positions: int | slice | Sequence[int] | Tensor, length: int, start:
     if not isinstance(positions, slice):
         return [_whole(position, "position") for position in _items(positions)]
     if start is not None and min(positions.start or 0, positions.stop or 0) < 0:
-        raise ValueError(f"{positions} counts from the end, and a text that grows has none; count from its start")
+        raise ValueError(f"{positions} counts from the end, but the text is still growing; count from its start")
     listed = list(range(*positions.indices(length)))
     if not listed and start is None:
         raise ValueError(f"there is no position in {positions} of {length}")
@@ -170,11 +170,11 @@ def _listed(positions: int | slice | Sequence[int] | Tensor, length: int, start:
 
 
 def _marks(name: str, indices: list[int], length: int, word: str, start: int | None = None) -> Bool[Tensor, " length"]:
-    """True at the indices; in a text that grows, those to come do not count yet."""
+    """Return True at the indices; in a growing text, positions not yet reached are ignored."""
     marks = torch.zeros(length, dtype=torch.bool)
     for i in indices:
         if start is not None and i < 0:
-            raise ValueError(f"position {i} counts from the end, and a text that grows has none; count from its start")
+            raise ValueError(f"position {i} counts from the end, but the text is still growing; count from its start")
         if start is None and not -length <= i < length:
             raise ValueError(f"{name} has {length} {word}s; there is no {word} {i}")
         if i < length:
@@ -184,7 +184,7 @@ def _marks(name: str, indices: list[int], length: int, word: str, start: int | N
 
 def _check_headed(name: str) -> None:
     if name.rsplit(".", 1)[-1] not in HEADED:
-        raise ValueError(f"{name} has no axis of heads; leave heads out, or name {', '.join(HEADED)}")
+        raise ValueError(f"{name} has no head axis; leave heads out, or use {', '.join(HEADED)}")
 
 
 def _along(marks: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -192,8 +192,8 @@ def _along(marks: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 def _layer(name: str) -> int | None:
-    found = re.match(r"blocks\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.match(r"blocks\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 def _items(values) -> list:
@@ -208,4 +208,4 @@ def _whole(value, word: str) -> int:
             raise TypeError
         return index(value)
     except TypeError:
-        raise ValueError(f"a {word} is a whole number; {value!r} is none") from None
+        raise ValueError(f"a {word} is a whole number; {value!r} is not") from None

@@ -1,7 +1,8 @@
-"""A number computed a second time, held against the note and against the notebook.
+"""Published numbers computed a second time, and compared with the note and with the notebook.
 
-A test file has ``NUMBERS``: by note, a table of ``Again(compute, within)`` by the claim's name. The value has to lie
-``within`` what the notebook published, and what the note says has to be true of it or of a number that near.
+A test file has ``NUMBERS``: for each note, a table of ``Again(compute, within)`` by the claim's name. The new value
+must lie ``within`` that distance of the published value, and the text of the note must be true of it or of a number
+that near.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ Number = float | tuple[int, int]
 
 
 class Again(NamedTuple):
-    """How to compute a number again, and how far it may be from the published one."""
+    """A function that computes a number again, and how far the result may be from the published number."""
 
     compute: Callable[[], Number]
     within: float = 1e-6
 
 
 def each(numbers: dict[str, dict[str, Again]]) -> pytest.MarkDecorator:
-    """A test of its own for each entry of the tables."""
+    """Parametrize a test by the entries of the tables."""
     rows = [(note, name, number) for note, table in numbers.items() for name, number in table.items()]
     ids = [f"{note}-{name}" for note, name, _ in rows]
     return pytest.mark.parametrize(("note", "name", "number"), rows, ids=ids)
@@ -38,19 +39,19 @@ def each(numbers: dict[str, dict[str, Again]]) -> pytest.MarkDecorator:
 
 @cache
 def says(note: str) -> dict[str, list[str]]:
-    """What the note writes for each claim of its own notebook: texts by name."""
+    """Return the texts that the note writes for each claim of its own notebook, by the claim's name."""
     notebook = note.replace("-", "_") + ".py"
     text = (ROOT / f"docs/notes/{note}.md").read_text("utf-8")
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for words, path, name in re.findall(r"\[([^\]\[]+)\]\(([^)\s#]*)#=(\w+)\)", text):
         if path in ("", f"../../code/notebooks/{notebook}"):
-            found.setdefault(name, []).append(words)
-    return found
+            texts.setdefault(name, []).append(words)
+    return texts
 
 
 @cache
 def published(note: str) -> dict[str, Number]:
-    """What the notebook computed; it runs first where something that it reads has changed."""
+    """Return the numbers that the notebook published; the notebook runs first if one of its inputs has changed."""
     path = f"code/notebooks/{note.replace('-', '_')}.py"
     site = Book(Layout(ROOT))
     site.execute(only=[path])
@@ -60,9 +61,9 @@ def published(note: str) -> dict[str, Number]:
 
 
 def wrong(note: str, name: str, number: Again) -> list[str]:
-    """Each way in which the second program contradicts the note, in words; none where they agree."""
+    """Return each contradiction between the second program and the note, as text; an empty list if they agree."""
     if name not in says(note):
-        return [f"docs/notes/{note}.md has no claim {name} any more; take it out of this table, or rename it"]
+        return [f"docs/notes/{note}.md no longer has a claim {name}; remove it from this table, or rename it"]
     value = number.compute()
     value = value if isinstance(value, tuple) else float(value)
     problems = []

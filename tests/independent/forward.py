@@ -1,6 +1,6 @@
-"""A forward pass of the committed models, written from the formulas of the papers; nothing is shared with the library.
+"""A forward pass of the committed models, written from the papers' formulas and sharing nothing with the library.
 
-Attention-only models (Elhage et al. 2021), with positions in the stream or in the queries' and keys' input alone
+Attention-only models (Elhage et al. 2021), with positions in the stream or only in the input of queries and keys
 (Press et al. 2021, "Shortformer"), and GPT-2 (Radford et al. 2019): positions in the stream, LayerNorm, an MLP.
 """
 
@@ -18,9 +18,9 @@ from .weights import config, heads, weights
 
 @dataclass
 class Seen:
-    """What a pass computed, by layer: ``pattern [batch head query key]``, ``written [batch pos head d_model]``.
+    """The results of a pass, by layer: ``pattern [batch head query key]``, ``written [batch pos head d_model]``.
 
-    ``stream[l]`` is what layer ``l`` reads; the last entry is the end of the stream.
+    ``stream[l]`` is the input of layer ``l``; the last entry is the end of the stream.
     """
 
     pattern: list[Tensor] = field(default_factory=list)
@@ -48,22 +48,22 @@ def forward(
     keys: Change = unchanged,
     apart: bool = False,
 ) -> Seen:
-    """Run an attention-only model on tokens ``[batch pos]``; each argument may change what a layer computed.
+    """Run an attention-only model on tokens ``[batch pos]``; each argument may change a layer's intermediate results.
 
     Args:
         z: the mixed values ``[batch head pos d_head]``, before ``W_O``.
         out: the sum of all heads' outputs ``[batch pos d_model]``.
-        keys_from: the stream that only the keys read.
+        keys_from: the stream that the keys read.
         keys: the keys themselves, ``[batch head pos d_head]``.
-        apart: keep what each head wrote, too.
+        apart: keep the output of each head as well.
     """
     c = config(name)
-    assert c["norm"] == "none" and not c["d_mlp"], f"{name} is not attention alone"
+    assert c["norm"] == "none" and not c["d_mlp"], f"{name} is not attention-only"
     w = {key: tensor.to(dtype) for key, tensor in weights(name).items()}
     seen = Seen()
     n = tokens.shape[1]
     x, place = w["W_E"][tokens], w["W_pos"][:n]
-    if c["positions"] == "learned":  # written into the stream once, instead of read by queries and keys at each layer
+    if c["positions"] == "learned":  # added to the stream once, not to the input of queries and keys at each layer
         x, place = x + place, torch.zeros_like(place)
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     for layer in range(c["n_layers"]):
@@ -96,11 +96,11 @@ def gpt(
     norm: Callable[[Tensor], Tensor] | None = None,
     shift: Tensor | float = 0,
 ) -> Tensor:
-    """Logits of a GPT-2 with tied embeddings.
+    """Return the logits of a GPT-2 with tied embeddings.
 
     Args:
         norm: a normalization instead of LayerNorm's, before its gain and bias.
-        shift: what is added to the positions' vectors, ``[pos d_model]``.
+        shift: added to the position vectors, ``[pos d_model]``.
     """
     c, w = config(name), {key: tensor.to(dtype) for key, tensor in weights(name).items()}
     n, n_heads = tokens.shape[1], c["n_heads"]
@@ -120,7 +120,7 @@ def gpt(
 
 
 def layer_norm(x: Tensor) -> Tensor:
-    """Mean zero and variance one (Ba et al. 2016), with GPT-2's ε."""
+    """Normalize to mean 0 and variance 1 (Ba et al. 2016), with GPT-2's ε."""
     x = x - x.mean(dim=-1, keepdim=True)
     return x / ((x * x).mean(dim=-1, keepdim=True) + 1e-5).sqrt()
 
@@ -131,7 +131,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """−log p of each target ``[batch pos]``, in nats."""
+    """Return −log p of each target ``[batch pos]``, in nats."""
     return logits.logsumexp(dim=-1) - logits.gather(-1, targets[..., None])[..., 0]
 
 
@@ -140,9 +140,9 @@ def loss(logits: Tensor, targets: Tensor) -> float:
 
 
 def over(name: str, windows: Tensor, run: Callable = forward, size: int = 16) -> Tensor:
-    """The loss of each window ``[window pos]``, in single precision, a few windows at a time."""
-    found = []
+    """Return the loss of each window ``[window pos]``, in single precision, a few windows at a time."""
+    parts = []
     for part in windows.split(size):
-        made = run(name, part[:, :-1], torch.float32)
-        found.append(losses(made.logits if isinstance(made, Seen) else made, part[:, 1:]).mean(dim=1))
-    return torch.cat(found).double()
+        result = run(name, part[:, :-1], torch.float32)
+        parts.append(losses(result.logits if isinstance(result, Seen) else result, part[:, 1:]).mean(dim=1))
+    return torch.cat(parts).double()

@@ -1,6 +1,6 @@
-"""SmolLM2 from its GGUF file with a forward pass of its own: the formulas of Llama (Touvron et al. 2023).
+"""SmolLM2 from its GGUF file, with an independent forward pass: the formulas of Llama (Touvron et al. 2023).
 
-The file holds queries' and keys' coordinates in pairs (0, 1), (2, 3), … of the rotation.
+The file stores the coordinates of queries and keys in rotary pairs (0, 1), (2, 3), …
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def tensors() -> dict:
 
 
 def size(name: str) -> int:
-    """The numbers of all tensors whose names contain this, each of them once."""
+    """Return the number of parameters in all tensors whose names contain this, each counted once."""
     return sum(math.prod(map(int, tensor.shape)) for key, tensor in tensors().items() if name in key)
 
 
 @cache
 def weight(name: str) -> Tensor:
-    """As the file has it: ``[out in]``."""
+    """Return a tensor as stored in the file: ``[out in]``."""
     tensor = tensors()[f"{name}.weight"]
     return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
 
@@ -63,7 +63,7 @@ def d_head() -> int:
 
 
 def clocks() -> list[float]:
-    """Tokens for one turn of each pair of coordinates."""
+    """Return the number of tokens in one turn of each pair of coordinates."""
     base, half = setting("rope.freq_base"), d_head() // 2
     return [2 * math.pi * base ** (i / half) for i in range(half)]
 
@@ -73,7 +73,7 @@ def rms(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def turn(x: Tensor) -> Tensor:
-    """Rotary positions of ``[batch head pos d_head]`` as complex numbers (Su et al. 2021)."""
+    """Apply rotary positions to ``[batch head pos d_head]``, as complex numbers (Su et al. 2021)."""
     angles = torch.arange(x.shape[2])[:, None] * (2 * math.pi / torch.tensor(clocks(), dtype=torch.float64))
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles).to(pairs.dtype)).flatten(-2)
@@ -86,7 +86,7 @@ class Seen:
 
 
 def forward(tokens: Tensor, gone: Sequence[tuple[int, int]] = ()) -> Seen:
-    """Logits and patterns; the heads ``gone`` are at their mean over texts and positions."""
+    """Return logits and patterns; the heads ``gone`` are replaced by their mean over texts and positions."""
     n = tokens.shape[1]
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     x, patterns = weight("token_embd")[tokens], []
@@ -113,12 +113,12 @@ PARTS = (
 )
 
 
-# -- circuits, for row vectors, with each norm's gain in what reads through it
+# -- circuits, for row vectors, with each norm's gain folded into the maps that read its output
 
 
 @cache
 def circuit(layer: int, kind: str) -> list[Tensor]:
-    """Each head's ``W_Q``, ``W_K``, ``W_V`` as ``[d_model d_head]``, or ``W_O`` as ``[d_head d_model]``."""
+    """Return each head's ``W_Q``, ``W_K``, ``W_V`` as ``[d_model d_head]``, or ``W_O`` as ``[d_head d_model]``."""
     if kind == "O":
         return list(weight(f"blk.{layer}.attn_output").T.double().split(d_head()))
     read = (weight(f"blk.{layer}.attn_{kind.lower()}") * weight(f"blk.{layer}.attn_norm")).T.double().split(d_head(), 1)
@@ -126,7 +126,7 @@ def circuit(layer: int, kind: str) -> list[Tensor]:
 
 
 def k_composition(later: tuple[int, int], earlier: tuple[int, int]) -> float:
-    """‖W_QK W_OVᵀ‖ / (‖W_QK‖ ‖W_OV‖), at distance zero."""
+    """Return ‖W_QK W_OVᵀ‖ / (‖W_QK‖ ‖W_OV‖), at distance zero."""
     Q, K = (circuit(later[0], kind)[later[1]] for kind in "QK")
     V, out = (circuit(earlier[0], kind)[earlier[1]] for kind in "VO")
     qk, ov = Q @ K.T, V @ out
@@ -135,15 +135,15 @@ def k_composition(later: tuple[int, int], earlier: tuple[int, int]) -> float:
 
 @cache
 def copying() -> Tensor:
-    """Σλ / Σ|λ| of each head's way from the embedding to the centered unembedding, ``[layer head]``."""
+    """Return Σλ / Σ|λ| of each head's path from the embedding to the centered unembedding, ``[layer head]``."""
     E = weight("token_embd")
     W_U = E * weight("output_norm")  # tied; a row for each token
     between = ((W_U - W_U.mean(dim=0)).T @ E).double()
-    found = []
+    rows = []
     for layer in range(layers()):
         small = torch.stack(
             [out @ between @ V for V, out in zip(circuit(layer, "V"), circuit(layer, "O"), strict=True)]
         )
         values = torch.linalg.eigvals(small)
-        found.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
-    return torch.stack(found)
+        rows.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
+    return torch.stack(rows)

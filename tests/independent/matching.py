@@ -1,4 +1,4 @@
-"""Random tokens that repeat, and the five models trained on them: who looks one back, who finds a token again."""
+"""Prefix matching on random tokens that repeat, in the five models trained on them."""
 
 from collections.abc import Callable
 from functools import cache
@@ -15,30 +15,30 @@ PERIODS = (8, 32)
 
 
 def previous(pattern: Tensor) -> Tensor:
-    """Each head's mean attention to the token before, ``[head]``, of a pattern ``[batch head query key]``."""
+    """Return each head's mean attention to the previous token, ``[head]``, in a pattern ``[batch head query key]``."""
     return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(0, 2))
 
 
 def matching(pattern: Tensor, periods: Tensor) -> Tensor:
-    """Each head's mean attention, from the second period on, to what followed this token in the periods before."""
-    found = []
+    """Return each head's mean attention, from the second period on, to what followed this token in earlier periods."""
+    means = []
     for row, period in zip(pattern, periods.tolist(), strict=True):
         for query in range(period, row.shape[-1]):
             keys = list(range(query - period + 1, 0, -period))
-            found.append(row[:, query, keys].sum(dim=-1))
-    return torch.stack(found).mean(dim=0)
+            means.append(row[:, query, keys].sum(dim=-1))
+    return torch.stack(means).mean(dim=0)
 
 
 @cache
 def scores(name: str) -> Tensor:
-    """Prefix matching of each head, ``[layer head]``, on stretches of distinct tokens."""
+    """Return the prefix matching of each head, ``[layer head]``, on stretches of distinct tokens."""
     tokens, periods = repeats(24, 128, PERIODS, distinct=True)
     return torch.stack([matching(pattern, periods) for pattern in forward(name, tokens, torch.float32).pattern])
 
 
 @cache
 def mover(name: str) -> int:
-    """The head of layer 0 that looks one back most, on speeches."""
+    """Return the head of layer 0 that attends most to the previous token, on speeches."""
     seen = forward(name, drawn(16, 129)[:, :-1], torch.float32)
     return int(previous(seen.pattern[0]).argmax())
 
@@ -48,7 +48,7 @@ def inductors(name: str, layer: int = 1) -> list[int]:
 
 
 def again() -> tuple[Tensor, Tensor]:
-    """Tokens that repeat, and which predictions are of a token that came a period ago."""
+    """Return tokens that repeat, and a mask of the predictions whose target came one period before."""
     tokens, periods = repeats(48, 129, PERIODS)
     return tokens, torch.arange(1, 129) >= periods[:, None]
 
@@ -73,7 +73,7 @@ def changed(name: str, **changes: Callable[[Tensor, int], Tensor]) -> Seen:
 
 
 def at_mean(layer: int, chosen: list[int]) -> Callable[[Tensor, int], Tensor]:
-    """A change of ``z``: these heads at their mean over texts and positions."""
+    """Return a change of ``z`` that sets these heads to their mean over texts and positions."""
 
     def change(z: Tensor, here: int) -> Tensor:
         if here != layer:
@@ -86,7 +86,7 @@ def at_mean(layer: int, chosen: list[int]) -> Callable[[Tensor, int], Tensor]:
 
 
 def edge(name: str) -> float:
-    """The rise of the loss when the induction heads' keys get the mean of what the previous-token head wrote."""
+    """Return the rise of the loss if the induction heads' keys read the mean of the previous-token head's output."""
     seen, readers = run(name), inductors(name)
     wrote = seen.written[0][:, :, mover(name)]
     W_K = heads(name, 1)["K"].float()

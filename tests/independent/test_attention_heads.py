@@ -1,4 +1,4 @@
-"""attention-heads: the one-layer model ``attn-1l``, its subspaces, the direction of its positions, one prediction."""
+"""attention-heads: the one-layer model ``attn-1l``, its subspaces, its position direction, and one prediction."""
 
 from functools import cache
 from itertools import combinations
@@ -19,17 +19,17 @@ N, D, D_HEAD, HEADS = 1024, 768, 64, 12  # GPT-2 small
 
 
 def spaces(kind: str) -> list[Tensor]:
-    """An orthonormal basis ``[d_model d_head]`` of what each head reads or writes by."""
+    """Return an orthonormal basis ``[d_model d_head]`` of the space that each head reads from or writes to."""
     return [torch.linalg.qr(W.T if kind == "O" else W).Q for W in heads(NAME, 0)[kind]]
 
 
 def cosines(kind: str) -> Tensor:
-    """Of the principal angles of each pair of heads, ``[pair angle]``, by eigenvalues of the product of projections."""
-    found = []
+    """Return the cosines of each pair of heads' principal angles, ``[pair angle]``, by eigenvalues of projections."""
+    pairs = []
     for A, B in combinations(spaces(kind), 2):
         squares = torch.linalg.eigvalsh(A.T @ B @ B.T @ A).clamp(min=0).flip(0)
-        found.append(squares.sqrt())
-    return torch.stack(found)
+        pairs.append(squares.sqrt())
+    return torch.stack(pairs)
 
 
 def overlap(kind: str) -> float:
@@ -38,7 +38,7 @@ def overlap(kind: str) -> float:
 
 @cache
 def spectrum() -> tuple[Tensor, Tensor]:
-    """Variances of the position vectors, largest first, and the direction of the largest; it grows with position."""
+    """Return the variances of the position vectors, largest first, and the first direction, growing with position."""
     W_pos = weights(NAME)["W_pos"]
     spread = W_pos - W_pos.mean(dim=0)
     values, vectors = torch.linalg.eigh(spread.T @ spread)
@@ -51,7 +51,7 @@ def u() -> Tensor:
 
 
 def straight() -> float:
-    y = (weights(NAME)["W_pos"] @ u())[:-1]  # the last is never a past key
+    y = (weights(NAME)["W_pos"] @ u())[:-1]  # the last position is never a past key
     x = torch.arange(len(y), dtype=torch.float64)
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / ((x * x).sum() * (y * y).sum()).sqrt())
@@ -102,10 +102,10 @@ def without(x: Tensor, layer: int = 0) -> Tensor:
 
 
 def recency(**changes) -> float:
-    """Attention to the token one back over that to the token 16 back, by tokens from position 24 on."""
+    """Return attention one token back over attention 16 tokens back, for tokens from position 24 on."""
     pattern = forward(NAME, windows()[:, :-1], **changes).pattern[0]
-    one, sixteen = (torch.stack([pattern[:, :, i, i - back] for i in range(24, 64)]).mean() for back in (1, 16))
-    return float(one / sixteen)
+    near, far = (torch.stack([pattern[:, :, i, i - back] for i in range(24, 64)]).mean() for back in (1, 16))
+    return float(near / far)
 
 
 @cache
@@ -143,17 +143,17 @@ def some() -> Tensor:
 
 
 def by_bigrams() -> Tensor:
-    """−log p of each window's tokens by counts, one for each pair that was not seen."""
+    """Return −log p of each window's tokens by bigram counts, with a count of one for unseen pairs."""
     p = (counts() + 1) / (counts() + 1).sum(dim=1, keepdim=True)
     return -p[cut(65)[:, :-1], cut(65)[:, 1:]].log().mean(dim=1)
 
 
-# -- one prediction, taken apart
+# -- the parts of one prediction
 
 
 @cache
 def account(seed: int) -> dict[str, float]:
-    """Shares of the answer's logit (less the mean logit) at "ate", by source; the direct path; its probability."""
+    """Return the answer's logit at "ate" less the mean, as shares by source; the direct path; the probability."""
     name = NAME if seed == 0 else f"{NAME}-seed{seed}"
     encoded = tokenizer().encode(" And that will define the state of our Union.")
     ids, place, w = torch.tensor(encoded.ids), encoded.tokens.index("ate"), weights(name)
@@ -176,7 +176,7 @@ def account(seed: int) -> dict[str, float]:
 
 
 def one_term_misses() -> float:
-    """1 − σ₁²/Σσ² of Σ_h vec(A^h) vec(W_OV^h)ᵀ, by the Gram matrices of both sides."""
+    """Return 1 − σ₁²/Σσ² of Σ_h vec(A^h) vec(W_OV^h)ᵀ, by the Gram matrices of both sides."""
     ids = torch.tensor(tokenizer().encode(" And that will define the state of our Union.").ids)[None]
     A = forward(NAME, ids).pattern[0][0].flatten(1)
     W = W_OV(NAME, 0).flatten(1)
@@ -188,7 +188,7 @@ def one_term_misses() -> float:
 
 
 def flops(width: int) -> int:
-    """Per head: into ``width`` numbers a token, the pattern, and back to the stream."""
+    """Return the FLOPs per head: into ``width`` numbers per token, the pattern, and back to the stream."""
     return 2 * N * D * width + 2 * N * N * width + (2 * N * width * D if width < D else 0)
 
 

@@ -15,27 +15,27 @@ N, D, D_HEAD, HEADS = 1024, 768, 64, 12  # GPT-2 small's context, widths and hea
 
 
 def multiply(a: int, b: int, c: int) -> int:
-    """FLOPs of [a, b] @ [b, c]."""
+    """Return the FLOPs of [a, b] @ [b, c]."""
     return 2 * a * b * c
 
 
 def queries_first(n: int) -> int:
-    """(x Q)(Kᵀ yᵀ): what is usually computed, for n queries."""
+    """Return the FLOPs of (x Q)(Kᵀ yᵀ), the usual order, for n queries."""
     return multiply(n, D, D_HEAD) + multiply(N, D, D_HEAD) + multiply(n, D_HEAD, N)
 
 
 def absorbed(n: int) -> int:
-    """((x Q) Kᵀ) yᵀ: the keys' map goes into the queries."""
+    """Return the FLOPs of ((x Q) Kᵀ) yᵀ, with the keys' map absorbed into the queries."""
     return multiply(n, D, D_HEAD) + multiply(n, D_HEAD, D) + multiply(n, D, N)
 
 
 def product_first() -> int:
-    """(x (Q Kᵀ)) yᵀ."""
+    """Return the FLOPs of (x (Q Kᵀ)) yᵀ."""
     return multiply(D, D_HEAD, D) + multiply(N, D, D) + multiply(N, D, N)
 
 
 def worst() -> int:
-    """((x K) Q) y with outer products: x and K share no axis, so that the first step multiplies all their entries."""
+    """Return the FLOPs of ((x K) Q) y with outer products: x and K share no axis, so all their entries multiply."""
     x_and_y = N * D * N * D  # query a key b, multiplied out
     then_one = 2 * N * D * N * D * D_HEAD  # … with Q or K: sums over one of a, b
     then_other = 2 * N * D * D_HEAD * N
@@ -47,12 +47,12 @@ def worst() -> int:
 
 
 def trees(n: int) -> int:
-    """Rooted binary trees with n labeled leaves: (2n − 3)!!."""
+    """Return the number of rooted binary trees with n labeled leaves: (2n − 3)!!."""
     return math.prod(range(1, 2 * n - 2, 2))
 
 
 def block() -> dict[str, int]:
-    """FLOPs of a block of GPT-2 on one full context."""
+    """Return the FLOPs of a block of GPT-2 on one full context."""
     return {
         "maps": 4 * multiply(N, D, D),
         "pattern": 2 * HEADS * multiply(N, D_HEAD, N),
@@ -62,7 +62,7 @@ def block() -> dict[str, int]:
 
 EINSTEIN = {
     "orders": Again(lambda: trees(4), 0),
-    "chain_orders": Again(lambda: math.comb(6, 3) / 4, 0),  # Catalan's number of four factors in a row
+    "chain_orders": Again(lambda: math.comb(6, 3) / 4, 0),  # the Catalan number for four factors in a row
     "product_over_best": Again(lambda: product_first() / queries_first(N)),
     "worst_over_best": Again(lambda: worst() / queries_first(N)),
     "absorbed_saves": Again(lambda: queries_first(1) / absorbed(1)),
@@ -78,7 +78,7 @@ EINSTEIN = {
 
 
 def three_tokens() -> Iterator[float]:
-    """The largest error of A ⊗ W in its four spellings, times two orders of stacking; a loop says what is right."""
+    """Yield the largest error of A ⊗ W in its four spellings, times two orders of stacking, against a loop."""
     A = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.1, 0.6, 0.3]])
     W, X = np.array([[1, 2], [0, -1.0]]), np.array([[1, 0], [2, 1], [0, 3.0]])
     right = np.zeros_like(X)
@@ -90,7 +90,7 @@ def three_tokens() -> Iterator[float]:
 
 
 def missed(A: np.ndarray) -> float:
-    """What of a pattern no multiple of the identity reaches, as a share of its square: by the nearest multiple."""
+    """Return the share of a pattern's square that the nearest multiple of the identity does not reach."""
     nearest = np.trace(A) / len(A) * np.eye(len(A))
     return float(((A - nearest) ** 2).sum() / (A**2).sum())
 
@@ -101,12 +101,12 @@ def uniform() -> np.ndarray:
 
 def half_previous() -> np.ndarray:
     A = np.eye(128) / 2 + np.diag(np.full(127, 0.5), -1)
-    A[0, 0] = 1  # the first position has none before it
+    A[0, 0] = 1  # the first position has no previous position
     return A
 
 
 def factored_flops() -> int:
-    """Values, patterns, outputs; every head's."""
+    """Return the FLOPs of values, patterns and outputs of every head."""
     return multiply(N, D, D) + HEADS * multiply(N, N, D_HEAD) + multiply(N, D, D)
 
 
@@ -116,7 +116,7 @@ PRODUCTS = {
     "operator_entries": Again(lambda: (3 * 2) ** 2, 0),
     "factor_entries": Again(lambda: 3**2 + 2**2, 0),
     "head_size": Again(lambda: 16 * 32, 0),
-    "head_rank": Again(lambda: 16 * 4, 0),  # a pattern has full rank, W_OV that of its head
+    "head_rank": Again(lambda: 16 * 4, 0),  # a pattern has full rank, W_OV has rank d_head
     "layer_entries": Again(lambda: (16 * 32) ** 2, 0),
     "missed_uniform": Again(lambda: missed(uniform())),
     "missed_uniform_formula": Again(lambda: 1 - sum(1 / i for i in range(1, 129)) / 128),

@@ -1,4 +1,4 @@
-"""induction-heads: two-layer models on random tokens that repeat and on speeches, and one layer with smeared keys."""
+"""induction-heads: two-layer models on repeating random tokens and on speeches, and one layer with smeared keys."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ PLAIN = [named("unsmeared", seed) for seed in SEEDS]
 
 
 def turn(name: str) -> int:
-    """The first evaluation on the card at which the loss on repeats is below half of log 512."""
+    """Return the first evaluation on the card at which the loss on repeats is below half of log 512."""
     by_step = card(name)["metrics"]["repeated by step"]
     return next(int(step) for step, loss in by_step.items() if loss < math.log(512) / 2)
 
@@ -50,7 +50,7 @@ def cost_of(name: str, layer: int, head: int) -> float:
 
 
 def following() -> Tensor:
-    """Which keys followed the query's token before: ``[row query key]``."""
+    """Return a mask of the keys that follow an earlier copy of the query's token: ``[row query key]``."""
     tokens = again()[0][:, :-1]
     same = tokens[:, :, None] == tokens[:, None, :]
     after = torch.zeros_like(same)
@@ -59,7 +59,7 @@ def following() -> Tensor:
 
 
 def match(seen: Seen) -> float:
-    """The attention of the best head of layer 1 to what followed, at predictions of tokens that came before."""
+    """Return the best attention of a head of layer 1 to what followed, at predictions of tokens that came before."""
     paid = (seen.pattern[1] * following()[:, None]).sum(dim=-1).transpose(0, 1)
     return max(float(head[again()[1]].mean()) for head in paid)
 
@@ -86,14 +86,14 @@ def one_back() -> Tensor:
 
 
 def pure() -> Tensor:
-    """Even attention to what followed; to the first position where nothing did."""
-    found = following().float()
-    found[:, :, 0] += found.sum(dim=-1) == 0
-    return found / found.sum(dim=-1, keepdim=True)
+    """Return uniform attention to what followed; to the first position if nothing did."""
+    keys = following().float()
+    keys[:, :, 0] += keys.sum(dim=-1) == 0
+    return keys / keys.sum(dim=-1, keepdim=True)
 
 
 def recovered(name: str, layer: int, chosen: list[int], pattern: Tensor) -> float:
-    """What comes back of the loss that these heads are worth, when they are not at their mean but attend like this."""
+    """Return the share of these heads' worth that is left if they attend like this instead of being at their mean."""
     gone = repeated(changed(name, z=at_mean(layer, chosen)).logits)
     put = repeated(changed(name, pattern=replaced(layer, chosen, pattern)).logits)
     return (gone - put) / (gone - repeated(run(name).logits))
@@ -113,7 +113,7 @@ def on_speeches(name: str) -> Seen:
 
 
 def worth(name: str, layer: int, chosen: list[int]) -> float:
-    """The rise of the loss on speeches with these heads at their mean."""
+    """Return the rise of the loss on speeches with these heads at their mean."""
     base = losses(on_speeches(name).logits, windows()[:, 1:]).mean()
     gone = forward(name, windows()[:, :-1], torch.float32, z=at_mean(layer, chosen)).logits
     return float(losses(gone, windows()[:, 1:]).mean() - base)
@@ -125,7 +125,7 @@ def others(name: str) -> list[int]:
 
 @cache
 def of_others() -> list[tuple[float, float]]:
-    """Of each head of layer 1 that does no induction: attention to its own token, and worth on speeches."""
+    """Return, for each non-induction head of layer 1, its attention to its own token and its worth on speeches."""
     return [
         (float(on_speeches(n).pattern[1][:, h].diagonal(dim1=1, dim2=2).mean()), worth(n, 1, [h]))
         for n in NAMES
@@ -151,24 +151,24 @@ def at_zero(layer: int, head: int) -> Callable[[Tensor, int], Tensor]:
 
 @cache
 def idle(name: str) -> list[int]:
-    """The induction heads of a seed that are worth no more than 0.1 nats on speeches."""
+    """Return the induction heads of a seed that are worth no more than 0.1 nats on speeches."""
     return [head for head in inductors(name) if worth(name, 1, [head]) <= 0.1]
 
 
 @cache
 def from_zero() -> list[float]:
-    """The rise of the loss on speeches with an idle head's z at zero, of each."""
-    found = []
+    """Return the rise of the loss on speeches with an idle head's z at zero, for each idle head."""
+    rises = []
     for name in NAMES:
         base = losses(on_speeches(name).logits, windows()[:, 1:]).mean()
         for head in idle(name):
             gone = forward(name, windows()[:, :-1], torch.float32, z=at_zero(1, head)).logits
-            found.append(float(losses(gone, windows()[:, 1:]).mean() - base))
-    return found
+            rises.append(float(losses(gone, windows()[:, 1:]).mean() - base))
+    return rises
 
 
 def common_end(tokens: list[int], i: int, j: int) -> int:
-    """How many tokens up to place i are those up to place j, j before i."""
+    """Return how many tokens up to place i equal those up to place j, with j before i."""
     n = 0
     while n <= j and tokens[i - n] == tokens[j - n]:
         n += 1
@@ -177,19 +177,19 @@ def common_end(tokens: list[int], i: int, j: int) -> int:
 
 @cache
 def matches() -> list[tuple[int, int, int, int]]:
-    """Window, place, length of the longest match and what followed its latest occurrence, where something matches."""
-    found = []
+    """Return window, place, length of the longest match and the token after its latest occurrence, for each match."""
+    results = []
     for row, tokens in enumerate(windows()[:, :-1].tolist()):
         for i in range(len(tokens)):
             length, latest = max(((common_end(tokens, i, j), j) for j in range(i)), default=(0, 0))
             if length:
-                found.append((row, i, length, tokens[latest + 1]))
-    return found
+                results.append((row, i, length, tokens[latest + 1]))
+    return results
 
 
 @cache
 def raised(name: str) -> Tensor:
-    """By how much the idle heads raise the log-probability of each match's follower."""
+    """Return how far the idle heads raise the log-probability of each match's follower."""
     rows, places, _, followers = torch.tensor(matches()).T
     gone = forward(name, windows()[:, :-1], torch.float32, z=at_mean(1, idle(name))).logits
     extra = on_speeches(name).logits.log_softmax(dim=-1) - gone.log_softmax(dim=-1)
@@ -202,7 +202,7 @@ def of_length(values: Tensor, least: int, most: int = 999) -> float:
 
 
 def came() -> Tensor:
-    """At each match, 1 where its follower is the next token."""
+    """Return, for each match, 1 if its follower is the next token."""
     rows, places, _, followers = torch.tensor(matches()).T
     return windows()[rows, places + 1] == followers
 
@@ -217,22 +217,22 @@ def positivity(M: Tensor) -> float:
 
 @cache
 def corner() -> list[tuple[float, float]]:
-    """QK through the previous-token head and OV, of each induction head.
+    """Return QK through the previous-token head, and OV, of each induction head.
 
-    The 512 × 512 tables' eigenvalues that are not zero, from the side of the stream: A B has those of B A.
+    The nonzero eigenvalues of the 512 × 512 tables, computed on the side of the stream: A B has those of B A.
     """
-    found = []
+    pairs = []
     for name in NAMES:
         w, first = weights(name), W_OV(name, 0)[mover(name)]
         for head in inductors(name):
             through = W_QK(name, 1)[head] @ first.T @ w["W_E"].T @ w["W_E"]
             copies = W_OV(name, 1)[head] @ w["W_U"] @ w["W_E"]
-            found.append((positivity(through), positivity(copies)))
-    return found
+            pairs.append((positivity(through), positivity(copies)))
+    return pairs
 
 
 def counting(periods: tuple[int, int]) -> float:
-    """The score of a head that always looks 15 back."""
+    """Return the score of a head that always looks 15 back."""
     tokens, drawn_periods = repeats(64, 128, periods, distinct=True)
     back = torch.zeros(128, 128)
     back[torch.arange(15, 128), torch.arange(113)] = 1
@@ -241,7 +241,7 @@ def counting(periods: tuple[int, int]) -> float:
 
 
 def own_keys() -> list[float]:
-    """Of each head of one layer that does induction, the share of its own key in the mix with the one before."""
+    """Return, for each induction head of one layer, the share of its own key in the mix with the previous key."""
     return [
         float(weights(name)["blocks.0.attn.smear"][head].sigmoid()) for name in SMEARED for head in inductors(name, 0)
     ]

@@ -1,4 +1,4 @@
-"""These programs share nothing with the library, and there are as many numbers as the front page says."""
+"""The independent programs share nothing with the library, and the front page states their number."""
 
 import ast
 import re
@@ -36,8 +36,8 @@ REACHES = re.compile(r"import_module|__import__|spec_from|module_from|run_path|r
 
 
 def reaching(source: str) -> list[int]:
-    """The lines of a file that import the library, by a statement or by a function that could."""
-    found = []
+    """Return the lines of a file that import the library, by a statement or by a function that could."""
+    lines = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -46,14 +46,14 @@ def reaching(source: str) -> list[int]:
         else:
             modules = []
         if any(module.partition(".")[0] == "residual" for module in modules):
-            found.append(node.lineno)
+            lines.append(node.lineno)
         if isinstance(node, ast.Call) and REACHES.fullmatch(ast.unparse(node.func).rpartition(".")[2]):
-            found.append(node.lineno)
-    return found
+            lines.append(node.lineno)
+    return lines
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.py")), ids=lambda path: path.stem)
-def test_nothing_here_imports_the_library(path: Path) -> None:
+def test_no_independent_program_imports_the_library(path: Path) -> None:
     assert reaching(path.read_text("utf-8")) == []
 
 
@@ -77,14 +77,14 @@ def test_the_front_page_says_how_many_numbers_are_computed_again() -> None:
         "test_layout"
     }
     assert {note for note, _ in names} == {path.stem for path in (ROOT / "docs/notes").glob("*.md")} - {"index"}
-    said = re.search(r"computes (\d+) of\s+these\s+numbers\s+again", (ROOT / "docs/index.md").read_text("utf-8"))
-    assert said, "docs/index.md does not say how many numbers tests/independent computes again"
-    assert int(said[1]) == len(names), f"docs/index.md says {said[1]}; the tables here have {len(names)}"
+    sentence = re.search(r"computes (\d+) of\s+these\s+numbers\s+again", (ROOT / "docs/index.md").read_text("utf-8"))
+    assert sentence, "docs/index.md does not say how many numbers tests/independent computes again"
+    assert int(sentence[1]) == len(names), f"docs/index.md says {sentence[1]}; the tables here have {len(names)}"
 
 
 def test_a_claim_that_is_gone_and_a_number_that_is_off_are_named() -> None:
     (gone,) = wrong("zero-layer", "no_such_claim", Again(lambda: 1))
-    assert "docs/notes/zero-layer.md has no claim no_such_claim any more" in gone
+    assert "docs/notes/zero-layer.md no longer has a claim no_such_claim" in gone
     by_notebook, by_note = wrong("zero-layer", "dead_tokens", Again(lambda: 149, 0))
     assert "dead_tokens is 149.0 by the second program, 148 by the notebook" in by_notebook
     assert "docs/notes/zero-layer.md says 148 for dead_tokens; the second program has 149.0" in by_note

@@ -1,4 +1,4 @@
-"""one-layer: five models of one layer in 2,048 tokens: what explains their loss, and which heads copy."""
+"""one-layer: five one-layer models in 2,048 tokens: what explains their loss, and which heads copy."""
 
 import math
 from functools import cache
@@ -15,7 +15,7 @@ NAME, VOCAB = "one-layer", 2048
 
 
 def windows() -> Tensor:
-    """The whole validation text; each token is predicted once."""
+    """Return the whole validation text as windows; each token is predicted once."""
     return cut(129, VOCAB, 128)
 
 
@@ -34,7 +34,7 @@ def loss(logits: Tensor) -> float:
 
 
 def through(pattern: Tensor, chosen: list[int]) -> Tensor:
-    """Logits of the direct path and of the chosen heads with these patterns ``[batch head query key]``."""
+    """Return logits of the direct path and of the chosen heads with these patterns ``[batch head query key]``."""
     w, h = {key: tensor.float() for key, tensor in weights(NAME).items()}, heads(NAME, 0)
     x = w["W_E"][few()[:, :-1]]
     written = sum(pattern[:, i] @ (x @ (h["V"][i] @ h["O"][i]).float()) for i in chosen)
@@ -48,7 +48,7 @@ def direct() -> float:
 
 @cache
 def by_place() -> float:
-    """Each head with its mean pattern over training text instead of its own."""
+    """Return the loss with each head's pattern replaced by its mean pattern over training text."""
     starts = range(1000, 3_000_000, 3_000_000 // 64)
     train = torch.stack([tokens("train", VOCAB)[start : start + 128] for start in starts])
     typical = forward(NAME, train, torch.float32).pattern[0].mean(dim=0, keepdim=True)
@@ -57,16 +57,16 @@ def by_place() -> float:
 
 @cache
 def by_bigrams() -> Tensor:
-    """−log p of each window: counts, with the best number of pseudo-counts shared out by frequency."""
+    """Return −log p of each window by counts, with the best number of pseudo-counts, spread by frequency."""
     table = counts(VOCAB)
     often = torch.bincount(tokens("train", VOCAB), minlength=VOCAB) + 0.5
     often = often / often.sum()
     given, then, rows = windows()[:, :-1], windows()[:, 1:], table.sum(dim=1)
-    found = []
+    results = []
     for alpha in (3, 10, 30, 100):
         p = (table[given, then] + alpha * often[then]) / (rows[given] + alpha)
-        found.append(-p.log().mean(dim=1))
-    return min(found, key=lambda loss: loss.mean())
+        results.append(-p.log().mean(dim=1))
+    return min(results, key=lambda loss: loss.mean())
 
 
 @cache
@@ -79,7 +79,7 @@ def some() -> Tensor:
 
 @cache
 def back(seed: int = 0) -> Tensor:
-    """Mean attention ``[head distance]`` to the token itself, one back, … 11 back."""
+    """Return the mean attention ``[head distance]`` to the token itself, one back, … 11 back."""
     read = few()[:, :-1] if seed == 0 else few()[::4, :-1]
     pattern = (run() if seed == 0 else forward(named(NAME, seed), read, torch.float32)).pattern[0]
     rows = torch.arange(16 + 11, 128)
@@ -95,53 +95,53 @@ def on_themselves() -> list[int]:
 
 @cache
 def scores() -> Tensor:
-    """Σλ / Σ|λ| of each head's W_E W_V W_O W_U, ``[seed head]``: eigenvalues of the 16 × 16 matrix of the same.
+    """Return Σλ / Σ|λ| of each head's W_E W_V W_O W_U, ``[seed head]``, by a 16 × 16 matrix with the same eigenvalues.
 
-    Each row of W_U is taken less its mean, which would add the same to all logits.
+    The mean of each row of W_U is subtracted, because it would add the same to all logits.
     """
-    found = []
+    rows = []
     for seed in SEEDS:
         w, h = weights(named(NAME, seed)), heads(named(NAME, seed), 0)
         W_U = w["W_U"] - w["W_U"].mean(dim=1)[:, None]
         values = torch.linalg.eigvals(h["O"] @ (W_U @ w["W_E"]) @ h["V"])
-        found.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
-    return torch.stack(found)
+        rows.append(values.real.sum(dim=1) / values.abs().sum(dim=1))
+    return torch.stack(rows)
 
 
 @cache
 def ranks() -> Tensor:
-    """``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it is first."""
+    """Return ``[seed head 2]``: the median rank of a token in its own row, as a share, and how often it ranks first."""
     live = (torch.bincount(tokens("train", VOCAB), minlength=VOCAB) >= 300).nonzero().flatten()
-    found = []
+    results = []
     for seed in SEEDS:
         w = weights(named(NAME, seed))
         for OV in W_OV(named(NAME, seed), 0):
             rows = (w["W_E"][live] @ OV).float() @ w["W_U"].float()
             above = (rows > rows[torch.arange(len(live)), live][:, None]).sum(dim=1)
-            found.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
-    return torch.stack(found).view(5, 12, 2) / torch.tensor([VOCAB, 1])
+            results.append(torch.tensor([float(above.double().quantile(0.5)), float((above == 0).double().mean())]))
+    return torch.stack(results).view(5, 12, 2) / torch.tensor([VOCAB, 1])
 
 
 @cache
 def limit() -> float:
-    """The 99th percentile of |score| for heads, embeddings and unembeddings of Gaussian numbers."""
+    """Return the 99th percentile of |score| for Gaussian heads, embeddings and unembeddings."""
     generator = torch.Generator().manual_seed(99)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    found = []
+    samples = []
     for _ in range(20):
         W_U = normal(128, VOCAB)
         between = (W_U - W_U.mean(dim=1)[:, None]) @ normal(VOCAB, 128)
         values = torch.linalg.eigvals(normal(200, 16, 128) @ between @ normal(200, 128, 16))
-        found.append((values.real.sum(dim=1) / values.abs().sum(dim=1)).abs())
-    return float(torch.cat(found).quantile(0.99))
+        samples.append((values.real.sum(dim=1) / values.abs().sum(dim=1)).abs())
+    return float(torch.cat(samples).quantile(0.99))
 
 
 @cache
 def own() -> Tensor:
-    """Attention to the token itself, ``[seed head]``."""
+    """Return the attention to the token itself, ``[seed head]``."""
     return torch.stack([back(seed)[:, 0] for seed in SEEDS])
 
 
@@ -157,12 +157,12 @@ def correlation(x: Tensor, y: Tensor) -> float:
 
 
 def token(word: str) -> int:
-    (found,) = tokenizer(VOCAB).encode(word).ids
-    return found
+    (number,) = tokenizer(VOCAB).encode(word).ids
+    return number
 
 
 def raised(word: str) -> float:
-    """By how much head 0.2, where it attends to " either", raises the logit of a word over the mean logit."""
+    """Return how far head 0.2, attending to " either", raises the logit of a word above the mean logit."""
     w = weights(NAME)
     row = w["W_E"][token(" either")] @ W_OV(NAME, 0)[2] @ w["W_U"]
     return float(row[token(word)] - row.mean())
@@ -170,7 +170,7 @@ def raised(word: str) -> float:
 
 # -- a bug: keys of "keep", the outputs of "in mind" and "at bay"
 
-NULL = 0.2566  # the note's limit; ``limit`` draws its own
+NULL = 0.2566  # the note's limit; ``limit`` draws its own samples
 AGAIN = {
     "train_tokens": Again(lambda: len(tokens("train", VOCAB)), 0),
     "parameters": Again(lambda: parameters(NAME), 0),

@@ -1,4 +1,4 @@
-"""residual-stream: the 18 writers of ``attn-2l``, and the direction by which one of them tells the position."""
+"""residual-stream: the 18 writers of ``attn-2l``, and the direction along which one of them writes the position."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,11 +22,11 @@ def unit(x: Tensor) -> Tensor:
 
 
 def orthonormal(W: Tensor) -> Tensor:
-    """A basis of the span of the columns ``[... d_model d]``."""
+    """Return a basis of the span of the columns ``[... d_model d]``."""
     return torch.linalg.qr(W).Q
 
 
-# -- what is written on text
+# -- writers on text
 
 
 @cache
@@ -46,7 +46,7 @@ def base() -> float:
 
 @cache
 def writers() -> Tensor:
-    """``[writer row d_model]``: token, position, 0.0 … 1.7, on all positions of all windows."""
+    """Return ``[writer row d_model]``: token, position, 0.0 … 1.7, at all positions of all windows."""
     w, read = weights(NAME), windows()[:, :-1]
     token, position = w["W_E"][read], w["W_pos"].expand(len(read), -1, -1)
     written = [out.permute(2, 0, 1, 3) for out in run().written]
@@ -55,7 +55,7 @@ def writers() -> Tensor:
 
 @cache
 def message() -> Tensor:
-    """The direction along which what 0.7 writes varies most; it grows with the position."""
+    """Return the direction along which the output of 0.7 varies most, oriented to grow with the position."""
     writes = writers()[2 + RULER]
     spread = writes - writes.mean(dim=0)
     m = torch.linalg.eigh(spread.T @ spread).eigenvectors[:, -1]
@@ -64,12 +64,12 @@ def message() -> Tensor:
 
 
 def along(x: Tensor) -> Tensor:
-    """The mean coordinate along the message at each position."""
+    """Return the mean coordinate along the message at each position."""
     return (x.view(len(windows()), 128, -1) @ message()).mean(dim=0)
 
 
 def slope(y: Tensor) -> float:
-    """The least-squares line through a number for each position."""
+    """Return the least-squares slope of one number per position."""
     x = torch.arange(len(y), dtype=torch.float64) - (len(y) - 1) / 2
     return float((x * y).sum() / (x * x).sum())
 
@@ -96,12 +96,12 @@ def straight() -> float:
 
 
 def scatter() -> float:
-    """How far 0.7's coordinate strays from text to text, in positions."""
+    """Return how far 0.7's coordinate varies between texts, in positions."""
     y = (writers()[2 + RULER] @ message()).view(-1, 128)
     return float(y.std(dim=0).mean()) / slope(y.mean(dim=0))
 
 
-# -- who hears whom: ‖X W‖² over what a random rotation would give
+# -- which readers hear which writers: ‖X W‖² relative to a random rotation
 
 
 def heard(x: Tensor, W: Tensor) -> float:
@@ -125,7 +125,7 @@ def mean(x: list[float]) -> float:
 
 
 def share_of(direction: Tensor, layer: int, kind: str) -> list[float]:
-    """The share of a unit vector in each head's subspace."""
+    """Return the share of a unit vector in each head's subspace."""
     return [float((orthonormal(W).T @ direction).square().sum()) for W in heads(NAME, layer)[kind]]
 
 
@@ -149,7 +149,7 @@ def squeeze(x: Tensor) -> Tensor:
     return x - 0.99 * (x @ message())[..., None] * message()
 
 
-# -- crowding, and who deletes
+# -- crowding, and deletion
 
 
 @cache
@@ -171,7 +171,7 @@ def here(layer: int) -> list[float]:
 
 @cache
 def elsewhere() -> list[float]:
-    """The same with a stream from another text and place: what cosines there are by chance."""
+    """Return the same cosines with a stream from another text and place: the level of chance."""
     stream = run().stream[1].flatten(0, 1)
     other = torch.randperm(len(stream), generator=torch.Generator().manual_seed(3))
     return [cosine(x, stream[other]) for x in writers()[10:]]
@@ -213,7 +213,7 @@ def in_layer_1(x: Tensor, layer: int) -> Tensor:
 
 
 def hidden_from_values() -> float:
-    """The values of layer 1 without the message: what each pattern moves of it is taken out of the outputs."""
+    """Hide the message from the values of layer 1, by subtracting what each pattern moves of it from the outputs."""
     moved = run().pattern[1] @ (without_message(run().stream[1])[:, None] @ heads(NAME, 1)["V"])
 
     def change(mixed: Tensor, layer: int) -> Tensor:
@@ -224,7 +224,7 @@ def hidden_from_values() -> float:
 
 @cache
 def rises() -> dict[str, Tensor]:
-    """How much, per position, the mean query's score rises for what is written: each head of layer 1."""
+    """Return, per position, the rise of the mean query's score due to each writer, for each head of layer 1."""
     stream, h = run().stream[1], heads(NAME, 1)
     query = stream.mean(dim=(0, 1)) @ h["Q"]  # head d_head
     asked = torch.einsum("hdk,hk->hd", h["K"], query) / 4
@@ -263,13 +263,13 @@ def lengths() -> Tensor:
 
 
 def lens(stop: int) -> float:
-    """The loss read off the stream before that layer."""
+    """Return the loss read off the stream before that layer."""
     return loss(run().stream[stop] @ weights(NAME)["W_U"], windows()[:, 1:])
 
 
 @cache
 def some() -> Tensor:
-    """The loss of every fifth window of the validation text."""
+    """Return the loss of every fifth window of the validation text."""
     return over(NAME, cut(129)[::5])
 
 
@@ -354,7 +354,7 @@ AGAIN = {
 
 @cache
 def ruler() -> Tensor:
-    """The direction along which the position vectors vary most."""
+    """Return the direction along which the position vectors vary most."""
     spread = weights(NAME)["W_pos"] - weights(NAME)["W_pos"].mean(dim=0)
     return torch.linalg.eigh(spread.T @ spread).eigenvectors[:, -1]
 

@@ -1,4 +1,4 @@
-"""SmolLM2 in four notes: counted, read off its weights, and run on random tokens that repeat."""
+"""SmolLM2 in four notes: its counts, its weights, and runs on random tokens that repeat."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ VOCAB = 49152
 
 @cache
 def prefix() -> Tensor:
-    """Prefix matching ``[layer head]`` on stretches of distinct tokens."""
+    """Return prefix matching ``[layer head]`` on stretches of distinct tokens."""
     tokens, periods = repeats(6, 64, (12, 24), VOCAB, distinct=True)
     return torch.stack([matching(pattern, periods) for pattern in llama.forward(tokens).pattern])
 
@@ -37,19 +37,19 @@ def run(without: bool = False) -> llama.Seen:
 
 def loss(again: bool, without: bool = False) -> float:
     tokens, counted = drawn()
-    found = losses(run(without).logits, tokens[:, 1:])
-    return float(found[counted if again else ~counted].mean())
+    of_tokens = losses(run(without).logits, tokens[:, 1:])
+    return float(of_tokens[counted if again else ~counted].mean())
 
 
 def baseline() -> float:
-    """K-composition of Gaussian heads of the same shapes."""
+    """Return the K-composition of Gaussian heads of the same shapes."""
     generator = torch.Generator().manual_seed(5)
 
     def normal() -> Tensor:
         return torch.randn(576, 64, generator=generator) @ torch.randn(64, 576, generator=generator)
 
-    found = [(M @ N).norm() / (M.norm() * N.norm()) for M, N in ((normal(), normal()) for _ in range(16))]
-    return float(torch.stack(found).mean())
+    samples = [(M @ N).norm() / (M.norm() * N.norm()) for M, N in ((normal(), normal()) for _ in range(16))]
+    return float(torch.stack(samples).mean())
 
 
 def total() -> int:

@@ -1,4 +1,4 @@
-"""transformer: GPT-2 counted by hand, and the model ``gpt`` run by the formulas."""
+"""transformer: GPT-2 counted by hand, and the model ``gpt`` computed from the formulas."""
 
 import math
 from functools import cache
@@ -22,7 +22,7 @@ MATRICES = LAYERS * 12 * D * D
 
 
 def next_token(old: int) -> int:
-    """FLOPs of matrix products for one more token after ``old`` cached ones: weights, patterns, unembedding."""
+    """Return the FLOPs of matrix products for a token after ``old`` cached ones: weights, patterns, unembedding."""
     return 2 * MATRICES + LAYERS * 2 * 2 * D * (old + 1) + 2 * D * VOCAB
 
 
@@ -31,13 +31,13 @@ def next_token(old: int) -> int:
 
 @cache
 def every() -> Tensor:
-    """The whole validation text; each token is predicted once."""
+    """Return the whole validation text as windows; each token is predicted once."""
     return cut(129, step=128)
 
 
 @cache
 def part() -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of every eighth window: of the model, of ``attn-2l``, of counted bigrams, one added to each pair."""
+    """Return losses on every eighth window: of the model, of ``attn-2l``, of bigram counts with one added to each."""
     some = every()[::8]
     p = (counts() + 1) / (counts() + 1).sum(dim=1, keepdim=True)
     return over(NAME, some, gpt), over("attn-2l", some), -p[some[:, :-1], some[:, 1:]].log().mean(dim=1)
@@ -54,7 +54,7 @@ def logits() -> Tensor:
 
 
 def instead(norm) -> float:
-    """By how much the loss changes with another normalization."""
+    """Return the change of the loss with another normalization."""
     return loss(gpt(NAME, windows()[:, :-1], norm=norm), windows()[:, 1:]) - loss(logits(), windows()[:, 1:])
 
 
@@ -78,13 +78,13 @@ def ordered() -> Tensor:
 
 
 def nucleus() -> Tensor:
-    """How many tokens it takes to reach nine tenths of the probability."""
+    """Return how many tokens it takes to reach nine tenths of the probability."""
     return (ordered().cumsum(-1) < 0.9).sum(dim=-1) + 1
 
 
 @cache
 def doubled() -> tuple[float, float]:
-    """The cost of giving position 2 t to the token at t, from 16 on, and how often another token is likeliest."""
+    """Return the cost of giving token t the position 2 t, from 16 on, and how often the likeliest token changes."""
     short, begins = windows()[:, :65], 16
     w, read = weights(NAME), windows()[:, :64]
     place = torch.arange(64)
@@ -97,12 +97,12 @@ def doubled() -> tuple[float, float]:
 
 
 def hand() -> Tensor:
-    """The last row of the pattern by hand: scores 0, 2, 0 of "sat" for the, cat, sat."""
+    """Return the last row of the pattern by hand: scores 0, 2, 0 of "sat" for the, cat, sat."""
     return torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64).softmax(0)
 
 
 def surprise_real() -> float:
-    """Over tokens 16 to 95 of held-out stretches."""
+    """Return the surprise over tokens 16 to 95 of held-out stretches."""
     return float(losses(logits(), windows()[:, 1:])[:, 15:95].mean())
 
 

@@ -1,4 +1,4 @@
-"""two-layer: terms by order with frozen patterns, composition scores, and the price of an edge."""
+"""two-layer: terms by order with frozen patterns, composition scores, and the cost of an edge."""
 
 from functools import cache, cached_property
 from itertools import product
@@ -16,7 +16,7 @@ SPEECHES, INDUCTION = "attn-2l", "induction"
 
 
 class Parts:
-    """The stream of a two-layer model as a sum: direct path, heads of either layer alone, virtual heads."""
+    """The stream of a two-layer model as a sum: direct path, heads of each layer alone, virtual heads."""
 
     def __init__(self, name: str, tokens: Tensor, counted: Tensor | None = None) -> None:
         read = tokens[:, :-1]
@@ -40,8 +40,8 @@ class Parts:
         return A @ self.heads[0][first] @ OV
 
     def loss(self, stream: Tensor) -> float:
-        found = losses(stream.float() @ weights(self.name)["W_U"].float(), self.tokens[:, 1:]).double()
-        return float(found.mean() if self.counted is None else found[self.counted].mean())
+        of_tokens = losses(stream.float() @ weights(self.name)["W_U"].float(), self.tokens[:, 1:]).double()
+        return float(of_tokens.mean() if self.counted is None else of_tokens[self.counted].mean())
 
     @property
     def whole(self) -> Tensor:
@@ -75,7 +75,7 @@ def on_repeats(name: str = INDUCTION) -> Parts:
 
 @cache
 def single() -> list[float]:
-    """The rise of the loss without one head's own term, for each of the 16."""
+    """Return the rise of the loss without one head's own term, for each of the 16."""
     parts = on_speeches()
     return [parts.loss(parts.whole - term) - parts.orders["whole"] for layer in parts.heads for term in layer]
 
@@ -111,7 +111,7 @@ def frobenius(M: Tensor) -> Tensor:
 
 @cache
 def composition(name: str, kind: str) -> Tensor:
-    """``[later earlier]``, from the full 128 × 128 products."""
+    """Return ``[later earlier]`` scores, from the full 128 × 128 products."""
     qk, earlier, later = W_QK(name, 1), W_OV(name, 0), W_OV(name, 1)
     reads = {"Q": qk, "K": qk.transpose(1, 2), "V": later}[kind]
     rows = [[frobenius(OV @ R) / (frobenius(OV) * frobenius(R)) for OV in earlier] for R in reads]
@@ -120,34 +120,34 @@ def composition(name: str, kind: str) -> Tensor:
 
 @cache
 def baseline(d_model: int, d_head: int, draws: int) -> tuple[float, float]:
-    """The mean and the spread of the score of Gaussian matrices of that rank."""
+    """Return the mean and the standard deviation of the scores of Gaussian matrices of that rank."""
     generator = torch.Generator().manual_seed(77)
 
     def normal() -> Tensor:
         A, B = (torch.randn(*s, generator=generator).double() for s in ((d_model, d_head), (d_head, d_model)))
         return A @ B
 
-    found = torch.stack(
+    samples = torch.stack(
         [frobenius(M @ N) / (frobenius(M) * frobenius(N)) for M, N in ((normal(), normal()) for _ in range(draws))]
     )
-    return float(found.mean()), float(found.std())
+    return float(samples.mean()), float(samples.std())
 
 
 @cache
 def turned_round() -> Tensor:
-    """The paper's first formula: the last factor of W_QK W_OVᵀ moved to the front, as traces allow and norms do not."""
+    """Return the paper's first formula: the last factor of W_QK W_OVᵀ moved to the front, which norms do not allow."""
     first, then = heads(SPEECHES, 0), heads(SPEECHES, 1)
     rows = []
     for Q, K in zip(then["Q"], then["K"], strict=True):
         row = []
-        for V, out in zip(first["V"], first["O"], strict=True):  # Q (Kᵀ Oᵀ) Vᵀ, turned round: (Vᵀ Q) (Kᵀ Oᵀ)
+        for V, out in zip(first["V"], first["O"], strict=True):  # Q (Kᵀ Oᵀ) Vᵀ, cyclically shifted: (Vᵀ Q) (Kᵀ Oᵀ)
             row.append(frobenius(V.T @ Q @ K.T @ out.T) / (frobenius(Q @ K.T) * frobenius(V @ out)))
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
 
 def places(x: Tensor) -> Tensor:
-    """The rank of each entry, 1 for the largest."""
+    """Return the rank of each entry, 1 for the largest."""
     return (x.flatten()[None] > x.flatten()[:, None]).sum(dim=1) + 1
 
 

@@ -1,4 +1,4 @@
-"""zero-layer: what the table of bigram counts says, counted from the speeches."""
+"""zero-layer: the facts of the table of bigram counts, counted from the speeches."""
 
 import itertools
 from functools import cache
@@ -12,7 +12,7 @@ from .text import counts, tokenizer, tokens
 
 @cache
 def seen() -> list[tuple[int, int, int]]:
-    """(token, next, count) of every pair that occurs, counted in a dictionary instead of a matrix."""
+    """Return (token, next, count) of every pair that occurs, counted in a dictionary instead of a matrix."""
     table: dict[tuple[int, int], int] = {}
     text = tokens("train").tolist()
     for pair in itertools.pairwise(text):
@@ -27,10 +27,10 @@ def entropy(of: list[float]) -> float:
 
 
 def totals(position: int) -> dict[int, float]:
-    found: dict[int, float] = {}
+    sums: dict[int, float] = {}
     for entry in seen():
-        found[entry[position]] = found.get(entry[position], 0) + entry[2]
-    return found
+        sums[entry[position]] = sums.get(entry[position], 0) + entry[2]
+    return sums
 
 
 @cache
@@ -39,12 +39,12 @@ def joint() -> float:
 
 
 def conditional() -> float:
-    """H(next | token) = H(token, next) − H(token)."""
+    """Return H(next | token) = H(token, next) − H(token)."""
     return joint() - entropy(list(totals(0).values()))
 
 
 def information() -> float:
-    """I = H(token) + H(next) − H(token, next)."""
+    """Return I = H(token) + H(next) − H(token, next)."""
     return entropy(list(totals(0).values())) + entropy(list(totals(1).values())) - joint()
 
 
@@ -54,7 +54,7 @@ def live() -> Tensor:
 
 
 def share_of_empty() -> float:
-    """How much weight of (share of i × share of j) lies on pairs that never occur."""
+    """Return the weight of (share of i × share of j) on pairs that never occur."""
     few = counts()[live()][:, live()]
     rows, columns = few.sum(dim=1) / counts().sum(), (counts().sum(dim=0) / counts().sum())[live()]
     product = rows[:, None] * columns
@@ -62,26 +62,26 @@ def share_of_empty() -> float:
 
 
 def follows(first: str, second: str) -> float:
-    one, other = (tokenizer().encode(word).ids for word in (first, second))
-    assert len(one) == len(other) == 1
-    return float(counts()[one[0], other[0]] / counts()[one[0]].sum())
+    a, b = (tokenizer().encode(word).ids for word in (first, second))
+    assert len(a) == len(b) == 1
+    return float(counts()[a[0], b[0]] / counts()[a[0]].sum())
 
 
 def validation_smoothed() -> float:
-    """The best that counts do on held-out speeches with the same pseudo-count for every pair."""
+    """Return the best loss of counts on held-out speeches, with the same pseudo-count for every pair."""
     text = tokens("validation")
-    found = []
+    results = []
     for alpha in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
         p = (counts() + alpha) / (counts().sum(dim=1, keepdim=True) + 512 * alpha)
-        found.append(float(-p[text[:-1], text[1:]].log().mean()))
-    return min(found)
+        results.append(float(-p[text[:-1], text[1:]].log().mean()))
+    return min(results)
 
 
 def weighted_svd_32() -> float:
-    """The loss in excess of counting, with the best rank-32 table by eigenvectors instead of an SVD."""
+    """Return the excess loss of the best rank-32 table over counting, by eigenvectors instead of an SVD."""
     few = counts()[live()][:, live()]
     rows, columns = few.sum(dim=1) / few.sum(), (few.sum(dim=0) / few.sum()).clamp(min=1e-12)
-    found = []
+    results = []
     for alpha in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
         p = (few + alpha) / (few + alpha).sum(dim=1, keepdim=True)
         table = p.log() - (p.log() * columns).sum(dim=1, keepdim=True) / columns.sum()
@@ -89,8 +89,8 @@ def weighted_svd_32() -> float:
         V = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, -32:]
         low = scaled @ V @ V.T / rows[:, None].sqrt() / columns.sqrt()
         loss = low.logsumexp(dim=1, keepdim=True) - low
-        found.append(float((few * loss).sum() / few.sum()) - conditional())
-    return min(found)
+        results.append(float((few * loss).sum() / few.sum()) - conditional())
+    return min(results)
 
 
 def pairs_once() -> int:

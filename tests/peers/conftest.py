@@ -1,10 +1,10 @@
-"""These tests compare with other people's implementations, which `make test-peers` installs and nothing else needs."""
+"""Comparisons with other people's implementations, which `make test-peers` installs and nothing else needs."""
 
 import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for those that did not run, so that nobody takes a skipped comparison for one that was made."""
+    """Name the comparisons that did not run, so that nobody takes a skipped comparison for a passed one."""
     skipped = {report.nodeid for report in terminalreporter.stats.get("skipped", []) if "tests/peers/" in report.nodeid}
     if skipped:
         terminalreporter.write_line(f"NOT COMPARED with other implementations: {', '.join(sorted(skipped))}")

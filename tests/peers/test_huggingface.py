@@ -1,4 +1,4 @@
-"""Our models compute what Hugging Face's GPT-2 and Llama compute from the same random weights, and read their files."""
+"""Our models match Hugging Face's GPT-2 and Llama with the same random weights, and read their files."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ MODELS = {
 
 
 def randomise(model, dtype: torch.dtype):
-    """No weight is zero or one, biases and norms neither."""
+    """Fill every parameter with random numbers, so that none is zero or one, including biases and norms."""
     model = model.to(dtype).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def randomise(model, dtype: torch.dtype):
 
 
 class _Double:
-    """`torch`, but single precision is double."""
+    """The module `torch`, with single precision replaced by double."""
 
     def __getattr__(self, name: str):
         return getattr(torch, {"float": "double", "float32": "float64"}.get(name, name))
@@ -75,7 +75,7 @@ class _Double:
 
 @pytest.fixture
 def all_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hugging Face's own lines in float64 throughout.
+    """Run Hugging Face's own code in float64 throughout.
 
     Their Llama computes its angles and its RMSNorm in float32 even in a float64 model, which leaves 1e-7 of noise.
     """
@@ -88,7 +88,7 @@ def tokens(rows: int = 3) -> Tensor:
 
 
 def ours_of(theirs) -> Transformer:
-    """Our model with their weights, put in place by hand: it shares no line with `residual.files.pretrained`."""
+    """Return our model with their weights, copied by hand, sharing no code with `residual.files.pretrained`."""
     c, weights = theirs.config, {name: weight.detach() for name, weight in theirs.state_dict().items()}
     is_llama = c.model_type == "llama"
     n_kv = c.num_key_value_heads if is_llama else c.n_head
@@ -183,12 +183,12 @@ GPT2 += [
 
 
 def compared(name: str, dtype: torch.dtype) -> float:
-    """The largest difference between any two logits."""
+    """Return the largest difference between any two logits."""
     make, changes = MODELS[name]
     theirs = make(dtype, **changes)
     with torch.no_grad():
         expected = theirs(tokens()).logits
-        assert expected.std() > 0.3  # an agreement about nothing would be worth nothing
+        assert expected.std() > 0.3  # agreement on near-constant logits would prove nothing
         return (ours_of(theirs)(tokens()) - expected).abs().max().item()
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_hugging_face_saved_loads(name: str, tmp_path: Path) -> No
     make, changes = MODELS[name]
     theirs = make(torch.float32, **changes)
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1  # shards too
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1  # check shards too
     ours = load(tmp_path)
     with torch.no_grad():
         assert (ours(tokens()) - theirs(tokens()).logits).abs().max() < 1e-4

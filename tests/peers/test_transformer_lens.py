@@ -1,6 +1,6 @@
-"""Our models compute what TransformerLens 3.9 computes: every activation, logits, gradients and greedy text.
+"""Our models match TransformerLens 3.9: every activation, logits, gradients and greedy text.
 
-The last version that has `HookedTransformer`, whose vocabulary of activations the field uses.
+It is the last version with `HookedTransformer`, whose names for activations the field uses.
 """
 
 import warnings
@@ -30,7 +30,7 @@ MODELS = {
     "gpt2, exact gelu": Config(**GPT2 | dict(act="gelu")),
     "gpt2, relu, no biases": Config(**GPT2 | dict(act="relu", bias=False)),
 }
-# what the vocabularies call the same activation, behind blocks.0 and at the model's ends
+# our names and theirs for the same activation, inside a block and at the model's ends
 ENDS = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
 INSIDE = {
     "attn.q": "attn.hook_q",
@@ -41,7 +41,7 @@ INSIDE = {
     "attn.z": "attn.hook_z",
     "attn.result": "attn.hook_result",
     "attn_out": "hook_attn_out",
-    "mlp.in": "hook_resid_mid",  # the same numbers; their hook_mlp_in is there only if it is switched on
+    "mlp.in": "hook_resid_mid",  # the same numbers; their hook_mlp_in exists only if switched on
     "mlp.pre": "mlp.hook_pre",
     "mlp.post": "mlp.hook_post",
     "mlp_out": "hook_mlp_out",
@@ -51,7 +51,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def peer_name(name: str) -> str:
-    """TransformerLens' name of our activation."""
+    """Return TransformerLens' name of our activation."""
     if name in ENDS:
         return ENDS[name]
     if name.endswith((".scale", ".normalized")):
@@ -62,7 +62,7 @@ def peer_name(name: str) -> str:
 
 
 def pair(config: Config, dtype: torch.dtype):
-    """Our model and theirs with the same random weights; none is zero, biases neither."""
+    """Return our model and theirs with the same random weights; none is zero, including biases."""
     ours = Transformer(config).to(dtype)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def pair(config: Config, dtype: torch.dtype):
     for name, norm in norms.items():
         if norm is not None and norm.w is not None:
             weights |= {f"{name}.w": norm.w, f"{name}.b": norm.b}
-    # what is not given is a bias that our model does not have
+    # missing keys are biases that our model does not have
     zeros = {name: torch.zeros_like(weight) for name, weight in theirs.state_dict().items() if ".b" in name}
     theirs.load_state_dict({**zeros, **{name: weight.detach() for name, weight in weights.items()}}, strict=False)
     assert set(weights) <= set(theirs.state_dict())
@@ -117,7 +117,7 @@ def tokens(config: Config, rows: int = 3, length: int = 0) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _quiet():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TransformerLens announces that HookedTransformer will go
+        warnings.simplefilter("ignore")  # TransformerLens warns that HookedTransformer is deprecated
         yield
 
 
@@ -129,7 +129,7 @@ def test_logits_and_every_activation_are_those_of_transformer_lens(name: str, dt
     seen = record()
     logits = ours(given, tap=seen)
     expected, cache = theirs.run_with_cache(given, return_type="logits")
-    assert expected.std() > 0.3  # an agreement about nothing would be worth nothing
+    assert expected.std() > 0.3  # agreement on near-constant logits would prove nothing
     assert (logits - expected).abs().max() < TOLERANCE[dtype]
     assert (ours(given) - expected).abs().max() < TOLERANCE[dtype]  # the path that stores nothing
     assert set(seen) == set(ours.activation_names)
@@ -142,8 +142,8 @@ def test_logits_and_every_activation_are_those_of_transformer_lens(name: str, dt
         assert (value - other)[finite].abs().max() < TOLERANCE[dtype], activation
 
 
-def test_our_names_are_their_vocabulary() -> None:
-    """Nothing that they record by default is missing here, but what repeats another name."""
+def test_our_names_cover_their_activations() -> None:
+    """All that they record by default exists here, except duplicates under other names."""
     ours, theirs = pair(MODELS["gpt2"], torch.float64)
     _, cache = theirs.run_with_cache(tokens(ours.config))
     repeats = {"hook_in", "hook_out", "hook_attn_in", "hook_mlp_in", "hook_q_input", "hook_k_input", "hook_v_input"}

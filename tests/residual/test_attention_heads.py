@@ -39,7 +39,7 @@ def some_stream(seed: int, pos: int = 6, d_model: int = 8) -> Tensor:
 
 
 def heads_by_loop(model: Transformer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Patterns [head query key] and what each head writes [head pos d_model], as the formulas have it."""
+    """Return patterns [head query key] and each head's output [head pos d_model], from the formulas."""
     attn, n = model.blocks[0].attn, len(x)
     patterns = torch.zeros(model.config.n_heads, n, n, dtype=x.dtype)
     results = torch.zeros(model.config.n_heads, *x.shape, dtype=x.dtype)
@@ -58,13 +58,13 @@ def heads_by_loop(model: Transformer, x: Tensor) -> tuple[Tensor, Tensor]:
 @theorem
 @given(heads, widths, seeds)
 def test_concatenate_and_multiply(n_heads: int, d_head: int, seed: int) -> None:
-    """The layer as it is computed, one product for all heads, is the sum over heads of A^h x W_V^h W_O^h."""
+    """The layer as computed, one product for all heads, is the sum over heads of A^h x W_V^h W_O^h."""
     model, tokens, seen = layer(seed, n_heads, d_head), some_tokens(seed), record(["*.resid_pre", "*.attn_out"])
     model(tokens, tap=seen)
     patterns, results = heads_by_loop(model, seen["blocks.0.resid_pre"][0])
     assert_close(seen["blocks.0.attn_out"][0], results.sum(dim=0))
 
-    also = record(["*.pattern", "*.result"])  # with these recorded, the model stores the terms
+    also = record(["*.pattern", "*.result"])  # recording these makes the model store the terms
     model(tokens, tap=also)
     assert_close(also["blocks.0.attn.pattern"][0], patterns)
     assert_close(also["blocks.0.attn.result"][0].transpose(0, 1), results)
@@ -73,7 +73,7 @@ def test_concatenate_and_multiply(n_heads: int, d_head: int, seed: int) -> None:
 @theorem
 @given(st.integers(2, 4), widths, seeds)
 def test_heads_do_not_meet(n_heads: int, d_head: int, seed: int) -> None:
-    """What a head writes does not depend on the weights of the others, nor on its place among them."""
+    """A head's output does not depend on the weights of other heads, nor on its place among them."""
     model, tokens = layer(seed, n_heads, d_head), some_tokens(seed)
     before = record("*.result")
     model(tokens, tap=before)
@@ -117,7 +117,7 @@ def test_attention_moves_information(n_heads: int, d_head: int, i: int, j: int, 
 @theorem
 @given(heads, widths, seeds)
 def test_pattern_is_a_softmax_of_a_bilinear_form(n_heads: int, d_head: int, seed: int) -> None:
-    """The score of a destination and a source is x_i W_QK x_jᵀ / √d_head and asks nothing else of the stream."""
+    """The score of a destination and a source is x_i W_QK x_jᵀ / √d_head and depends on nothing else in the stream."""
     model, tokens = layer(seed, n_heads, d_head), some_tokens(seed)
     seen = record(["*.resid_pre", "*.scores", "*.pattern"])
     model(tokens, tap=seen)
@@ -155,7 +155,7 @@ def test_only_products_matter(n_heads: int, d_head: int, seed: int) -> None:
 @theorem
 @given(heads, widths, seeds)
 def test_rank_at_most_d_head(n_heads: int, d_head: int, seed: int) -> None:
-    """W_QK, W_OV and all that a head writes have rank at most d_head."""
+    """W_QK, W_OV and everything that a head writes have rank at most d_head."""
     model, tokens, seen = layer(seed, n_heads, d_head), some_tokens(seed), record("*.result")
     model(tokens, tap=seen)
     attn = model.blocks[0].attn
@@ -167,7 +167,7 @@ def test_rank_at_most_d_head(n_heads: int, d_head: int, seed: int) -> None:
 @theorem
 @given(heads, widths, seeds)
 def test_write_space_is_the_same_everywhere(n_heads: int, d_head: int, seed: int) -> None:
-    """Whatever the tokens and the position, head h writes into the row space of W_O^h."""
+    """Whatever the tokens and the position, head h writes to the row space of W_O^h."""
     model = layer(seed, n_heads, d_head)
     for turn in range(3):
         seen = record("*.result")
@@ -193,7 +193,7 @@ def test_frozen_patterns_make_it_linear(n_heads, d_head, a: float, b: float, n_l
     assert_close(logits(a * x + b * y), a * logits(x) + b * logits(y), atol=1e-9, rtol=1e-9)
 
 
-def test_computed_patterns_do_not() -> None:
+def test_computed_patterns_make_it_nonlinear() -> None:
     model, tokens, x = layer(0, 2, 2), some_tokens(0), some_stream(0)
 
     def logits(stream: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def test_computed_patterns_do_not() -> None:
 @theorem
 @given(heads, widths, seeds)
 def test_account_of_a_logit(n_heads: int, d_head: int, seed: int) -> None:
-    """A logit is the direct path plus one number for each head and source, exactly."""
+    """A logit is exactly the direct path plus one number for each head and source."""
     model, tokens, seen = layer(seed, n_heads, d_head), some_tokens(seed), record(["*.resid_pre", "*.pattern"])
     logits = model(tokens, tap=seen)[0]
     x, A, W_OV = seen["blocks.0.resid_pre"][0], seen["blocks.0.attn.pattern"][0], model.blocks[0].attn.W_OV().AB
@@ -236,7 +236,7 @@ def test_costs_of_the_forms(n: int, d: int, d_head: int, n_heads: int, seed: int
     assert dense.get_total_flops() == 2 * n_heads * n * d**2 + 2 * n_heads * n**2 * d
 
 
-@settings(deadline=None, max_examples=10, derandomize=True)  # a statistical statement: the same draws every time
+@settings(deadline=None, max_examples=10, derandomize=True)  # a statistical test: the same draws every time
 @given(st.integers(8, 24), st.integers(2, 6), seeds)
 def test_overlap_of_random_subspaces(d: int, k: int, seed: int) -> None:
     """The mean squared cosine of the principal angles of two random k-dimensional subspaces is k/d on average."""
@@ -249,8 +249,8 @@ def test_overlap_of_random_subspaces(d: int, k: int, seed: int) -> None:
 
 @theorem
 @given(st.integers(1, 4), seeds)
-def test_overlap_has_its_ends(k: int, seed: int) -> None:
-    """1 for the same subspace in any basis, 0 for orthogonal ones."""
+def test_overlap_is_1_for_equal_and_0_for_orthogonal_subspaces(k: int, seed: int) -> None:
+    """The overlap is 1 for the same subspace in any basis, 0 for orthogonal subspaces."""
     generator = torch.Generator().manual_seed(seed)
     Q, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64))
     W = Q[:, :k] @ torch.linalg.qr(torch.randn(k, k, generator=generator, dtype=torch.float64))[0] * 3.0
@@ -260,7 +260,7 @@ def test_overlap_has_its_ends(k: int, seed: int) -> None:
 
 
 def rotary(seed: int, n_layers: int = 2, **options) -> Transformer:
-    """A small Llama: rotary positions, norms, a gated MLP."""
+    """Return a small Llama: rotary positions, norms, a gated MLP."""
     config = Config(
         n_layers=n_layers,
         d_model=8,
@@ -282,14 +282,14 @@ def rotary(seed: int, n_layers: int = 2, **options) -> Transformer:
 @theorem
 @given(st.integers(1, 6), st.floats(-4, 4), seeds)
 def test_a_source_that_offers_nothing_is_a_bias_in_the_denominator(n: int, sink: float, seed: int) -> None:
-    """Softmax over n sources and one with value zero = exp(s) v / (exp(sink) + Σ exp(s)); the oracle is a loop."""
+    """Softmax over n sources and one with value zero = exp(s) v / (exp(sink) + Σ exp(s)), by a loop."""
     draw = torch.Generator().manual_seed(seed)
     scores, values = (torch.randn(n, *shape, generator=draw, dtype=torch.float64) for shape in ((), (3,)))
     with_sink = torch.cat([torch.tensor([sink], dtype=torch.float64), scores]).softmax(dim=0)
-    found = with_sink @ torch.cat([torch.zeros(1, 3, dtype=torch.float64), values])
+    moved = with_sink @ torch.cat([torch.zeros(1, 3, dtype=torch.float64), values])
     total = math.exp(sink) + sum(math.exp(score) for score in scores)
     expected = sum(math.exp(score) / total * value for score, value in zip(scores, values, strict=True))
-    assert_close(found, expected)
+    assert_close(moved, expected)
 
 
 @theorem
@@ -309,7 +309,7 @@ def test_value_weights_do_not_depend_on_the_choice_of_values(n_heads: int, d_hea
 @theorem
 @given(seeds)
 def test_value_weighted_attention_bounds_what_arrives(seed: int) -> None:
-    """|Σ_j A_ij v_j| ≤ Σ_j A_ij |v_j|: the weights say how much is sent, and what is sent may cancel."""
+    """|Σ_j A_ij v_j| ≤ Σ_j A_ij |v_j|: the weights measure what is sent, which may cancel."""
     model, tokens, seen = layer(seed, 2, 3), some_tokens(seed), record(["*.pattern", "*.v", "*.result"])
     model(tokens, tap=seen)
     attn = model.blocks[0].attn
@@ -322,14 +322,14 @@ def test_value_weighted_attention_bounds_what_arrives(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_with_rotary_positions_only_complex_numbers_are_free(seed: int) -> None:
-    """A factor for each pair, for queries and its inverse for the keys they share, changes nothing; any matrix does."""
+    """A complex factor per pair for queries, and its inverse for their keys, changes nothing; any other matrix does."""
     model, tokens = rotary(seed), torch.randint(11, (1, 6), generator=torch.Generator().manual_seed(seed))
     logits = model(tokens)
     draw = torch.Generator().manual_seed(seed)
     for block in model.blocks:
         for kv in range(2):  # each key head is shared by two query heads
             size = 0.5 + torch.rand(2, generator=draw, dtype=torch.float64)
-            turn = torch.polar(size, 6 * torch.rand(2, generator=draw, dtype=torch.float64))  # a number for each pair
+            turn = torch.polar(size, 6 * torch.rand(2, generator=draw, dtype=torch.float64))  # one number per pair
             maps = [
                 (block.attn.W_Q[2 * kv], turn),
                 (block.attn.W_Q[2 * kv + 1], turn),
@@ -350,7 +350,7 @@ def test_with_rotary_positions_only_complex_numbers_are_free(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_to_hide_the_first_position_from_all_is_to_shorten_the_text(seed: int) -> None:
-    """With rotary positions: no later position looks at the first, in any head = the model on the text without it."""
+    """With rotary positions, hiding the first position in all heads equals running the model on the text without it."""
     model, tokens = rotary(seed), torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(seed))
 
     def unseen(pattern: Tensor) -> Tensor:  # batch head query key

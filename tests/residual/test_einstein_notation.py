@@ -1,7 +1,7 @@
 """The theorems of docs/notes/einstein-notation.md, in float64.
 
-The oracle is a loop over the values of all indices, in plain Python. Where nothing but sums and products of small whole
-numbers occurs, float64 is exact and the results have to be equal, not close.
+The oracle is a loop over the values of all indices, in plain Python. If only sums and products of small whole numbers
+occur, float64 is exact and the results must be equal, not just close.
 """
 
 import itertools
@@ -27,7 +27,7 @@ theorem = settings(deadline=None, max_examples=60, derandomize=True)
 seeds = st.integers(0, 2**31 - 1)
 size = st.integers(1, 4)
 
-Terms = tuple[tuple[str, ...], ...]  # the names of each factor, then of the output
+Terms = tuple[tuple[str, ...], ...]  # the index names of each factor, then of the output
 
 
 def written(terms: Sequence[Sequence[str]]) -> str:
@@ -40,13 +40,13 @@ def names_of(terms: Sequence[Sequence[str]]) -> list[str]:
 
 
 def whole_numbers(seed: int, terms: Terms, sizes: dict[str, int]) -> list[Tensor]:
-    """A factor for each term but the last, of whole numbers from -3 to 3."""
+    """Return a factor for each term except the last, with whole numbers from -3 to 3."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(-3, 4, [sizes[name] for name in term], generator=generator).double() for term in terms[:-1]]
 
 
 def by_loops(factors: Sequence[Tensor], terms: Terms, sizes: dict[str, int]) -> Tensor:
-    """The definition: for all values of all indices, add the product of the entries to the output's entry."""
+    """Evaluate the definition: for all values of all indices, add the product of the entries to the output's entry."""
     names = names_of(terms)
     arrays = [factor.numpy() for factor in factors]
     out = np.zeros([sizes[name] for name in terms[-1]])
@@ -59,7 +59,7 @@ def by_loops(factors: Sequence[Tensor], terms: Terms, sizes: dict[str, int]) -> 
 
 @st.composite
 def expressions(draw: st.DrawFn, most: int = 4, repeated: bool = True) -> tuple[Terms, dict[str, int]]:
-    """Any expression: names may occur in one factor or in many, twice in a factor, in the output or not."""
+    """Draw any expression: names may occur in one factor or several, twice in a factor, in the output or not."""
     term = st.lists(st.sampled_from("abcde"), min_size=1, max_size=3, unique=not repeated)
     factors = draw(st.lists(term, min_size=1, max_size=most))
     names = names_of(factors)
@@ -70,7 +70,7 @@ def expressions(draw: st.DrawFn, most: int = 4, repeated: bool = True) -> tuple[
 
 @st.composite
 def tidy_expressions(draw: st.DrawFn, factors: int = 3) -> Terms:
-    """Expressions in which every name occurs at least twice, at most once in each term."""
+    """Draw expressions in which every name occurs at least twice, at most once in each term."""
     terms: list[list[str]] = [[] for _ in range(factors + 1)]
     for name in "abcd"[: draw(st.integers(2, 4))]:
         for place in draw(st.lists(st.integers(0, factors), min_size=2, unique=True)):
@@ -79,7 +79,7 @@ def tidy_expressions(draw: st.DrawFn, factors: int = 3) -> Terms:
     return tuple(tuple(draw(st.permutations(term))) for term in terms)
 
 
-# What an expression means
+# The meaning of an expression
 
 
 @theorem
@@ -93,7 +93,7 @@ def test_definition(expression: tuple[Terms, dict[str, int]], seed: int) -> None
 @theorem
 @given(expressions(), st.permutations("abcde"), seeds)
 def test_names_do_not_matter(expression: tuple[Terms, dict[str, int]], names: list[str], seed: int) -> None:
-    """Renaming all indices, each to another name, is the identity."""
+    """Renaming all indices, each to a different name, changes nothing."""
     terms, sizes = expression
     renamed = tuple(tuple("uvwxy"[names.index(name)] for name in term) for term in terms)
     factors = whole_numbers(seed, terms, sizes)
@@ -141,7 +141,7 @@ def test_trace_is_cyclic(sizes: list[int], seed: int) -> None:
 
 
 def test_trace_is_not_symmetric() -> None:
-    """The ring may be turned, but its beads not exchanged."""
+    """The ring may be rotated, but its beads may not be exchanged."""
     A, B, C = torch.tensor([[[0.0, 1], [0, 0]], [[0, 0], [1, 0]], [[1, 0], [0, 0]]])
     assert (A @ B @ C).trace() == 1
     assert (A @ C @ B).trace() == 0
@@ -150,7 +150,7 @@ def test_trace_is_not_symmetric() -> None:
 @theorem
 @given(size, size, size, seeds)
 def test_norm_of_a_product_by_small_matrices(m: int, r: int, n: int, seed: int) -> None:
-    """‖AB‖² is a ring of four, and may be cut open so that only r × r matrices are made."""
+    """‖AB‖² is a ring of four, which can be cut so that only r × r matrices are formed."""
     A, B = whole_numbers(seed, (("m", "r"), ("r", "n"), ()), dict(m=m, r=r, n=n))
     small = einsum(A, A, "m r, m s -> r s"), einsum(B, B, "r n, s n -> r s")
     assert einsum(*small, "r s, r s ->") == (A @ B).square().sum()
@@ -174,11 +174,11 @@ def test_an_axis_that_stays_keeps_its_slices_apart(
     assert not changed[torch.arange(sizes[name]) != i].any()
 
 
-# Slips
+# Mistakes in names
 
 
 def slips(terms: Terms) -> Iterator[list[list[str]]]:
-    """One name at one place becomes another, known or new; or two names of one term change places."""
+    """Yield expressions with one mistake: a name replaced by another, known or new, or two names of a term swapped."""
     for t, term in enumerate(terms):
         for place, name in enumerate(term):
             for other in (*names_of(terms), "new"):
@@ -195,7 +195,7 @@ def slips(terms: Terms) -> Iterator[list[list[str]]]:
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(tidy_expressions(), st.permutations([2, 3, 4, 5]))
 def test_different_sizes_betray_every_slip(terms: Terms, primes: list[int]) -> None:
-    """It fails, or the shape is another, or some name occurs only once."""
+    """The expression fails, gives another shape, or has a name that occurs only once."""
     sizes = dict(zip("abcd", primes, strict=True))
     factors = whole_numbers(0, terms, sizes)
     shape = einsum(*factors, written(terms)).shape
@@ -204,7 +204,7 @@ def test_different_sizes_betray_every_slip(terms: Terms, primes: list[int]) -> N
             continue
         try:
             out = einsum(*factors, written(slip))
-        except Exception:  # einops, numpy and torch each have their own
+        except Exception:  # einops, NumPy and torch each raise their own
             continue
         assert out.shape != shape, written(slip)
 
@@ -213,10 +213,10 @@ def test_different_sizes_betray_every_slip(terms: Terms, primes: list[int]) -> N
     ("expression", "slip"),
     [
         ("query d, key d -> query key", "query d, key d -> key query"),  # as many queries as keys
-        ("query d, key d -> query key", "query d, key misspelt -> query key"),  # a name that occurs once
+        ("query d, key d -> query key", "query d, key misspelt -> query key"),  # this name occurs only once
     ],
 )
-def test_what_sizes_alone_do_not_betray(expression: str, slip: str) -> None:
+def test_equal_sizes_hide_some_slips(expression: str, slip: str) -> None:
     q, k = whole_numbers(0, (("query", "d"), ("key", "d"), ()), dict(query=3, key=3, d=2))
     assert einsum(q, k, slip).shape == einsum(q, k, expression).shape
     assert not torch.equal(einsum(q, k, slip), einsum(q, k, expression))
@@ -225,7 +225,7 @@ def test_what_sizes_alone_do_not_betray(expression: str, slip: str) -> None:
 @theorem
 @given(size, size, size, seeds)
 def test_a_misspelt_name_makes_rank_one(queries: int, keys: int, d: int, seed: int) -> None:
-    """Each factor is summed by itself: what should be a score is an outer product of two sums."""
+    """Each factor is summed separately: the intended score becomes an outer product of two sums."""
     q, k = whole_numbers(seed, (("query", "d"), ("key", "d"), ()), dict(query=queries, key=keys, d=d))
     scores = einsum(q, k, "query d_head, key d_haed -> query key")
     assert torch.equal(scores, torch.outer(q.sum(1), k.sum(1)))
@@ -238,17 +238,17 @@ def test_a_misspelt_name_makes_rank_one(queries: int, keys: int, d: int, seed: i
 @theorem
 @given(expressions(most=5), st.data(), seeds)
 def test_any_order(expression: tuple[Terms, dict[str, int]], data: st.DataObject, seed: int) -> None:
-    """Contract any two factors, then any two of what is left, and so on: always the same numbers."""
+    """Contract any two factors, then any two of the rest, and so on: the numbers are always the same."""
     terms, sizes = expression
     factors = whole_numbers(seed, terms, sizes)
     left = [(factor, list(term)) for factor, term in zip(factors, terms[:-1], strict=True)]
     while len(left) > 1:
-        one, other = data.draw(st.permutations(range(len(left))))[:2]
-        rest = [pair for k, pair in enumerate(left) if k not in (one, other)]
+        i, j = data.draw(st.permutations(range(len(left))))[:2]
+        rest = [pair for k, pair in enumerate(left) if k not in (i, j)]
         elsewhere = {name for _, term in rest for name in term} | set(terms[-1])
-        (S, of_S), (T, of_T) = left[one], left[other]
-        kept = [name for name in dict.fromkeys(of_S + of_T) if name in elsewhere]
-        left = [*rest, (einsum(S, T, written([of_S, of_T, kept])), kept)]
+        (S, of_S), (T, of_T) = left[i], left[j]
+        names = [name for name in dict.fromkeys(of_S + of_T) if name in elsewhere]
+        left = [*rest, (einsum(S, T, written([of_S, of_T, names])), names)]
     ((result, axes),) = left
     assert torch.equal(einsum(result, written([axes, terms[-1]])), by_loops(factors, terms, sizes))
 
@@ -256,16 +256,16 @@ def test_any_order(expression: tuple[Terms, dict[str, int]], data: st.DataObject
 @theorem
 @given(st.lists(size, min_size=3, max_size=6), seeds)
 def test_any_parenthesisation(sizes: list[int], seed: int) -> None:
-    """A chain of matrices, in every one of its parenthesisations, against loops."""
+    """A chain of matrices, in each of its parenthesizations, against loops."""
     n = len(sizes) - 1
     links = tuple((f"i{k}", f"i{k + 1}") for k in range(n))
     terms = (*links, ("i0", f"i{n}"))
     of = {f"i{k}": value for k, value in enumerate(sizes)}
     matrices = whole_numbers(seed, terms, of)
     expected = by_loops(matrices, terms, of)
-    found = list(parenthesised(matrices))
-    assert len(found) == math.comb(2 * (n - 1), n - 1) // n  # Catalan's number
-    for product in found:
+    products = list(parenthesised(matrices))
+    assert len(products) == math.comb(2 * (n - 1), n - 1) // n  # the Catalan number
+    for product in products:
         assert torch.equal(product, expected)
 
 
@@ -280,7 +280,7 @@ def parenthesised(matrices: list[Tensor]) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize("n", range(2, 7))
 def test_number_of_orders(n: int) -> None:
-    """(2n − 3)!!: merge any two, until one is left; count the different trees that come out."""
+    """(2n − 3)!!: merge any two until one is left, and count the distinct trees."""
     states = {frozenset(range(n))}
     for _ in range(n - 1):
         states = {state - {a, b} | {frozenset([a, b])} for state in states for a, b in itertools.combinations(state, 2)}
@@ -290,7 +290,7 @@ def test_number_of_orders(n: int) -> None:
 @theorem
 @given(tidy_expressions(factors=2), st.lists(st.integers(2, 5), min_size=4, max_size=4))
 def test_cost_of_a_step(terms: Terms, values: list[int]) -> None:
-    """A step that sums costs two FLOPs for every value of all its indices. Torch's dispatcher is the witness."""
+    """A step that sums costs two FLOPs for every value of all its indices, as counted by torch's dispatcher."""
     sizes = dict(zip("abcd", values, strict=True))
     assume(set(names_of(terms)) - set(terms[-1]))
     factors = whole_numbers(0, terms, sizes)
@@ -328,7 +328,7 @@ def test_attention_without_softmax_has_a_cheaper_order(n: int, d: int, e: int, s
 @theorem
 @given(tidy_expressions(), st.data(), seeds)
 def test_gradient_is_a_contraction(terms: Terms, data: st.DataObject, seed: int) -> None:
-    """Swap the output with that factor."""
+    """The gradient by a factor swaps it with the output."""
     sizes = {name: data.draw(st.integers(1, 3)) for name in "abcd"}
     factors = [factor.requires_grad_() for factor in whole_numbers(seed, terms, sizes)]
     out = einsum(*factors, written(terms))
@@ -342,7 +342,7 @@ def test_gradient_is_a_contraction(terms: Terms, data: st.DataObject, seed: int)
 @theorem
 @given(size, size, seeds)
 def test_gradient_along_a_name_that_occurs_once(n: int, m: int, seed: int) -> None:
-    """A name that only this factor has is missing after the swap; the gradient is the same all along it."""
+    """A name that only this factor has is missing after the swap; the gradient is constant along it."""
     (A,) = whole_numbers(seed, (("i", "j"), ("i",)), dict(i=n, j=m))
     (G,) = whole_numbers(seed + 1, (("i",), ()), dict(i=n))
     A.requires_grad_()
@@ -353,7 +353,7 @@ def test_gradient_along_a_name_that_occurs_once(n: int, m: int, seed: int) -> No
 @theorem
 @given(*[st.integers(1, 6)] * 3)
 def test_backward_costs_twice_the_forward(n: int, m: int, k: int) -> None:
-    """Both swapped expressions have the same indices as the one they come from, and so the same cost."""
+    """Both swapped expressions have the same indices as the original, and so the same cost."""
     A, B = torch.zeros(n, m, requires_grad=True), torch.zeros(m, k, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
         out = einsum(A, B, "i j, j k -> i k")
@@ -368,7 +368,7 @@ def test_backward_costs_twice_the_forward(n: int, m: int, k: int) -> None:
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), seeds)
 def test_block_in_named_axes(batch: int, pos: int, heads: int, d_head: int, seed: int) -> None:
-    """Attention and MLP, each line an expression, are what the library's model computes."""
+    """Attention and MLP, with one expression per line, equal the library's model."""
     config = Config(
         n_layers=1,
         d_model=6,

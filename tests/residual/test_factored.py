@@ -1,4 +1,4 @@
-"""A factored matrix says of itself what numpy says of the matrix multiplied out."""
+"""Factored matrices agree with NumPy on the matrix multiplied out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_norm_and_singular_values(rows, rank, columns, seed):
     expected = np.linalg.svd(full, compute_uv=False)
     values = M.singular_values()
     close(values, expected[: len(values)])
-    assert (expected[len(values) :] < 1e-10).all(), "the values that are not listed are zero"
+    assert (expected[len(values) :] < 1e-10).all(), "values not listed are zero"
     U, S, V = M.svd()
     close(U * S @ V.mT, full)
     close(U.mT @ U, np.eye(len(S)))
@@ -44,7 +44,7 @@ def test_norm_and_singular_values(rows, rank, columns, seed):
 @settings(max_examples=60, deadline=None)
 @given(size, size, seeds)
 def test_eigenvalues_and_trace(rows, rank, seed):
-    """Sums of powers of eigenvalues are traces of powers, which need no eigenvalue solver and no ordering."""
+    """Sums of powers of eigenvalues are traces of powers, which need neither an eigenvalue solver nor an order."""
     M = FactoredMatrix(random(rows, rank, seed), random(rank, rows, seed + 1))
     full = M.A.numpy() @ M.B.numpy()
     values = M.eigenvalues()
@@ -74,8 +74,8 @@ def test_products_stay_factored(rows, rank, inner, other_rank, columns, seed):
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
-def test_heads_circuits_are_what_their_factors_make(seed):
-    """All heads at once, and each for itself; a head's circuit has rank at most d_head."""
+def test_heads_circuits_equal_the_products_of_their_factors(seed):
+    """All heads at once, and each separately; a head's circuit has rank at most d_head."""
     model = Transformer(Config(1, 8, 3, 2, 4, 5, init_std=1.0), seed=seed).double().requires_grad_(False)
     attn = model.blocks[0].attn
     for together, single, left, right in [
@@ -91,14 +91,14 @@ def test_heads_circuits_are_what_their_factors_make(seed):
 
 
 def test_a_tiny_product_of_large_factors_keeps_its_digits():
-    """The norm by way of tr(AᵀA BBᵀ) would lose half of them; by way of two QR decompositions it does not."""
+    """Two QR decompositions keep the digits; the norm as tr(AᵀA BBᵀ) would lose half of them."""
     A, B = random(6, 2, 0), random(2, 6, 1)
     rotation = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
     small = FactoredMatrix(torch.cat([A, A], dim=1), torch.cat([B, (1e-12 * rotation - torch.eye(2)) @ B]))
     close(small.norm() * 1e12, np.linalg.norm(A @ rotation @ B), tolerance=1e-3)
 
 
-def test_bad_shapes_are_sentences():
+def test_bad_shapes_are_readable_errors():
     with pytest.raises(ValueError, match=r"cannot factor a matrix as \[3, 2\] @ \[3, 2\]"):
         FactoredMatrix(torch.ones(3, 2), torch.ones(3, 2))
     flat = FactoredMatrix(torch.ones(3, 2), torch.ones(2, 4))

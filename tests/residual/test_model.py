@@ -1,4 +1,4 @@
-"""The model against a transformer written with plain loops, and against what the mathematics says of it."""
+"""The model, against a transformer written as plain loops, and against mathematical properties."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from residual import Config, Transformer
 from residual.taps import at, compose, freeze, record
 
-# ---- The oracle: numpy, a loop for every index, and nothing shared with the library but the weights
+# ---- The oracle: NumPy, a loop for every index, sharing only the weights with the library
 
 
 def normed(x, kind, eps, w, b):
-    """One vector, LayerNormed or RMSNormed."""
+    """Apply LayerNorm or RMSNorm to one vector."""
     if kind == "none":
         return x
     n = len(x)
@@ -29,7 +31,7 @@ def normed(x, kind, eps, w, b):
 
 
 def turned(x, position, base, interleaved):
-    """One head's query or key: its pairs, read as complex numbers, times ``exp(i p θ)``."""
+    """Apply rotary positions to one head's query or key: its pairs, as complex numbers, times ``exp(i p θ)``."""
     half = len(x) // 2
     out = np.zeros(len(x))
     for i in range(half):
@@ -40,17 +42,17 @@ def turned(x, position, base, interleaved):
 
 
 def attention(x, c, W, place=None, read=None):
-    """One layer of attention on ``x [pos d_model]``, with the layer's weights ``W`` by name.
+    """Compute one layer of attention on ``x [pos d_model]``, with the layer's weights ``W`` by name.
 
-    ``read`` has what each head's map reads instead, by the map's letter ``[pos head d_model]``.
+    ``read`` holds separate inputs for each head's map, by the map's letter, ``[pos head d_model]``.
 
-    Returns what the layer writes ``[pos d_model]``, and where it looked ``[head query key]``.
+    Returns the layer's output ``[pos d_model]`` and the pattern ``[head query key]``.
     """
     n_pos, d_model = x.shape
     n_kv = c.n_heads if c.n_kv_heads is None else c.n_kv_heads
     bias = {name: np.zeros((c.n_heads, c.d_head)) if W[name] is None else W[name] for name in ("b_Q", "b_K", "b_V")}
 
-    def made(name, head, pos):
+    def mapped(name, head, pos):
         source = x[pos] if read is None else read[name][pos, head]
         source = source if place is None or name == "V" else source + place[pos]
         return [
@@ -59,20 +61,20 @@ def attention(x, c, W, place=None, read=None):
         ]
 
     def key(head, pos):
-        k = np.array(made("K", head, pos))
+        k = np.array(mapped("K", head, pos))
         return turned(k, pos, c.rotary_base, c.rotary_interleaved) if c.positions == "rotary" else k
 
     out = np.zeros((n_pos, d_model)) + (0.0 if W["b_O"] is None else W["b_O"])
     pattern = np.zeros((c.n_heads, n_pos, n_pos))
     for head in range(c.n_heads):
-        kv = head * n_kv // c.n_heads  # neighbouring query heads share a key head
+        kv = head * n_kv // c.n_heads  # neighboring query heads share a key head
         keys = [key(kv, pos) for pos in range(n_pos)]
         if c.smeared_keys:
             own = 1 / (1 + math.exp(-W["smear"][kv]))
             keys = [own * keys[j] + (1 - own) * keys[j - 1] if j else keys[0] for j in range(n_pos)]
-        values = [made("V", kv, pos) for pos in range(n_pos)]
+        values = [mapped("V", kv, pos) for pos in range(n_pos)]
         for query in range(n_pos):
-            q = np.array(made("Q", head, query))
+            q = np.array(mapped("Q", head, query))
             if c.positions == "rotary":
                 q = turned(q, query, c.rotary_base, c.rotary_interleaved)
             seen = range(query + 1) if c.causal else range(n_pos)
@@ -87,7 +89,7 @@ def attention(x, c, W, place=None, read=None):
 
 
 def neurons(x, c, W):
-    """The MLP on one vector."""
+    """Apply the MLP to one vector."""
     act = {
         "relu": lambda t: max(t, 0.0),
         "gelu": lambda t: t * 0.5 * (1 + math.erf(t / math.sqrt(2))),
@@ -107,7 +109,7 @@ def neurons(x, c, W):
 
 
 def transformer(tokens, c, weights):
-    """Logits ``[pos d_vocab]`` of a list of tokens."""
+    """Return logits ``[pos d_vocab]`` for a list of tokens."""
     x = np.array([weights["W_E"][token] for token in tokens])
     place = None
     if c.positions == "learned":
@@ -127,11 +129,11 @@ def transformer(tokens, c, weights):
 
 
 def weights_of(model):
-    """A model's weights, by name, as numpy arrays."""
+    """Return a model's weights, by name, as NumPy arrays."""
 
     def arrays(module, names):
-        found = {name: getattr(module, name, None) for name in names.split()}
-        return {name: None if x is None else x.detach().numpy().copy() for name, x in found.items()}
+        values = {name: getattr(module, name, None) for name in names.split()}
+        return {name: None if x is None else x.detach().numpy().copy() for name, x in values.items()}
 
     layers = [
         dict(
@@ -150,7 +152,7 @@ def weights_of(model):
 
 @st.composite
 def models(draw, max_layers=2):
-    """Attention alone: no norm, no MLP, no biases."""
+    """Draw attention-only models: no norm, no MLP, no biases."""
     config = Config(
         n_layers=draw(st.integers(0, max_layers)),
         d_model=draw(st.integers(1, 6)),
@@ -166,7 +168,7 @@ def models(draw, max_layers=2):
 
 @st.composite
 def all_kinds(draw, causal=None, **fixed):
-    """Every kind of block, in every combination."""
+    """Draw every kind of block, in every combination."""
     heads, kv_heads = draw(st.sampled_from([(1, None), (2, None), (2, 1), (4, 2)]))
     fields = dict(
         n_layers=draw(st.integers(0, 2)),
@@ -192,7 +194,7 @@ def all_kinds(draw, causal=None, **fixed):
     seed = draw(st.integers(0, 2**32 - 1))
     model = Transformer(Config(**{**fields, **fixed}), seed=seed).double()
     generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():  # norms that are not 1, biases that are not 0
+    with torch.no_grad():  # make norms differ from 1 and biases from 0
         for weight in model.parameters():
             weight += 0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     return model
@@ -205,13 +207,13 @@ def tokens_for(model, batch=2):
 
 
 def by_name(model):
-    """All the names that there are, those included that a tap has to ask for."""
+    """Return all names, including those that a tap must ask for by name."""
     heads = [f"blocks.{i}.attn.{name}" for i in range(model.config.n_layers) for name in ("q_in", "k_in", "v_in")]
     return [*model.activation_names, *heads]
 
 
 def everything(name, x):
-    """A plain function: it does not say what it wants, so it is shown everything."""
+    """A plain function as a tap: it does not say what it wants, so it sees everything."""
     return x
 
 
@@ -238,7 +240,7 @@ def test_pattern_equals_plain_loops(model):
 @settings(max_examples=40, deadline=None)
 @given(all_kinds())
 def test_tapped_equals_fast_path(model):
-    """Every subset of the activations may be asked for; the logits are those of the fused kernels."""
+    """For any subset of the activations, the logits equal those of the fused kernels."""
     tokens = tokens_for(model)
     logits = model(tokens)
     for names in [[name] for name in by_name(model)] + [by_name(model)]:
@@ -248,12 +250,12 @@ def test_tapped_equals_fast_path(model):
 @settings(max_examples=25, deadline=None)
 @given(all_kinds())
 def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
-    """Where looking alone makes another kernel compute it, the same bits as looking; else those of no tap at all."""
+    """Equal to recording bit for bit if recording switches to another kernel; otherwise equal to no tap at all."""
     tokens = tokens_for(model)
     untapped = model(tokens)
     for name in by_name(model):
         materialised = name.endswith(("scores", "pattern", "result", "scale", "normalized", "_in"))
-        materialised |= name == "pos_embed" and model.config.positions == "shortformer"  # else one for the whole batch
+        materialised |= name == "pos_embed" and model.config.positions == "shortformer"  # else one for all
         expected = model(tokens, tap=record(name)) if materialised else untapped
         assert torch.equal(model(tokens, tap=at(name, lambda x: x)), expected)
         assert torch.equal(model(tokens, tap=at(name, torch.clone)), expected)
@@ -262,7 +264,7 @@ def test_a_tap_that_returns_its_input_changes_not_one_bit(model):
 @settings(max_examples=25, deadline=None)
 @given(all_kinds())
 def test_the_listed_names_are_the_names_seen(model):
-    """In order, each once, with the shape that the papers give it."""
+    """In order, each once, with the shape given in the papers."""
     order = []
     model(tokens_for(model), tap=lambda name, x: order.append(name) or x)
     assert order == model.activation_names
@@ -285,7 +287,7 @@ def test_the_listed_names_are_the_names_seen(model):
 @settings(max_examples=40, deadline=None)
 @given(all_kinds(n_layers=1), st.booleans(), st.data())
 def test_each_head_reads_what_is_put_in_for_it(model, frozen, data):
-    """Every head's map with an input of its own, and a norm of its own or one given, against plain loops."""
+    """Separate inputs for every head's maps, normalized by their own scale or a given one, against plain loops."""
     c, tokens = model.config, tokens_for(model, batch=1)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     heads = dict(Q=c.n_heads, K=c.n_kv_heads or c.n_heads, V=c.n_kv_heads or c.n_heads)
@@ -341,8 +343,8 @@ def test_rotated_queries_and_keys_equal_plain_loops(model):
 
 @settings(max_examples=25, deadline=None)
 @given(all_kinds(n_layers=1, d_mlp=5))
-def test_what_the_mlp_alone_reads(model):
-    """Its input replaced, the MLP writes what plain loops say, and the stream keeps the rest."""
+def test_the_mlp_s_input_can_be_changed_alone(model):
+    """With its input replaced, the MLP writes what plain loops compute, and the rest of the stream is unchanged."""
     new = torch.randn(2, 6, model.config.d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     seen = record(["*.mlp.p*", "*resid*", "*mlp_out"])
     model(tokens_for(model), tap=compose(freeze({"blocks.0.mlp.in": new}), seen))
@@ -358,7 +360,7 @@ def test_what_the_mlp_alone_reads(model):
 
 
 def test_inputs_of_heads_are_there_only_by_name():
-    """They are as large as the stream times the heads: no wildcard and no plain function reaches them."""
+    """They are as large as the stream times the heads, so no wildcard and no plain function gets them."""
     model, tokens, order = small(), torch.tensor([[1, 2, 3]]), []
     seen, heads = record(), record("*.k_in")
     model(tokens, tap=compose(lambda name, x: order.append(name) or x, seen, heads, at("*attn*", torch.clone)))
@@ -368,9 +370,7 @@ def test_inputs_of_heads_are_there_only_by_name():
 
 def test_a_normalised_stream_cannot_be_changed_for_heads_that_do_not_read_it():
     model = Transformer(Config(1, 6, 2, 3, 6, 7, norm="rms"))
-    with pytest.raises(
-        ValueError, match=r"blocks.0.ln1.normalized, which heads with an input of their own do not read"
-    ):
+    with pytest.raises(ValueError, match=r"blocks.0.ln1.normalized, which heads with separate inputs do not read"):
         model(torch.tensor([[1, 2]]), tap=compose(at("*normalized", torch.neg), record("*.q_in")))
 
 
@@ -383,7 +383,7 @@ def test_gradients_reach_every_activation(model, data):
     weights = torch.randn(2, 6, 7, generator=generator, dtype=torch.float64)
     seen = record(name)
     logits = model(tokens, tap=seen)
-    if not seen:  # no token, no layer that needs it
+    if not seen:  # nothing to differentiate by
         return
     (gradient,) = torch.autograd.grad((logits * weights).sum(), seen[name], allow_unused=True)
     step = torch.randn(seen[name].shape, generator=generator, dtype=torch.float64)
@@ -391,10 +391,10 @@ def test_gradients_reach_every_activation(model, data):
     def moved(size):
         return (model(tokens, tap=at(name, lambda x: x + size * step)) * weights).sum()
 
-    found = ((moved(1e-6) - moved(-1e-6)) / 2e-6).detach()
+    quotient = ((moved(1e-6) - moved(-1e-6)) / 2e-6).detach()
     expected = torch.zeros(()).double() if gradient is None else (gradient * step).nan_to_num().sum()
-    if model.config.act != "relu":  # which has corners
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    if model.config.act != "relu":  # ReLU is not differentiable at 0
+        torch.testing.assert_close(quotient, expected, atol=2e-5, rtol=1e-4)
 
 
 # ---- Texts of unequal length
@@ -403,7 +403,7 @@ def test_gradients_reach_every_activation(model, data):
 @settings(max_examples=60, deadline=None)
 @given(all_kinds(), st.data())
 def test_a_padded_batch_is_its_texts(model, data):
-    """Wherever the padding is: each text gets the logits that it gets alone, and nothing is NaN."""
+    """Wherever the padding is, each text gets the same logits as alone, and nothing is NaN."""
     marks = st.lists(st.booleans(), min_size=6, max_size=6)
     kind = data.draw(st.sampled_from(["left", "right", "anywhere"]))
     rows = data.draw(st.lists(marks.filter(any), min_size=1, max_size=3))
@@ -436,7 +436,7 @@ def test_no_real_token_attends_to_padding(model):
 
 
 @pytest.mark.parametrize("mask", [torch.ones(1, 2) > 0, torch.ones(1, 3), torch.ones(1, 3).long()])
-def test_a_bad_mask_is_a_sentence(mask):
+def test_a_bad_mask_is_a_readable_error(mask):
     with pytest.raises(ValueError, match=r"it must be torch.bool \[1, 3\], true at real tokens"):
         small()(torch.tensor([[1, 2, 3]]), mask=mask)
 
@@ -470,7 +470,7 @@ def test_lists_arrays_and_texts_are_tokens(tokens):
     assert torch.equal(model.run_to(tokens, 1), model.run_to(expected, 1))
 
 
-def test_texts_of_unequal_length_bring_their_mask():
+def test_texts_of_unequal_length_are_masked():
     model = small().double()
     model.vocabulary = Letters()
     logits = model(["b", "gfe"])
@@ -481,19 +481,19 @@ def test_texts_of_unequal_length_bring_their_mask():
 @pytest.mark.parametrize(
     "tokens, mask, error, says",
     [
-        ("bcd", None, TypeError, "the model has no vocabulary to read text with; give tokens"),
-        ([["b"]], None, ValueError, "tokens are no table"),
-        ([[1, 2], [3]], None, ValueError, "rows of unequal length need padding, and a mask"),
+        ("bcd", None, TypeError, "the model has no vocabulary, so it cannot read text; give tokens"),
+        ([["b"]], None, ValueError, "tokens must be a table"),
+        ([[1, 2], [3]], None, ValueError, "rows of unequal length need padding and a mask"),
         ([[1.5]], None, TypeError, "tokens are torch.float"),
         ([[True]], None, TypeError, "tokens are torch.bool"),
         ([1, 2], None, ValueError, r"tokens have shape \[2\]"),
-        (["b", ""], None, ValueError, "a text has no token"),
-        ("", None, ValueError, "a text has no token"),
-        (["b", 3], None, ValueError, "a list of texts holds something else"),
-        (["b"], torch.ones(1, 1) > 0, ValueError, "texts bring a mask of their own"),
+        (["b", ""], None, ValueError, "a text has no tokens"),
+        ("", None, ValueError, "a text has no tokens"),
+        (["b", 3], None, ValueError, "the list holds texts and something else"),
+        (["b"], torch.ones(1, 1) > 0, ValueError, "texts come with a mask of their own"),
     ],
 )
-def test_what_is_no_token_is_a_sentence(tokens, mask, error, says):
+def test_bad_tokens_are_readable_errors(tokens, mask, error, says):
     model = small()
     if "vocabulary" not in says:
         model.vocabulary = Letters()
@@ -505,21 +505,24 @@ def test_what_is_no_token_is_a_sentence(tokens, mask, error, says):
     "names, fused",
     [([], 2), (["embed", "*.z", "*.q", "*.resid_pre"], 2), (["blocks.1.attn.pattern"], 1), (["*.scores"], 0)],
 )
-def test_only_what_is_asked_for_is_materialised(names, fused, monkeypatch):
-    """A layer of which nobody asks the pattern goes through the fused kernel, which never has one."""
+def test_layers_whose_pattern_is_not_wanted_use_the_fused_kernel(names, fused):
+    """The fused kernel never materializes a pattern."""
     calls = []
-    kernel = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k)
-    )
-    small()(torch.tensor([[1, 2, 3]]), tap=record(names))
-    assert len(calls) == fused
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            calls.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Calls():
+        small()(torch.tensor([[1, 2, 3]]), tap=record(names))
+    assert calls.count(F.scaled_dot_product_attention) == fused
 
 
 @settings(max_examples=25, deadline=None)
 @given(all_kinds())
 def test_residual_stream_is_the_sum_of_what_was_written(model):
-    """Exactly: what was written, added up in the order of writing, is the stream, to the last bit."""
+    """The outputs, added in order, equal the stream to the last bit."""
     seen = record()
     logits = model(tokens_for(model), tap=seen)
     stream = seen["embed"]
@@ -579,7 +582,7 @@ def test_scores_are_the_bilinear_form_QK(model):
 @settings(max_examples=25, deadline=None)
 @given(models(max_layers=3), st.floats(-3, 3))
 def test_with_frozen_patterns_the_model_is_linear(model, scale):
-    """Freeze where every head looks, and the logits are a linear function of the embeddings."""
+    """With all patterns frozen, the logits are a linear function of the embeddings."""
     tokens = tokens_for(model)
     seen = record("blocks.*.attn.pattern") if model.config.n_layers else record("embed")
     model(tokens, tap=seen)
@@ -596,7 +599,7 @@ def test_with_frozen_patterns_the_model_is_linear(model, scale):
 
 
 def test_without_freezing_a_layer_is_not_linear():
-    """The test above would pass for a model that ignored its patterns; this one would not."""
+    """A model that ignored its patterns would pass the test above; it would fail this one."""
     model = Transformer(Config(1, 6, 2, 3, 6, 7, "none", init_std=0.8)).double()
     tokens = tokens_for(model)
     seen = record("embed")
@@ -626,11 +629,11 @@ def test_bidirectional_without_positions_knows_no_order(model, order):
 @settings(max_examples=25, deadline=None)
 @given(all_kinds(positions="rotary", n_layers=1))
 def test_rotary_scores_depend_on_the_distance_alone(model):
-    """The same token everywhere: a score is then a function of how far back the key is."""
+    """With the same token everywhere, a score depends only on how far back the key is."""
     seen = record("blocks.0.attn.scores")
     model(torch.full((1, 6), 3), tap=seen)
     scores = seen["blocks.0.attn.scores"][0]
-    n = 5 if model.config.smeared_keys else 6  # the first key has none before it to be mixed with
+    n = 5 if model.config.smeared_keys else 6  # the first key has no previous key to mix with
     for back in range(n):
         along = scores.diagonal(-back, dim1=-2, dim2=-1)[:, -(n - back) :]
         torch.testing.assert_close(along, along[:, :1].expand_as(along))
@@ -659,7 +662,7 @@ def test_restarting_at_a_layer_and_position_changes_nothing(model, data):
 @settings(max_examples=40, deadline=None)
 @given(all_kinds(), st.data())
 def test_running_to_a_layer_and_from_it_is_running(model, data):
-    """To the last bit; and what comes after the layer is not computed."""
+    """Equal to the last bit, and nothing after the layer is computed by the first half."""
     layer = data.draw(st.integers(0, model.config.n_layers))
     tokens, order = tokens_for(model), []
     stream = model.run_to(tokens, layer, tap=lambda name, x: order.append(name) or x)
@@ -673,7 +676,7 @@ def test_running_to_a_layer_and_from_it_is_running(model, data):
         assert torch.equal(seen[f"blocks.{layer}.resid_pre"], stream)
 
 
-def test_known_sizes():
+def test_parameter_counts_of_published_models():
     """GPT-2 small has 124,439,808 parameters and SmolLM2-135M 134,515,008 (their model cards round both)."""
     gpt2 = Config(12, 768, 12, 64, 1024, 50257, d_mlp=3072, norm="layer", tied=True, bias=True)
     smollm2 = Config(
@@ -734,16 +737,16 @@ def test_gradients_flow_through_taps():
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one, other = Transformer(Config(), seed=3), Transformer(Config(), seed=4)
+    first, second = Transformer(Config(), seed=3), Transformer(Config(), seed=4)
     assert torch.equal(torch.random.get_rng_state(), before), "building a model must not touch the global generator"
     torch.manual_seed(2)
     again = Transformer(Config(), seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(one.W_E, other.W_E)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.W_E, second.W_E)
 
 
 def test_head_weights_can_be_written_by_hand():
-    """W_Q, W_K and W_V are views: a head that copies the previous token can be set down and does so."""
+    """W_Q, W_K and W_V are views: a head that copies the previous token can be written down, and it works."""
     n_ctx, d_vocab = 5, 4
     d_model = n_ctx + d_vocab  # the stream holds a one-hot position and a one-hot token
     model = Transformer(Config(1, d_model, 1, d_model, n_ctx, d_vocab)).double()
@@ -761,7 +764,7 @@ def test_head_weights_can_be_written_by_hand():
     assert model(tokens)[0, 1:].argmax(-1).tolist() == tokens[0, :-1].tolist()
 
 
-# ---- Bad input is a sentence
+# ---- Bad input gives readable errors
 
 
 def small():
@@ -784,7 +787,7 @@ def small():
         (torch.zeros(1, 2, dtype=torch.long, device="meta"), ValueError, "the tokens are on meta, the model on cpu"),
     ],
 )
-def test_bad_tokens(tokens, error, says):
+def test_tokens_of_a_wrong_type_shape_or_range(tokens, error, says):
     with pytest.raises(error, match=says):
         small()(tokens)
 
@@ -799,7 +802,7 @@ def test_bad_tokens(tokens, error, says):
     ids=["record", "freeze", "compose"],
 )
 def test_a_wrong_name_lists_the_nearest(tap):
-    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.paterm'; there is blocks.0.attn.pattern, "):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.paterm'; choose from blocks.0.attn.pattern, "):
         small()(torch.tensor([[1, 2]]), tap=tap)
 
 
@@ -811,28 +814,28 @@ def test_a_tap_must_return_a_tensor_of_the_same_shape():
         small()(tokens, tap=lambda name, x: x[:, :1])
 
 
-def test_reading_what_was_not_recorded():
+def test_reading_an_unrecorded_activation_is_an_error():
     seen = record("embed")
     with pytest.raises(KeyError, match="nothing is recorded yet"):
         seen["embed"]
     small()(torch.tensor([[1, 2]]), tap=seen)
-    with pytest.raises(KeyError, match=r"blocks.0.attn.z was not recorded; there is embed"):
+    with pytest.raises(KeyError, match=r"blocks.0.attn.z was not recorded; choose from embed"):
         seen["blocks.0.attn.z"]
 
 
 @pytest.mark.parametrize(
     "fields, error, says",
     [
-        (dict(n_layer=3), TypeError, "Config has no field 'n_layer'; there is n_layers, "),
+        (dict(n_layer=3), TypeError, "Config has no field 'n_layer'; choose from n_layers, "),
         (dict(d_model=0), ValueError, "Config.d_model is 0; it must be a whole number, at least 1"),
         (dict(n_layers=-1), ValueError, "Config.n_layers is -1"),
         (dict(n_heads=2.5), ValueError, "Config.n_heads is 2.5"),
-        (dict(positions="learnd"), ValueError, "Config.positions is 'learnd'; there is learned"),
-        (dict(act="gleu"), ValueError, "Config.act is 'gleu'; there is gelu"),
-        (dict(norm=None), ValueError, "Config.norm is None; there is none, "),
+        (dict(positions="learnd"), ValueError, "Config.positions is 'learnd'; choose from learned"),
+        (dict(act="gleu"), ValueError, "Config.act is 'gleu'; choose from gelu"),
+        (dict(norm=None), ValueError, "Config.norm is None; choose from none, "),
         (dict(n_heads=4, n_kv_heads=3), ValueError, "n_heads is 4; 3 key heads cannot share it evenly"),
         (dict(n_kv_heads=0), ValueError, "kv_heads is 0"),
-        (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions turn pairs"),
+        (dict(d_head=3, positions="rotary"), ValueError, "d_head is 3; rotary positions rotate pairs"),
         (dict(norm_eps=0.0), ValueError, "norm_eps is 0.0; it must be a number above 0"),
         (dict(rotary_base="large"), ValueError, "rotary_base is 'large'; it must be a number above 0"),
         (dict(init_std=-1.0), ValueError, "init_std is -1.0; it must be a number not below 0"),
@@ -851,7 +854,7 @@ def test_bad_restart():
         model.run_from(3, stream)
     with pytest.raises(ValueError, match=r"resid has shape \[2, 3\]; it must be \[batch pos d_model = 6\]"):
         model.run_from(0, stream[..., 0])
-    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.z'; there is blocks.1.attn.z"):
+    with pytest.raises(ValueError, match=r"no activation 'blocks.0.attn.z'; choose from blocks.1.attn.z"):
         model.run_from(1, stream, tap=record("blocks.0.attn.z"))
 
 
@@ -873,6 +876,6 @@ def test_a_layer_is_a_whole_number(layer):
         lambda: model.run_to(torch.zeros(1, 2).long(), layer),
         lambda: model.run_from(layer, torch.zeros(1, 2, 6)),
     ):
-        with pytest.raises(ValueError, match=f"a layer is a whole number; {layer!r} is none"):
+        with pytest.raises(ValueError, match=f"a layer is a whole number; {layer!r} is not"):
             call()
     assert model.run_to(torch.zeros(1, 2).long(), np.int64(1)).shape == (1, 2, 6)

@@ -1,4 +1,4 @@
-"""What the note one-layer proves: the path expansion, what eigenvalues say, and what a factored table cannot say."""
+"""The theorems of the note one-layer: path expansion, the meaning of eigenvalues, the limits of a factored table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_path_expansion_is_the_model(seed, positions):
     one_hot = torch.nn.functional.one_hot(tokens, 10).double()
     direct = model.W_E @ model.W_U
     table = one_hot @ direct
-    operator = kron(torch.eye(7, dtype=torch.float64), direct.T)  # of the first text, on its rows one after the other
+    operator = kron(torch.eye(7, dtype=torch.float64), direct.T)  # for the first text, with its rows concatenated
     for head in range(3):
         whole = model.W_E @ model.blocks[0].attn.W_V[head] @ model.blocks[0].attn.W_O[head] @ model.W_U
         pattern = seen["blocks.0.attn.pattern"][:, head]
@@ -66,21 +66,21 @@ def test_one_number_for_each_source_destination_and_output(seed):
 @settings(deadline=None, max_examples=100)
 @given(seeds, st.integers(1, 5), st.integers(1, 9))
 def test_nonzero_eigenvalues_of_AB_and_BA_agree(seed, rank, size):
-    """Each eigenvector of BA is carried by A to one of AB with the same eigenvalue; and the traces of powers agree."""
+    """A maps each eigenvector of BA to one of AB with the same eigenvalue; and the traces of powers agree."""
     A, B = random(seed, size, rank), random(seed + 1, rank, size)
     values, vectors = torch.linalg.eig(B @ A)
     for value, vector in zip(values, vectors.T, strict=True):
         carried = A.to(value.dtype) @ vector
         assert torch.allclose((A @ B).to(value.dtype) @ carried, value * carried, atol=1e-8)
     for power in (1, 2, 3):
-        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
-        assert torch.isclose(one, other, atol=1e-7, rtol=1e-9)
+        first, second = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(first, second, atol=1e-7, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
 @given(seeds)
 def test_the_sum_of_eigenvalues_is_the_sum_of_own_logits(seed):
-    """What a positive score does prove: averaged over the vocabulary, a token raises its own logit over the mean."""
+    """A positive score does prove this: on average over the vocabulary, a token raises its own logit over the mean."""
     model = model_of(seed)
     OV, scores = full_OV(model, 0), copying_score(model)[0]
     own = OV.AB.diagonal(dim1=-2, dim2=-1)
@@ -92,15 +92,15 @@ def test_the_sum_of_eigenvalues_is_the_sum_of_own_logits(seed):
 @settings(deadline=None, max_examples=40)
 @given(seeds, st.floats(-9, 9))
 def test_the_copying_score_does_not_see_what_softmax_does_not(seed, size):
-    """Something added to all logits at once changes no probability and no score, but it does change the raw sum."""
+    """A constant added to all logits changes no probability and no score, but it changes the raw sum."""
     model = model_of(seed)
     before, raw = copying_score(model), full_OV(model, 0).eigenvalues().sum(dim=-1).real
     tokens = torch.randint(10, (2, 7), generator=torch.Generator().manual_seed(seed))
-    said = model(tokens).softmax(dim=-1)
+    probabilities = model(tokens).softmax(dim=-1)
     added = size * random(seed + 5, model.config.d_model)
     with torch.no_grad():
         model.W_U += added[:, None]
-    assert torch.allclose(model(tokens).softmax(dim=-1), said, atol=1e-9)
+    assert torch.allclose(model(tokens).softmax(dim=-1), probabilities, atol=1e-9)
     assert torch.allclose(copying_score(model), before, atol=1e-7)
     moved = (model.W_E @ model.blocks[0].attn.W_OV().AB @ added).sum(dim=-1)  # the trace of a matrix of rank one
     assert torch.allclose(full_OV(model, 0).eigenvalues().sum(dim=-1).real - raw, moved, atol=1e-7)
@@ -109,7 +109,7 @@ def test_the_copying_score_does_not_see_what_softmax_does_not(seed, size):
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.floats(0.1, 9), st.integers(2, 6))
 def test_the_score_of_pure_copying_is_one(seed, strength, size):
-    """And it stays one in any basis; of the opposite it is minus one."""
+    """It is one in any basis, and minus one for the opposite of copying."""
     basis = random(seed, size, size)
     copying = strength * basis @ torch.diag(torch.arange(1.0, size + 1).double()) @ torch.linalg.inv(basis)
     identity = torch.eye(size).double()
@@ -120,7 +120,7 @@ def test_the_score_of_pure_copying_is_one(seed, strength, size):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 8), st.floats(1.01, 50))
 def test_positive_eigenvalues_do_not_prove_copying(size, push):
-    """All eigenvalues are 1, so the score is 1; yet but for the last, every token raises its neighbour's logit more."""
+    """All eigenvalues are 1, so the score is 1; yet every token but the last raises its neighbor's logit more."""
     table = torch.eye(size).double() + push * torch.diag(torch.ones(size - 1).double(), 1)
     # (λ Id - table) is triangular with λ - 1 on its diagonal: its determinant is (λ - 1)^size
     for value in (0.3, 2.0, -1.0):
@@ -146,7 +146,7 @@ def test_a_head_cannot_keep_trigrams_apart(seed):
             raised[:, None, :, None] * raised[None, :, None, :] - raised[:, None, None, :] * raised[None, :, :, None]
         )
         assert crossed.abs().max() < 1e-10
-        assert (torch.stack(attends) > 0).all(), "attention is never zero: whatever one destination gets, all do"
+        assert (torch.stack(attends) > 0).all(), "attention is never zero: every destination gets some of everything"
 
 
 @settings(deadline=None, max_examples=80)

@@ -1,4 +1,4 @@
-"""The promises that the figures' style makes: contrast in both modes, zero as the page, names that do not touch."""
+"""The figures' style: contrast in both modes, zero as the page's color, names that do not touch."""
 
 import html
 import io
@@ -23,15 +23,15 @@ LIGHT, DARK = "#ffffff", "#1e2129"
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2.1, relative luminance."""
+    """Return the relative luminance of WCAG 2.1."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("colour", plot.COLOURS)
 @pytest.mark.parametrize("page", [LIGHT, DARK])
-def test_colours_read_on_both_pages(colour: str, page: str) -> None:
-    """WCAG asks for 3:1 between a graphic and what is around it."""
+def test_colors_have_contrast_on_both_pages(colour: str, page: str) -> None:
+    """WCAG requires a contrast of 3:1 between a graphic and its surroundings."""
     brighter, darker = sorted((luminance(colour), luminance(page)), reverse=True)
     assert (brighter + 0.05) / (darker + 0.05) >= 3
 
@@ -41,16 +41,16 @@ def test_zero_is_the_page() -> None:
     assert rgba[:, 3].tolist() == [1, 0.5, 0, 0, 0.25, 1]
     assert rgba[0, :3] == pytest.approx(to_rgb(plot.ORANGE))
     assert rgba[-1, :3] == pytest.approx(to_rgb(plot.BLUE))
-    assert plot.ramp([-np.inf, np.inf], limit=2.0)[:, 3].tolist() == [0, 1], "a masked score is not there"
+    assert plot.ramp([-np.inf, np.inf], limit=2.0)[:, 3].tolist() == [0, 1], "a masked score is transparent"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted), st.floats(0.01, 0.2))
-def test_names_keep_their_distance(wanted: list[float], apart: float) -> None:
-    got = np.array(plot._spread(wanted, apart))
-    assert (np.diff(got) >= apart - 1e-9).all()
-    if (np.diff(wanted) >= apart).all():
-        assert got == pytest.approx(wanted)  # names that do not touch stay where they are
-    assert got.mean() == pytest.approx(np.mean(wanted))  # the others give way to both sides
+def test_names_of_curves_keep_their_distance(targets: list[float], apart: float) -> None:
+    heights = np.array(plot.spread(targets, apart))
+    assert (np.diff(heights) >= apart - 1e-9).all()
+    if (np.diff(targets) >= apart).all():
+        assert heights == pytest.approx(targets)  # names that do not touch stay in place
+    assert heights.mean() == pytest.approx(np.mean(targets))  # the others move apart in both directions
 
 
 def test_table_escapes_and_aligns() -> None:
@@ -74,7 +74,7 @@ def test_a_number_is_not_a_matrix() -> None:
 
 
 def test_figures_leave_the_cell_alone() -> None:
-    """They return nothing, so that a cell ends in its figure and not in the text of an object."""
+    """They return nothing, so that a cell shows its figure and not the text of an object."""
     assert plot.heatmap(np.eye(3), rows=list("abc"), columns=list("abc"), block=1) is None
     assert plot.attention(np.ones((3, 2, 2)), columns=2) is None
     assert plot.lines(range(3), {"a": [1, 2, np.nan], "b": [1, 1, 1]}, log="y") is None
@@ -95,7 +95,7 @@ def _no_figures_left():
 
 
 def texts_of_figure() -> list[str]:
-    """Every text in the SVG of the current figure, which a browser could read."""
+    """Return every text in the current figure's SVG, as a browser reads it."""
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -121,7 +121,7 @@ def test_characters_that_cannot_be_seen_are_written_out(text, shown) -> None:
     assert plain(text) == shown
 
 
-def test_nasty_labels_all_at_once() -> None:
+def test_unusual_labels_are_drawn_as_they_are() -> None:
     labels = NASTY + INVISIBLE + EMOJI
     plot.heatmap(np.eye(len(labels)), rows=labels)
     assert set(filter(None, map(plain, labels))) <= set(texts_of_figure())
@@ -152,12 +152,12 @@ def test_any_name_of_a_curve_is_drawn_as_it_is(names: list[str]) -> None:
 
 
 @given(st.lists(LABEL, min_size=1, max_size=4))
-def test_any_text_stands_in_a_table(cells: list[str]) -> None:
+def test_a_table_shows_any_text(cells: list[str]) -> None:
     shown = plot.table([cells], header=cells)
-    found = ElementTree.fromstring(shown._repr_html_())
-    assert [cell.text or "" for cell in found.iter("td")] == list(map(plain, cells))
-    assert [cell.text or "" for cell in found.iter("th")] == list(map(plain, cells))
-    assert len(repr(shown).split("\n")) == 2, "a row is a line"
+    tree = ElementTree.fromstring(shown._repr_html_())
+    assert [cell.text or "" for cell in tree.iter("td")] == list(map(plain, cells))
+    assert [cell.text or "" for cell in tree.iter("th")] == list(map(plain, cells))
+    assert len(repr(shown).split("\n")) == 2, "one line per row"
     assert html.escape(plain(cells[0])) in shown._repr_html_()
 
 
@@ -174,7 +174,7 @@ def test_numbers_are_names_whatever_holds_them() -> None:
 
 
 def test_long_names_leave_the_axes_room() -> None:
-    """Both ends of a name stay: what tells two apart may be at either."""
+    """Both ends of a name are kept, because names may differ at either."""
     long = "a" * 300
     names = [f"1{long}2", f"1{long}3"]
     figures = {
@@ -197,7 +197,7 @@ def test_a_title_may_have_two_lines() -> None:
     assert {"above", "below", "1.0", "0.0"} <= set(texts_of_figure())
 
 
-# ---- Any number
+# ---- Any numbers
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_matrix_of_any_numbers(rows: list[list[float]]) -> None:
 
 
 def test_masked_scores_are_blank() -> None:
-    """The causal mask is −∞; the scale is that of the others."""
+    """The causal mask is −∞; the scale is set by the other scores."""
     scores = torch.tensor([[[-3.0, -torch.inf], [1.0, 2.0]]])
     plot.heatmap(scores[0])
     (image,) = plt.gcf().axes[0].images
@@ -241,7 +241,7 @@ def test_masked_scores_are_blank() -> None:
     assert np.asarray(image.get_array())[0, 1, 3] == 0
 
 
-def test_curves_with_gaps() -> None:
+def test_curves_may_have_gaps() -> None:
     plot.lines([0, 1, 2, np.nan], {"a": [np.nan, 1, -np.inf, 3], "b": [1, np.inf, 2, 2]}, log="y")
     assert {"a", "b"} <= set(texts_of_figure())
     plot.lines([0, 1, 2], {"a": [5, 3, 0], "b": [1, 1, 1]}, log="xy")  # zeros have no logarithm
@@ -256,17 +256,17 @@ def test_curves_with_gaps() -> None:
         (lambda: plot.heatmap(np.eye(2), rows=["a"]), "there are 1 names for 2 rows"),
         (lambda: plot.heatmap(np.eye(2), columns="abc"), "there are 3 names for 2 columns"),
         (lambda: plot.heatmap(np.eye(2), limit=0), "limit is 0; it must be a number above 0"),
-        (lambda: plot.heatmap(np.eye(2), limit="a"), "these are no numbers: 'a'"),
+        (lambda: plot.heatmap(np.eye(2), limit="a"), "these are not numbers: 'a'"),
         (lambda: plot.heatmap(np.eye(2), limit=[1, 2]), r"limit is \[1, 2\]; it must be a number above 0"),
-        (lambda: plot.heatmap(np.eye(2), values="zz"), "values is 'zz', a format that no number has"),
-        (lambda: plot.heatmap(np.eye(2), block=0), "block is 0; it is a number of rows and columns, 1 or more"),
+        (lambda: plot.heatmap(np.eye(2), values="zz"), "values is 'zz', which is not a number format"),
+        (lambda: plot.heatmap(np.eye(2), block=0), "block is 0; give a number of rows and columns, 1 or more"),
         (lambda: plot.heatmap(np.eye(2), block=(1, -1)), r"block is \(1, -1\)"),
         (lambda: plot.heatmap([[1], [2, 3]]), r"the rows differ in length: \[\[1\], \[2, 3\]\]"),
-        (lambda: plot.heatmap([["a"]]), r"these are no numbers: \[\['a'\]\]"),
+        (lambda: plot.heatmap([["a"]]), r"these are not numbers: \[\['a'\]\]"),
         (lambda: plot.attention(np.ones((2, 2, 2)), columns=0), "columns is 0; it must be at least 1"),
-        (lambda: plot.lines([1, 2], {"a": [1, 2]}, log="z"), "log is 'z'; it names axes"),
-        (lambda: plot.lines([1, 2], {"a": [1, 2]}, colours={"b": "red"}), "colours has none for the series 'a'"),
-        (lambda: plot.lines([1, 2], [[1, 2]]), "series are a mapping from names to values; this is a list"),
+        (lambda: plot.lines([1, 2], {"a": [1, 2]}, log="z"), "log is 'z'; it must be"),
+        (lambda: plot.lines([1, 2], {"a": [1, 2]}, colours={"b": "red"}), "colours has no color for the series 'a'"),
+        (lambda: plot.lines([1, 2], [[1, 2]]), "series must map names to values; this is a list"),
         (lambda: plot.attention(np.zeros((0, 2, 2))), r"attention draws .* this has shape \(0, 2, 2\)"),
         (lambda: plot.attention(np.eye(2)), r"attention draws \[head query key\]; this has shape \(2, 2\)"),
         (lambda: plot.attention(np.ones((1, 2, 2)), tokens=[]), "there are 0 names for 2 tokens"),
@@ -279,7 +279,7 @@ def test_curves_with_gaps() -> None:
         (lambda: plot.lines([1, 2], {"a": np.eye(2)}), r"x has shape \(2,\) and the series 'a' \(2, 2\)"),
     ],
 )
-def test_what_cannot_be_drawn_is_a_sentence(draw, says) -> None:
+def test_undrawable_input_is_a_readable_error(draw, says) -> None:
     with pytest.raises(ValueError, match=says):
         draw()
-    assert not plt.get_fignums(), "and leaves no empty figure"
+    assert not plt.get_fignums(), "no empty figure is left"

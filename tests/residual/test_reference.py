@@ -1,4 +1,4 @@
-"""The page that documents the library leaves nothing out, and nothing public is without a word."""
+"""The reference page lists every module, and everything public has a docstring."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MODULES = sorted(
     ".".join(path.relative_to(ROOT / "code/residual").with_suffix("").parts)
     for path in (ROOT / "code/residual").rglob("[a-z]*.py")
 )
-# what these do is said where they belong: by their class, and by the protocol of taps
+# these are documented by their class, and by the protocol of taps
 SAID_ELSEWHERE = {"forward", "resolve"}
 
 
@@ -31,9 +31,9 @@ def public(parent: griffe.Module | griffe.Class) -> Iterator[griffe.Class | grif
 
 @pytest.fixture(scope="module")
 def package() -> griffe.Module:
-    found = griffe.load("residual", search_paths=[ROOT / "code"])
-    assert isinstance(found, griffe.Module)
-    return found
+    module = griffe.load("residual", search_paths=[ROOT / "code"])
+    assert isinstance(module, griffe.Module)
+    return module
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -45,4 +45,4 @@ def test_everything_public_is_described_and_annotated(package: griffe.Module, na
         if isinstance(member, griffe.Function):
             without = [p.name for p in member.parameters if p.annotation is None and p.name not in ("self", "cls")]
             assert not without, f"{member.path}: no annotation of {', '.join(without)}"
-            assert member.returns is not None, f"{member.path}: what does it return?"
+            assert member.returns is not None, f"{member.path}: no annotation of the return value"

@@ -1,6 +1,6 @@
 """The theorems of docs/notes/residual-stream.md, in float64, on random weights.
 
-A change of basis is made here by hand, one parameter at a time; the oracle is the model itself, autograd, or a sum.
+Changes of basis are made by hand, one parameter at a time; the oracle is the model itself, autograd, or a sum.
 """
 
 import math
@@ -27,7 +27,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def random_model(seed: int, n_layers: int = 2, **options) -> Transformer:
-    """A model whose every parameter is random, biases and norms too."""
+    """Return a model with every parameter random, biases and norms too."""
     config = Config(
         n_layers=n_layers, d_model=D_MODEL, n_heads=2, d_head=3, n_ctx=N_CTX, d_vocab=D_VOCAB, init_std=0.7, **options
     )
@@ -52,7 +52,7 @@ def invertible(seed: int) -> Tensor:
 
 
 def in_another_basis(model: Transformer, M: Tensor) -> Transformer:
-    """What is written is multiplied by M, what is read by M⁻¹."""
+    """Return the model with writes multiplied by M and reads by M⁻¹."""
     other, back = deepcopy(model), torch.linalg.inv(M)
     other.W_E.copy_(model.W_E @ M)
     if model.W_pos is not None:
@@ -77,7 +77,7 @@ def in_another_basis(model: Transformer, M: Tensor) -> Transformer:
 @theorem
 @given(layers, st.sampled_from(["attention alone", "GPT-2", "Llama"]), seeds)
 def test_the_stream_is_the_sum_of_what_was_written(n_layers: int, kind: str, seed: int) -> None:
-    """Whatever the norms and nonlinearities: they act on what is read, and what is written is added."""
+    """True for all norms and nonlinearities: they act on what is read, and outputs are added."""
     options = {
         "attention alone": {},
         "GPT-2": dict(norm="layer", d_mlp=7, bias=True),
@@ -102,14 +102,14 @@ def test_the_stream_is_the_sum_of_what_was_written(n_layers: int, kind: str, see
         if block.mlp is not None:
             written.append(seen[f"blocks.{layer}.mlp_out"])
         assert_close(seen[f"blocks.{layer}.resid_post"], sum(written))
-    if kind == "attention alone":  # then the logits are the sum of what each part does to them by itself
+    if kind == "attention alone":  # then the logits are the sum of each part's own contribution
         assert_close(logits, sum(part @ model.W_U for part in written))
 
 
 @theorem
 @given(seeds)
 def test_a_reader_meets_each_writer_through_virtual_weights(seed: int) -> None:
-    """A query of layer 1 = Σ over what was written before of its coefficients times W_O W_Q, exactly."""
+    """A query of layer 1 is exactly the sum over earlier writers of their coefficients times W_O W_Q."""
     model, tokens, seen = random_model(seed), some_tokens(seed), record("*")
     model(tokens, tap=seen)
     first, second = model.blocks[0].attn, model.blocks[1].attn
@@ -135,8 +135,8 @@ def test_rotating_the_stream_changes_nothing(n_layers: int, d_mlp: int, seed: in
 
 @theorem
 @given(layers, seeds)
-def test_so_does_any_invertible_matrix(n_layers: int, seed: int) -> None:
-    """Lengths and angles in the stream are not the model's: only what its readers read is."""
+def test_any_invertible_matrix_changes_nothing(n_layers: int, seed: int) -> None:
+    """Lengths and angles in the stream are not part of the model: only what its readers read is."""
     model, tokens, M = random_model(seed, n_layers), some_tokens(seed), invertible(seed)
     before, after = record("*"), record("*")
     logits = model(tokens, tap=before)
@@ -156,9 +156,9 @@ def test_so_does_any_invertible_matrix(n_layers: int, seed: int) -> None:
 
 
 def folded_and_centred(model: Transformer) -> Transformer:
-    """A model with RMSNorm, without weights in it, that computes what one with LayerNorm does.
+    """Return a model with RMSNorm without weights that computes the same as a model with LayerNorm.
 
-    w and b of each norm go into the readers after it; each writer loses its mean along the stream.
+    Each norm's w and b are folded into the readers after it; each writer loses its mean along the stream.
     """
     options = {**vars(model.config), "norm": "rms"}
     other = Transformer(Config(**options)).double().requires_grad_(False)
@@ -196,17 +196,17 @@ def test_with_layernorm_only_after_folding_and_centring(n_layers: int, seed: int
     assert_close(plain(tokens), logits)
     assert_close(in_another_basis(plain, Q)(tokens), logits)
 
-    library = rotate(center(fold_layernorm(model)), Q)  # it centres the unembedding too
+    library = rotate(center(fold_layernorm(model)), Q)  # it centers the unembedding too
     assert_close(library(tokens).log_softmax(dim=-1), logits.log_softmax(dim=-1))
 
 
-def test_without_them_it_does_not_hold() -> None:
-    """LayerNorm knows the basis twice: by the mean over coordinates, and by one weight for each coordinate."""
+def test_layernorm_singles_out_a_basis() -> None:
+    """LayerNorm depends on the basis twice: through the mean over coordinates, and through a weight per coordinate."""
     tokens, Q = some_tokens(0), orthogonal(0)
     model = random_model(0, norm="layer", d_mlp=7, bias=True)
     assert (in_another_basis(model, Q)(tokens) - model(tokens)).abs().max() > 1
 
-    for block in model.blocks:  # folded alone: the mean is still taken over coordinates
+    for block in model.blocks:  # only folded: the mean is still taken over coordinates
         for norm in (block.ln1, block.ln2, model.ln_final):
             norm.w.fill_(1.0)
             norm.b.fill_(0.0)
@@ -240,8 +240,8 @@ def test_virtual_weights_of_strangers(rows: int, d: int, columns: int, seed: int
     B = torch.randn(d, columns, generator=draw, dtype=torch.float64)
     Q, R = torch.linalg.qr(torch.randn(4000, d, d, generator=draw, dtype=torch.float64))
     Q = Q * R.diagonal(dim1=1, dim2=2).sign()[:, None]
-    found = (A @ Q @ B).square().sum(dim=(1, 2)) / (A.square().sum() * B.square().sum() / d)
-    assert abs(found.mean() - 1) < 4 * found.std() / math.sqrt(len(found))
+    ratios = (A @ Q @ B).square().sum(dim=(1, 2)) / (A.square().sum() * B.square().sum() / d)
+    assert abs(ratios.mean() - 1) < 4 * ratios.std() / math.sqrt(len(ratios))
 
 
 @theorem
@@ -254,7 +254,7 @@ def test_crowding(n: int, k: int, seed: int) -> None:
 
 
 def test_crowding_is_attained() -> None:
-    """Two heads on each of the axes' four pairs: the bound with equality."""
+    """Two heads on each of the four pairs of axes attain the bound."""
     spaces = torch.eye(8, dtype=torch.float64).reshape(4, 2, 8).repeat(2, 1, 1)  # head k d
     overlaps = torch.tensor(
         [(spaces[a] @ spaces[b].T).square().sum() / 2 for a in range(8) for b in range(8) if a != b]
@@ -267,12 +267,12 @@ def test_crowding_is_attained() -> None:
 def test_a_random_direction_has_no_heavy_coordinates(d: int, seed: int) -> None:
     """The mean over rotations of d Σ x_i⁴ / (Σ x_i²)² is 3 d / (d + 2), whatever the vector."""
     x = torch.randn(20000, d, generator=generator(seed), dtype=torch.float64)  # uniform in direction
-    found = d * x.pow(4).sum(dim=1) / x.square().sum(dim=1).square()
-    assert abs(found.mean() - 3 * d / (d + 2)) < 4 * found.std() / math.sqrt(len(found))
+    ratios = d * x.pow(4).sum(dim=1) / x.square().sum(dim=1).square()
+    assert abs(ratios.mean() - 3 * d / (d + 2)) < 4 * ratios.std() / math.sqrt(len(ratios))
 
 
 def steps(model: Transformer, optimiser: str, seed: int, n: int = 5) -> Transformer:
-    """The same few updates, on the same batches."""
+    """Train for a few updates, always on the same batches."""
     model = deepcopy(model).requires_grad_(True)
     if optimiser == "gradient descent":
         update = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
@@ -291,16 +291,16 @@ def steps(model: Transformer, optimiser: str, seed: int, n: int = 5) -> Transfor
 @settings(theorem, max_examples=8)
 @given(seeds)
 def test_gradient_descent_does_not_see_the_basis(seed: int) -> None:
-    """Rotate, then train = train, then rotate: with momentum, weight decay and clipping, for every parameter."""
+    """Rotating then training equals training then rotating, with momentum, weight decay and clipping."""
     model, Q = random_model(seed), orthogonal(seed)
     trained = in_another_basis(steps(model, "gradient descent", seed), Q)
     turned = steps(in_another_basis(model, Q), "gradient descent", seed)
     assert (trained.W_E - in_another_basis(model, Q).W_E).abs().max() > 1e-3
-    for one, other in zip(trained.parameters(), turned.parameters(), strict=True):
-        assert_close(one, other)
+    for a, b in zip(trained.parameters(), turned.parameters(), strict=True):
+        assert_close(a, b)
 
 
-def test_adam_does() -> None:
+def test_adam_depends_on_the_basis() -> None:
     model, Q = random_model(0), orthogonal(0)
     trained = in_another_basis(steps(model, "AdamW", 0), Q)
     turned = steps(in_another_basis(model, Q), "AdamW", 0)
@@ -308,7 +308,7 @@ def test_adam_does() -> None:
 
 
 def seen_by_the_last_norm(seed: int, norm: str) -> tuple[Transformer, Tensor, record, list[Tensor]]:
-    """A model with a final norm, its logits, what it recorded, and the terms of the stream's end."""
+    """Return a model with a final norm, its logits, its recorded activations, and the terms of the stream's end."""
     options = dict(d_mlp=7, bias=True) if norm == "layer" else dict(d_mlp=7, act="swiglu", positions="none")
     model = random_model(seed, norm=norm, **options)
     seen = record("*")
@@ -325,7 +325,7 @@ def seen_by_the_last_norm(seed: int, norm: str) -> tuple[Transformer, Tensor, re
 @theorem
 @given(st.sampled_from(["layer", "rms"]), seeds)
 def test_attribution_with_the_norm_frozen_is_exact(norm: str, seed: int) -> None:
-    """With the last scale kept, the difference of two logits is one number for each writer, and the norm's bias."""
+    """With the last scale frozen, the difference of two logits is one number per writer, plus the norm's bias."""
     model, logits, seen, terms = seen_by_the_last_norm(seed, norm)
     asked = model.W_U[:, 3] - model.W_U[:, 5]
     scale = seen["ln_final.scale"][..., 0]
@@ -341,7 +341,7 @@ def test_attribution_with_the_norm_frozen_is_exact(norm: str, seed: int) -> None
 @theorem
 @given(st.integers(0, 4), seeds)
 def test_a_new_scale_stretches_all_logits_alike(which: int, seed: int) -> None:
-    """Take a term away and compute the scale again: the frozen answer times σ / σ', the same factor for every token."""
+    """Remove a term and recompute the scale: the frozen answer times σ / σ', the same factor for every token."""
     model, logits, seen, terms = seen_by_the_last_norm(seed, "rms")
     left = seen["blocks.1.resid_post"] - terms[which]
     again = model.run_from(2, left)
@@ -354,7 +354,7 @@ def test_a_new_scale_stretches_all_logits_alike(which: int, seed: int) -> None:
 @theorem
 @given(st.floats(-50, 50), seeds)
 def test_a_large_coordinate_silences_the_rest(size: float, seed: int) -> None:
-    """Behind RMSNorm, what else a position says is divided by at least |size| / √d, and a reader hears size's sign."""
+    """After RMSNorm, the other coordinates are divided by at least |size| / √d, and a reader sees size's sign."""
     x = torch.randn(D_MODEL, generator=generator(seed), dtype=torch.float64)
     x[0] = size
     y = x / x.square().mean().sqrt()

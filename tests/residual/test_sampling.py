@@ -1,4 +1,4 @@
-"""Sampling: the cache changes nothing, each sampler does what its definition says, a wide beam is exhaustive search."""
+"""Sampling: the cache changes no result, each sampler follows its definition, a wide beam is exhaustive search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def causal_models(draw):
-    """Every kind of causal model, in float64, with weights large enough for text that varies."""
+    """Draw every kind of causal model, in float64, with weights large enough for varied text."""
     heads, kv_heads = draw(st.sampled_from([(1, None), (2, 1), (4, 2)]))
     config = Config(
         n_layers=draw(st.integers(0, 2)),
@@ -99,11 +99,11 @@ def test_greedy_takes_the_likeliest(model):
 @given(causal_models(), st.integers(1, 6))
 def test_a_batch_is_its_rows(model, width):
     tokens = prompts(3, 4)
-    text, (found, _) = generate(model, tokens, 5), beam(model, tokens, 3, width)
+    text, (beams, _) = generate(model, tokens, 5), beam(model, tokens, 3, width)
     for row in range(3):
         alone = tokens[row : row + 1]
         assert torch.equal(generate(model, alone, 5)[0], text[row])
-        assert torch.equal(beam(model, alone, 3, width)[0][0], found[row])
+        assert torch.equal(beam(model, alone, 3, width)[0][0], beams[row])
 
 
 @settings(max_examples=10, deadline=None)
@@ -116,24 +116,24 @@ def test_a_beam_of_one_is_greedy(model):
 @settings(max_examples=10, deadline=None)
 @given(causal_models(), st.integers(1, 25))
 def test_a_wide_beam_is_exhaustive_search(model, keep):
-    """Nothing is dropped on the way at width 25 = d_vocab²: its best are the best of all 125 continuations."""
+    """With width 25 = d_vocab² nothing is dropped: the best continuations are the best of all 125."""
     tokens = prompts(1, 2)
     endings = torch.tensor(list(itertools.product(range(5), repeat=3)))
     text = torch.cat([tokens.expand(125, -1), endings], dim=1)
-    steps = model(text[:, :-1]).log_softmax(dim=-1)[:, 1:]  # of each token after the prompt
+    steps = model(text[:, :-1]).log_softmax(dim=-1)[:, 1:]  # log-probabilities of each token after the prompt
     total = steps.gather(-1, endings[:, :, None])[:, :, 0].sum(dim=-1)
     best = total.sort(descending=True, stable=True)
-    found, score = beam(model, tokens, 3, 25)
+    beams, score = beam(model, tokens, 3, 25)
     torch.testing.assert_close(score[0], best.values[:25])
     distinct = keep if keep < 25 and best.values[keep - 1] - best.values[keep] > 1e-9 else 0
-    assert {tuple(row) for row in found[0, :distinct, 2:].tolist()} == {
+    assert {tuple(row) for row in beams[0, :distinct, 2:].tolist()} == {
         tuple(endings[i].tolist()) for i in best.indices[:distinct]
     }
 
 
 @st.composite
 def padded(draw):
-    """Prompts of unequal length, padded on the left."""
+    """Draw prompts of unequal length, padded on the left."""
     lengths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=3))
     mask = torch.tensor([[position >= 4 - length for position in range(4)] for length in lengths])
     return prompts(len(lengths), 4, draw(seeds)), mask
@@ -141,22 +141,22 @@ def padded(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(causal_models(), padded(), st.sampled_from([None, 1, 3]))
-def test_prompts_of_unequal_length_are_written_on_as_each_alone(model, text, chunk):
+def test_prompts_of_unequal_length_continue_as_each_alone(model, text, chunk):
     tokens, mask = text
-    found = generate(model, tokens, 6, chunk=chunk, mask=mask)
-    assert torch.equal(generate(model, tokens, 6, mask=mask, cached=False), found)
-    kept, score = beam(model, tokens, 3, 2, chunk=chunk, mask=mask)
+    generated = generate(model, tokens, 6, chunk=chunk, mask=mask)
+    assert torch.equal(generate(model, tokens, 6, mask=mask, cached=False), generated)
+    beams, score = beam(model, tokens, 3, 2, chunk=chunk, mask=mask)
     for row, real in enumerate(mask):
         alone = tokens[row : row + 1, real]
-        assert torch.equal(generate(model, alone, 6)[0], found[row, 4 - alone.shape[1] :])
+        assert torch.equal(generate(model, alone, 6)[0], generated[row, 4 - alone.shape[1] :])
         best, best_score = beam(model, alone, 3, 2)
         torch.testing.assert_close(score[row], best_score[0])
         if (best_score[0, 0] - best_score[0, 1]).abs() > 1e-9:
-            assert torch.equal(best[0], kept[row, :, 4 - alone.shape[1] :])
+            assert torch.equal(best[0], beams[row, :, 4 - alone.shape[1] :])
 
 
 def written_slowly(model, tokens, n, act):
-    """Greedy text from ``act(text)``, the tap for the whole text so far, and the smallest lead of a token taken."""
+    """Return greedy text by ``act(text)``, the tap for the text so far, and the smallest lead of a chosen token."""
     lead = math.inf
     for _ in range(n):
         best = model(tokens, tap=act(tokens))[:, -1].topk(2, dim=-1)
@@ -167,7 +167,7 @@ def written_slowly(model, tokens, n, act):
 
 @st.composite
 def steering(draw):
-    """A tap, and the same for the whole text of any length, written by hand."""
+    """Draw a tap, and an equivalent written by hand for the whole text of any length."""
     model = draw(causal_models().filter(lambda model: model.config.n_layers))
     layer = draw(st.integers(0, model.config.n_layers - 1))
     name = f"blocks.{layer}.{draw(st.sampled_from(['resid_pre', 'attn_out', 'attn.z', 'resid_post']))}"
@@ -236,7 +236,7 @@ def test_steering_while_writing_equals_the_slow_loop(steered, chunk):
 @settings(max_examples=25, deadline=None)
 @given(steering(), st.sampled_from([None, 1, 2]))
 def test_a_steered_beam_is_the_same_with_and_without_a_cache(steered, chunk):
-    """Each beam has the positions and the recorded values of its own example."""
+    """Each beam uses the positions and recorded values of its own example."""
     model, tap, _ = steered
     tokens = prompts(2, 3)
     text, score = beam(model, tokens, 4, 3, tap=tap, chunk=chunk)
@@ -246,7 +246,7 @@ def test_a_steered_beam_is_the_same_with_and_without_a_cache(steered, chunk):
         assert torch.equal(text, expected)
 
 
-def test_what_is_recorded_while_writing_can_be_used_with_gradients():
+def test_records_made_while_generating_can_be_used_with_gradients():
     model, seen = Transformer(Config(1, 6, 2, 3, 12, 5)), record("blocks.0.attn.z")
     generate(model, prompts(1, 3), 2, tap=seen)
     assert seen["blocks.0.attn.z"].shape[1] == 1, "the last pass computed one position"
@@ -264,7 +264,7 @@ class Digits:
         return torch.tensor([[0] * (width - len(text)) + [int(digit) for digit in text] for text in texts]), marks
 
 
-def test_a_text_is_written_on():
+def test_a_text_can_be_continued():
     model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=0.8)), torch.tensor([[2, 4, 1]])
     model.vocabulary = Digits()
     expected = generate(model, tokens, 5)
@@ -275,7 +275,7 @@ def test_a_text_is_written_on():
 
 
 def frequencies(model, draws=20_000, **sampler):
-    """How often each token follows token 2, with the model's own probabilities."""
+    """Return how often each token follows token 2, and the model's own probabilities."""
     tokens = torch.full((draws, 1), 2)
     drawn = generate(model, tokens, 1, **sampler)[:, 1]
     probabilities = model(tokens[:1])[0, 0].softmax(dim=-1)
@@ -283,7 +283,7 @@ def frequencies(model, draws=20_000, **sampler):
 
 
 def zero_layer(logits):
-    """A model after whose token 2 come these logits."""
+    """Return a model with these logits after token 2."""
     model = Transformer(Config(0, 1, 1, 1, 12, 5, "none")).double()
     with torch.no_grad():
         model.W_E.fill_(1.0)
@@ -308,7 +308,7 @@ LIKELIHOODS = [0.4, 0.3, 0.15, 0.1, 0.05]
     ],
 )
 def test_frequencies_are_those_of_the_definition(sampler, expected):
-    """Within five standard deviations, for each token; what may not be drawn never is. Order must not matter."""
+    """Within five standard deviations for each token, in any order of tokens; excluded tokens are never drawn."""
     order = [3, 0, 4, 1, 2]
     logits = [0.0] * 5
     for rank, token in enumerate(order):
@@ -336,7 +336,7 @@ def test_the_seed_alone_decides():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_what_is_generated_can_be_trained_on():
+def test_generated_text_can_be_trained_on():
     model = Transformer(Config(1, 6, 2, 3, 12, 5))
     text = generate(model, prompts(1, 3), 4)
     model(text).sum().backward()
@@ -346,12 +346,12 @@ def test_what_is_generated_can_be_trained_on():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
 def test_a_temperature_near_zero_is_greedy_in_any_precision(dtype, options):
-    """Logits of a few units, divided by 10⁻⁵, are more than float16 can hold; their differences need not be held."""
+    """Logits of a few units divided by 10⁻⁵ overflow float16, so only their differences are divided."""
     model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=2.0)).to(dtype), prompts(2, 3)
     assert torch.equal(generate(model, tokens, 4, temperature=1e-5, **options), generate(model, tokens, 4))
 
 
-def test_nothing_to_add():
+def test_adding_no_tokens_returns_the_prompt():
     model, tokens = Transformer(Config(1, 6, 2, 3, 12, 5)), prompts(2, 3)
     assert torch.equal(generate(model, tokens, 0), tokens)
     assert torch.equal(generate(model, tokens[:, :0], 0), tokens[:, :0])
@@ -362,7 +362,7 @@ def test_nothing_to_add():
     [
         (
             lambda m: generate(m, prompts(1, 3), 10),
-            "3 tokens and 10 more are longer than the model's context, n_ctx = 12",
+            "3 tokens and 10 more do not fit into the model's context, n_ctx = 12",
         ),
         (lambda m: generate(m, prompts(1, 3)[0], 1), r"tokens have shape \[3\]; a sampler takes \[batch pos\]"),
         (lambda m: generate(m, prompts(1, 3), -1), "n is -1; it must be a whole number"),
@@ -373,8 +373,8 @@ def test_nothing_to_add():
         (lambda m: generate(m, prompts(1, 3), 1, top_k=3), "top_k and top_p have no effect at temperature 0"),
         (lambda m: generate(m, prompts(1, 3), 1, chunk=0), "chunk is 0"),
         (lambda m: generate(m, torch.tensor([[7]]), 1), "token 7 is out of range"),
-        (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be a text"),
-        (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be a text"),
+        (lambda m: generate(m, prompts(1, 3)[:, :0], 1), r"tokens have shape \[1, 0\]; there must be at least one"),
+        (lambda m: generate(m, prompts(1, 3)[:0], 1), r"tokens have shape \[0, 3\]; there must be at least one text"),
         (lambda m: generate(m, prompts(1, 3), True), "n is True; it must be a whole number"),
         (lambda m: generate(m, prompts(1, 3), 1, mask=torch.tensor([[True, True, False]])), "pad on the left"),
         (lambda m: generate(m, prompts(1, 3), 1, mask=torch.ones(1, 4) > 0), r"it must be torch.bool \[1, 3\]"),
@@ -383,14 +383,14 @@ def test_nothing_to_add():
         (lambda m: generate(m, prompts(2, 3), 1, tap=ablate("*.z", "mean")), "means and resamples need a reference"),
         (
             lambda m: generate(m, prompts(1, 3), 1, tap=freeze({"blocks.0.attn.pattern": torch.ones(1, 2, 3, 3)})),
-            "grows",
+            "both grow",
         ),
-        (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be a text"),
-        (lambda m: beam(m, prompts(1, 3), 1, 6), "there are 5 continuations of 1 tokens; a beam of width 6"),
+        (lambda m: beam(m, prompts(1, 3)[:, :0], 1, 2), r"tokens have shape \[1, 0\]; there must be at least one text"),
+        (lambda m: beam(m, prompts(1, 3), 1, 6), "there are only 5 continuations of 1 tokens; a beam of width 6"),
         (lambda m: beam(m, prompts(1, 3), 1, 0), "width is 0"),
     ],
 )
-def test_bad_input_is_a_sentence(call, says):
+def test_bad_input_is_a_readable_error(call, says):
     with pytest.raises(ValueError, match=says):
         call(Transformer(Config(1, 6, 2, 3, 12, 5)))
 
@@ -406,8 +406,8 @@ def test_a_bidirectional_model_has_no_next_token():
 def test_a_beam_steers_each_example_its_own_way(cached):
     model = Transformer(Config(1, 6, 2, 3, 12, 5, init_std=0.8), 3).double()
     direction = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0)).double()
-    found, scores = beam(model, prompts(2, 3), 4, 3, tap=steer("embed", direction), cached=cached)
+    beams, scores = beam(model, prompts(2, 3), 4, 3, tap=steer("embed", direction), cached=cached)
     for i in range(2):
         alone = beam(model, prompts(2, 3)[i : i + 1], 4, 3, tap=steer("embed", direction[i, 0]), cached=cached)
-        assert torch.equal(found[i], alone[0][0])
+        assert torch.equal(beams[i], alone[0][0])
         torch.testing.assert_close(scores[i], alone[1][0])

@@ -1,4 +1,4 @@
-"""Ablating, patching and steering, against what they must do to a number that can be worked out otherwise."""
+"""Ablating, patching and steering, against numbers computed in another way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ written = ["embed", "pos_embed", "*attn_out", "*mlp_out"]
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(1, 5), st.sampled_from([0, 8]))
 def test_mean_ablation_of_everything_equals_the_mean(seed, n, d_mlp):
-    """Without a norm the logits are linear in what is written: all of it at its mean gives the mean logits."""
+    """Without a norm the logits are linear in the outputs: all outputs at their mean give the mean logits."""
     model, tokens = model_for(seed, d_mlp=d_mlp), batch(n, seed)
     names = written if d_mlp else written[:-1]
     seen = record(names)
@@ -44,7 +44,7 @@ def test_mean_ablation_of_everything_equals_the_mean(seed, n, d_mlp):
 @settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_every_activation_at_its_mean_is_the_mean(seed):
-    """Whatever the name, with a norm or not: what is seen after the ablation is the mean over the reference."""
+    """For any name, with a norm or not, a record after the ablation equals the mean over the reference."""
     model, tokens = model_for(seed, norm="layer", d_mlp=8), batch(3, seed)
     seen = record()
     model(batch(4, seed + 1), tap=seen)
@@ -77,7 +77,7 @@ def test_zero_ablating_a_head_takes_away_what_it_adds(seed, name, layer, head):
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.integers(2, 6))
 def test_resampling_takes_each_example_from_another(seed, n):
-    """Every name from the same other example: resampling all that is written permutes the logits."""
+    """All names from the same other example: resampling every output permutes the logits."""
     model, tokens = model_for(seed), batch(n, seed)
     seen = record(written[:-1])
     logits = model(tokens, tap=seen)
@@ -88,7 +88,7 @@ def test_resampling_takes_each_example_from_another(seed, n):
 
 
 def test_resampling_from_a_reference():
-    """With one example in the reference, that one is what everybody gets."""
+    """If the reference has one example, every example gets that one."""
     model, tokens, other = model_for(), batch(3), batch(1, seed=9)
     seen = record("blocks.0.attn_out")
     model(other, tap=seen)
@@ -143,7 +143,7 @@ heads_in_layers = st.dictionaries(st.integers(0, 1), st.lists(st.integers(0, 1),
 @settings(max_examples=30, deadline=None)
 @given(seeds, heads_in_layers, st.sampled_from(["ablate", "patch", "steer"]), st.sampled_from(["q", "z", "pattern"]))
 def test_heads_of_several_layers_by_name(seed, named, kind, name):
-    """As one tap a layer, each with its numbers; layers without a named head are left alone."""
+    """Equal to one tap per layer with that layer's numbers; layers without a named head are unchanged."""
     model, tokens, seen = model_for(seed), batch(2, seed), record(f"*.{name}")
     model(batch(2, seed + 1), tap=seen)
     direction = torch.ones(5 if name == "pattern" else 3).double()
@@ -157,7 +157,7 @@ def test_heads_of_several_layers_by_name(seed, named, kind, name):
     assert torch.equal(model(tokens, tap=by_name), model(tokens, tap=compose(*by_layer)))
 
 
-def test_names_of_heads_are_read():
+def test_names_of_heads_are_parsed():
     assert parse_heads(["18.6", 3, np.int64(-1)]) == [(18, 6), (None, 3), (None, -1)]
     assert parse_heads("0.11") == [(0, 11)] and parse_heads(range(2)) == [(None, 0), (None, 1)]
 
@@ -169,7 +169,7 @@ def test_a_number_beside_a_name_is_that_head_of_every_layer():
 
 
 def test_layers_without_a_named_head_stay_fused():
-    """Nothing is asked of them, so that they keep the kernel that never has a pattern."""
+    """The tap does not want their patterns, so they keep the kernel that never materializes a pattern."""
     assert ablate("*.pattern", heads="1.0").resolve(model_for().activation_names) == {"blocks.1.attn.pattern"}
 
 
@@ -207,7 +207,7 @@ def test_one_position_for_each_example():
     assert torch.equal(after["embed"], expected)
 
 
-def test_a_recording_of_one_example_is_for_all():
+def test_a_recording_of_one_example_is_used_for_all():
     model, seen = model_for(), record("blocks.0.attn.pattern")
     model(batch(1), tap=seen)
     for tap in (freeze(seen), patch(seen)):
@@ -225,8 +225,8 @@ kinds = dict(
 
 @settings(max_examples=50, deadline=None)
 @given(st.fixed_dictionaries(kinds), st.integers(1, 2), st.booleans(), st.data())
-def test_writing_into_an_activation_changes_that_alone(fields, n, everything, data):
-    """The same logits as with an edited copy; weights, earlier records and the caller's tensors stay as they were."""
+def test_writing_into_an_activation_changes_nothing_else(fields, n, everything, data):
+    """The same logits as with an edited copy; weights, earlier records and the caller's tensors stay unchanged."""
     model, tokens = model_for(d_mlp=5, d_head=2, **fields), batch(n)
     heads = [f"blocks.{layer}.attn.{name}" for layer in range(2) for name in ("q_in", "k_in", "v_in")]
     name = data.draw(st.sampled_from([*model.activation_names, *heads]))
@@ -242,8 +242,8 @@ def test_writing_into_an_activation_changes_that_alone(fields, n, everything, da
 
     taken = record(["*", "*.q_in", "*.k_in", "*.v_in"])
     model(batch(n, seed=1), tap=taken)
-    mine = {other: x.detach().clone() for other, x in taken.items()}  # the caller's, put in before
-    kept = {other: x.clone() for other, x in mine.items()}
+    mine = {other: x.detach().clone() for other, x in taken.items()}  # the caller's tensors, put in before
+    copies = {other: x.clone() for other, x in mine.items()}
     plain = {"tap": lambda f: lambda at_name, x: f(x) if at_name == name else x, "at": lambda f: at(name, f)}
     kind = data.draw(st.sampled_from(["at"] if name in heads else list(plain)))
     weights = {key: weight.clone() for key, weight in model.state_dict().items()}
@@ -252,13 +252,13 @@ def test_writing_into_an_activation_changes_that_alone(fields, n, everything, da
             first, later = record(name), record(name)
             expected = model(tokens, tap=compose(before, first, plain[kind](edit)))
             untouched = first[name].clone()
-            found = model(tokens, tap=compose(before, later, plain[kind](write)))
-            assert torch.equal(found, expected) and torch.equal(later[name], untouched)
+            logits = model(tokens, tap=compose(before, later, plain[kind](write)))
+            assert torch.equal(logits, expected) and torch.equal(later[name], untouched)
     assert all(torch.equal(weight, weights[key]) for key, weight in model.state_dict().items())
-    assert all(torch.equal(mine[other], kept[other]) for other in mine)
+    assert all(torch.equal(mine[other], copies[other]) for other in mine)
 
 
-def test_what_is_recorded_is_no_view_of_a_weight():
+def test_a_record_is_not_a_view_of_a_weight():
     for positions in ("learned", "shortformer"):
         model, seen = model_for(positions=positions), record()
         model(batch(1), tap=seen)
@@ -266,7 +266,7 @@ def test_what_is_recorded_is_no_view_of_a_weight():
         assert not weights & {x.untyped_storage().data_ptr() for x in seen.values()}
 
 
-def test_a_stream_given_to_start_from_is_not_written_to():
+def test_the_stream_passed_to_run_from_is_not_written_to():
     model, stream = model_for(), torch.ones(2, 5, 6).double()
     model.run_from(0, stream, tap=lambda name, x: x.zero_())
     assert (stream == 1).all()
@@ -296,7 +296,7 @@ def test_steering_the_last_stream_moves_the_logits_along_the_unembedding(seed, s
 @pytest.mark.parametrize(
     "make", [lambda d: steer("blocks.0.resid_post", d), lambda d: patch({"embed": d.expand(1, 5, 6)})]
 )
-def test_gradients_reach_what_is_put_in(make):
+def test_gradients_reach_patched_values(make):
     direction = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     model_for()(batch(2), tap=make(direction)).square().sum().backward()
     assert direction.grad.abs().sum() > 0
@@ -305,28 +305,28 @@ def test_gradients_reach_what_is_put_in(make):
 @pytest.mark.parametrize(
     "make, says",
     [
-        (lambda seen: ablate("*.z", "median"), "cannot ablate by 'median'; there is mean, "),
-        (lambda seen: ablate("*.zz"), "no activation '\\*.zz'; there is "),
-        (lambda seen: ablate("*.z", "mean", {}), "the reference has no blocks.0.attn.z; there is none"),
+        (lambda seen: ablate("*.z", "median"), "cannot ablate by 'median'; choose from mean, "),
+        (lambda seen: ablate("*.zz"), "no activation '\\*.zz'; choose from "),
+        (lambda seen: ablate("*.z", "mean", {}), "the reference has no blocks.0.attn.z; there are none"),
         (lambda seen: ablate("*.z", "resample"), "needs another example: run at least two, or give a reference"),
         (lambda seen: ablate("*.scores", "mean", across_positions=True), "a mean across positions would mix them"),
-        (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is none"),
+        (lambda seen: ablate("*.z", heads=0.5), "a head is a whole number; 0.5 is not"),
         (
             lambda seen: ablate("*.z", positions=[True, False]),
-            "a position is a whole number; True is none",
+            "a position is a whole number; True is not",
         ),
         (lambda seen: ablate("*.z", heads="1.2"), "blocks.1.attn.z has 2 heads; there is no head 2"),
-        (lambda seen: ablate("*.z", heads="2.0"), "there is no head 2.0 in .*: none is of layer 2"),
+        (lambda seen: ablate("*.z", heads="2.0"), "there is no head 2.0 in .*: none is in layer 2"),
         (lambda seen: ablate("blocks.0.attn.z", heads=["0.1", "1.1"]), "there is no head 1.1 in blocks.0.attn.z: none"),
-        (lambda seen: ablate("*.z", heads="L1H2"), "the head 'L1H2' has no such name; head 3 of layer 1 is '1.3'"),
-        (lambda seen: ablate("*.z", heads=True), "a head is a whole number; True is none"),
+        (lambda seen: ablate("*.z", heads="L1H2"), "'L1H2' is not the name of a head; head 3 of layer 1 is '1.3'"),
+        (lambda seen: ablate("*.z", heads=True), "a head is a whole number; True is not"),
         (lambda seen: ablate("*.z", positions=torch.tensor([1])), "positions.tolist\\(\\) for the first, per_example"),
-        (lambda seen: ablate("*.z", positions=np.array([1])), "positions of every example, or one of each\\? Write"),
+        (lambda seen: ablate("*.z", positions=np.array([1])), "the same for every example, or one for each\\? Write"),
         (lambda seen: ablate("*.z", positions=torch.ones(5) > 0), "positions mark \\[5\\] \\[batch pos\\]"),
-        (lambda seen: ablate("*.z", positions=[[0, 1]]), "a position is a whole number; \\[0, 1\\] is none"),
-        (lambda seen: ablate("*.z", positions=1.0), "a position is a whole number; 1.0 is none"),
+        (lambda seen: ablate("*.z", positions=[[0, 1]]), "a position is a whole number; \\[0, 1\\] is not"),
+        (lambda seen: ablate("*.z", positions=1.0), "a position is a whole number; 1.0 is not"),
         (lambda seen: ablate("*.z", positions=slice(5, 9)), "there is no position in slice\\(5, 9, None\\) of 5"),
-        (lambda seen: ablate("*.z", positions=per_example([1, 2])), "are those of 2 examples; blocks.0.attn.z has 1"),
+        (lambda seen: ablate("*.z", positions=per_example([1, 2])), "are for 2 examples; blocks.0.attn.z has 1"),
         (lambda seen: ablate("*.z", positions=per_example([5])), "there is no position 5"),
         (lambda seen: freeze({"embed": torch.zeros(2, 5, 6)}), "a value of 2 examples does not fit the 1 of embed"),
         (lambda seen: patch({"embed": torch.zeros(5, 6)}), "shape \\[5, 6\\] does not fit embed"),
@@ -337,32 +337,32 @@ def test_gradients_reach_what_is_put_in(make):
         (lambda seen: steer("embed", torch.zeros(2, 5, 6)), "shape \\[2, 5, 6\\] does not fit embed"),
         (lambda seen: ablate("*.z", heads=2), "blocks.0.attn.z has 2 heads; there is no head 2"),
         (lambda seen: ablate("*.z", positions=[0, 5]), "has 5 positions; there is no position 5"),
-        (lambda seen: ablate("embed", heads=0), "embed has no axis of heads"),
+        (lambda seen: ablate("embed", heads=0), "embed has no head axis"),
         (lambda seen: ablate("embed", positions=torch.ones(2, 5) > 0), "positions mark \\[2, 5\\] \\[batch pos\\]"),
-        (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; there is blocks.0.attn.z"),
+        (lambda seen: patch(seen, "*.pattern"), "'\\*.pattern' was not recorded; choose from blocks.0.attn.z"),
         (
             lambda seen: patch({"embed": torch.zeros(1, 4, 6)}),
             "shape \\[1, 4, 6\\] does not fit embed, which has shape",
         ),
-        (lambda seen: patch({"embd": torch.zeros(1)}), "no activation 'embd'; there is embed"),
+        (lambda seen: patch({"embd": torch.zeros(1)}), "no activation 'embd'; choose from embed"),
         (
             lambda seen: steer("embed", torch.zeros(7)),
             "shape \\[7\\] does not fit embed, which has shape \\[1, 5, 6\\]",
         ),
     ],
 )
-def test_bad_input_is_a_sentence(make, says):
+def test_bad_input_is_a_readable_error(make, says):
     model, seen = model_for(), record("*.z")
     model(batch(1), tap=seen)
     with pytest.raises(ValueError, match=says):
         model(batch(1), tap=make(seen))
 
 
-# What a tap cannot do
+# Limits of taps
 
 
 def any_tap(kind, name, seen):
-    """A tap of each kind that changes a square activation as much as it can."""
+    """Return a tap of each kind that changes a square activation as much as it can."""
     return {
         "zero": lambda: ablate(name),
         "mean": lambda: ablate(name, "mean", seen),
@@ -388,11 +388,11 @@ def test_no_tap_shows_the_future(kind, name):
     later = tokens.clone()
     later[:, 3:] = (later[:, 3:] + 1) % 7
     tap = any_tap(kind, name, seen)
-    found, other = model(tokens, tap=tap), model(later, tap=tap)
-    assert torch.equal(found[:, :3], other[:, :3]) and not torch.allclose(found[:, 3:], other[:, 3:])
+    logits, other = model(tokens, tap=tap), model(later, tap=tap)
+    assert torch.equal(logits[:, :3], other[:, :3]) and not torch.allclose(logits[:, 3:], other[:, 3:])
     mask = torch.tensor([[False, False, True, True, True], [True] * 5, [True] * 5])
     if "mean" not in kind:
-        changed = torch.where(mask, tokens, 6 - tokens)  # nor padding
+        changed = torch.where(mask, tokens, 6 - tokens)  # and padding
         torch.testing.assert_close(model(tokens, tap=tap, mask=mask)[mask], model(changed, tap=tap, mask=mask)[mask])
 
 
@@ -401,8 +401,8 @@ def test_no_tap_shows_the_future(kind, name):
 def test_changed_scores_write_the_same_text_with_and_without_kept_keys(make, padded):
     model, tokens = model_for(n_ctx=9), batch(2)
     mask = torch.tensor([[not padded, True, True, True, True], [True] * 5])
-    kept = generate(model, tokens, 4, tap=make(), mask=mask)
-    assert torch.equal(kept, generate(model, tokens, 4, tap=make(), mask=mask, cached=False))
+    cached_text = generate(model, tokens, 4, tap=make(), mask=mask)
+    assert torch.equal(cached_text, generate(model, tokens, 4, tap=make(), mask=mask, cached=False))
 
 
 @pytest.mark.parametrize("keyword, values", [("heads", [0, "1.1"]), ("positions", [1, 3])])
@@ -429,7 +429,7 @@ DIRECTION = torch.ones(3, dtype=torch.float64)
     ],
 )
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_what_is_written_past_the_counter_of_torch_counts_too(write, mode):
+def test_writes_that_torch_does_not_count_are_found_too(write, mode):
     model, tokens, name = model_for(), batch(2), "blocks.0.resid_post"
 
     def write_and_return(x):
@@ -448,7 +448,7 @@ def test_what_is_written_past_the_counter_of_torch_counts_too(write, mode):
 
 @pytest.mark.parametrize("name", ["blocks.0.resid_pre", "blocks.0.attn.pattern", "blocks.0.attn.z"])
 @pytest.mark.parametrize("to", [torch.float32, torch.float16, torch.int64, torch.bool, torch.complex128, "meta"])
-def test_a_tap_returns_the_kind_of_number_that_it_got(name, to):
+def test_a_tap_must_keep_dtype_and_device(name, to):
     with pytest.raises(ValueError, match=f"the tap returned .* for {name}, which is torch.float64 on cpu; return y.to"):
         model_for()(batch(2), tap=at(name, lambda x: x.to(to)))
 
@@ -466,30 +466,30 @@ def test_a_mean_leaves_padding_out():
         tap = ablate(name, "mean", reference, across_positions=True)
         torch.testing.assert_close(model(tokens, tap=tap, mask=mask), expected)
         torch.testing.assert_close(model(tokens, tap=compose(tap, record(name)), mask=mask), expected)
-    model(batch(2, seed=3), tap=seen)  # the same record, of a run without padding
+    model(batch(2, seed=3), tap=seen)  # the same record, in a run without padding
     mean = seen[name].mean(dim=(0, 1))
     expected = model(tokens, tap=at(name, lambda x: mean.expand_as(x)))
     torch.testing.assert_close(model(tokens, tap=ablate(name, "mean", seen, across_positions=True)), expected)
 
 
 @pytest.mark.parametrize("how", ["mean", "resample"])
-def test_padding_at_a_position_is_no_value(how):
+def test_padding_is_not_used_as_a_value(how):
     model, tokens = model_for(), batch(2)
     mask = torch.tensor([[False, False, True, True, True], [True] * 5])
     model(tokens, tap=(seen := record("*.z")), mask=mask)
     for tap, real in ((ablate("*.z", how), mask), (ablate("*.z", how, seen), None), (ablate("*.z", how, seen), mask)):
-        with pytest.raises(ValueError, match=f"some of the examples are padded, and a {how} would take padding"):
+        with pytest.raises(ValueError, match=f"some examples are padded, and a {how} would use padding"):
             model(tokens, tap=tap, mask=real)
 
 
 def test_the_mean_over_one_example_is_refused():
-    with pytest.raises(ValueError, match="the mean over one example is the example: run at least two, or give"):
+    with pytest.raises(ValueError, match="the mean over one example is that example: run at least two, or give"):
         model_for()(batch(1), tap=ablate("*.z", "mean"))
     model_for()(batch(1), tap=ablate("*.z", "mean", across_positions=True))
 
 
-def test_the_inputs_of_heads_are_written_out():
-    with pytest.raises(ValueError, match=r"'\*_in' names no input of a head; write q_in, k_in or v_in out"):
+def test_wildcards_do_not_match_the_inputs_of_heads():
+    with pytest.raises(ValueError, match=r"'\*_in' does not match inputs of heads; write out q_in, k_in or v_in"):
         model_for()(batch(1), tap=record("*_in"))
 
 
@@ -503,5 +503,5 @@ def test_directions_and_recordings_may_be_lists_or_arrays(kind):
     assert torch.equal(model(tokens, tap=patch({"embed": kind(value)})), expected)
     assert torch.equal(model(tokens, tap=ablate("embed", "mean", {"embed": kind(value)})), expected)
     for make in (lambda: steer("embed", "up"), lambda: patch({"embed": [[1], [2, 3]]})):
-        with pytest.raises(ValueError, match="is no tensor, and no table of numbers that could be one"):
+        with pytest.raises(ValueError, match="must be a tensor or a table of numbers"):
             make()

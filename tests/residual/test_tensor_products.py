@@ -1,6 +1,6 @@
 """The theorems of docs/notes/tensor-products.md, in float64.
 
-The oracle is never the code under test: loops over indices, numpy's own ``kron``, or a least-squares solver.
+The oracle is never the code under test: loops over indices, NumPy's ``kron``, or a least-squares solver.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ class Draw:
         return torch.randn(rows, columns, dtype=torch.float64, generator=self.generator)
 
     def invertible(self, n: int) -> Tensor:
-        """Orthogonal times a diagonal in [1, 2]: well conditioned, so that rounding stays small."""
+        """Return an orthogonal matrix times a diagonal in [1, 2]: well conditioned, so that rounding stays small."""
         Q, _ = torch.linalg.qr(self.matrix(n, n))
         return Q * (1 + torch.rand(n, dtype=torch.float64, generator=self.generator))
 
@@ -38,13 +38,13 @@ class Draw:
         return U[:, :rank] @ V[:, :rank].T
 
     def pattern(self, n: int) -> Tensor:
-        """A causal attention pattern: lower triangular, positive, rows sum to one."""
+        """Return a causal attention pattern: lower triangular, positive, with rows that sum to one."""
         scores = self.matrix(n, n).masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
         return scores.softmax(dim=-1)
 
 
 def attend(A: Tensor, X: Tensor, W: Tensor) -> Tensor:
-    """One head, number by number: ``out[i, b] = Σ_j Σ_a A[i, j] X[j, a] W[a, b]``."""
+    """Compute one head, number by number: ``out[i, b] = Σ_j Σ_a A[i, j] X[j, a] W[a, b]``."""
     out = torch.zeros(A.shape[0], W.shape[1], dtype=X.dtype)
     for i in range(A.shape[0]):
         for j in range(A.shape[1]):
@@ -54,11 +54,11 @@ def attend(A: Tensor, X: Tensor, W: Tensor) -> Tensor:
     return out
 
 
-def multiset_distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """How far apart two lists of complex numbers are, each number paired with its nearest not yet taken."""
+def multiset_distance(values: np.ndarray, expected: np.ndarray) -> float:
+    """Return the distance of two lists of complex numbers, each number paired with the nearest one not yet taken."""
     left = list(expected)
     worst = 0.0
-    for number in found:
+    for number in values:
         gaps = np.abs(np.array(left) - number)
         worst = max(worst, float(gaps.min()))
         left.pop(int(gaps.argmin()))
@@ -82,7 +82,7 @@ def test_definition(m: int, n: int, p: int, q: int, seed: int) -> None:
 
 
 def test_transposed_arguments_are_taken() -> None:
-    """torch.kron refuses these on some backends: its reshape wants contiguous memory."""
+    """torch.kron refuses transposed arguments on some backends, because its reshape needs contiguous memory."""
     draw = Draw(0)
     A, B = draw.matrix(3, 4), draw.matrix(2, 5)
     assert_close(kron(A.T, B.T), torch.tensor(np.kron(A.numpy().T, B.numpy().T)))
@@ -144,20 +144,20 @@ def test_eigenvalues(m: int, p: int, seed: int) -> None:
     draw = Draw(seed)
     A, B = draw.matrix(m, m), draw.matrix(p, p)
     products = np.multiply.outer(np.linalg.eigvals(A.numpy()), np.linalg.eigvals(B.numpy())).ravel()
-    # eigenvalues of a random matrix can be nearly equal, where they move by the square root of the rounding
+    # eigenvalues that are nearly equal move by the square root of the rounding
     assert multiset_distance(np.linalg.eigvals(kron(A, B).numpy()), products) < 1e-5
 
 
 @theorem
 @given(size, size, size, size, seeds)
 def test_singular_values_and_norm(m: int, n: int, p: int, q: int, seed: int) -> None:
-    """The singular values of A ⊗ B are the products of those of A and B, and its norm of theirs."""
+    """The singular values of A ⊗ B are the products of those of A and B, and so is the norm."""
     draw = Draw(seed)
     A, B = draw.matrix(m, n), draw.matrix(p, q)
     products = torch.outer(torch.linalg.svdvals(A), torch.linalg.svdvals(B)).flatten().sort(descending=True)[0]
-    found = torch.linalg.svdvals(kron(A, B))
-    assert_close(found[: len(products)], products)
-    assert found[len(products) :].abs().sum() < 1e-9 * (1 + products[0])
+    values = torch.linalg.svdvals(kron(A, B))
+    assert_close(values[: len(products)], products)
+    assert values[len(products) :].abs().sum() < 1e-9 * (1 + products[0])
     assert_close(kron(A, B).norm(), A.norm() * B.norm())
 
 
@@ -236,13 +236,13 @@ def test_commutation(m: int, n: int, p: int, q: int, seed: int) -> None:
     assert_close(commutation(m, p) @ kron(A, B) @ commutation(n, q).T, kron(B, A))
 
 
-# What a transformer does with it
+# In a transformer
 
 
 @theorem
 @given(size, size, size, seeds)
 def test_per_position(n: int, d: int, e: int, seed: int) -> None:
-    """Id ⊗ Wᵀ acts on each position by itself."""
+    """Id ⊗ Wᵀ acts on each position separately."""
     draw = Draw(seed)
     X, W = draw.matrix(n, d), draw.matrix(d, e)
     each = torch.cat([X[i] @ W for i in range(n)])
@@ -262,7 +262,7 @@ def test_across_positions(n: int, d: int, seed: int) -> None:
 @theorem
 @given(size, size, seeds)
 def test_position_and_channel_maps_commute(n: int, d: int, seed: int) -> None:
-    """A map across positions and a map of each position commute; together they are A ⊗ Wᵀ."""
+    """A map across positions and a map at each position commute; together they are A ⊗ Wᵀ."""
     draw = Draw(seed)
     A, W = draw.pattern(n), draw.matrix(d, d)
     move = kron(A, torch.eye(d, dtype=torch.float64))
@@ -304,7 +304,7 @@ def test_virtual_head(n: int, d: int, seed: int) -> None:
 @theorem
 @given(st.integers(1, 5), st.integers(1, 4), seeds)
 def test_no_single_product(n: int, d: int, seed: int) -> None:
-    """Nearest to A ⊗ Wᵀ among the maps Id ⊗ Mᵀ is M = (tr A / n) W; the oracle is a least-squares solver."""
+    """The nearest Id ⊗ Mᵀ to A ⊗ Wᵀ has M = (tr A / n) W; the oracle is a least-squares solver."""
     draw = Draw(seed)
     A, W = draw.pattern(n), draw.matrix(d, d)
     head = kron(A, W.T)
@@ -319,7 +319,7 @@ def test_no_single_product(n: int, d: int, seed: int) -> None:
 @theorem
 @given(st.integers(2, 5), st.integers(2, 4), seeds)
 def test_no_single_product_from_the_left(n: int, d: int, seed: int) -> None:
-    """The same for N ⊗ Id: the head's weight would have to be a multiple of the identity."""
+    """For N ⊗ Id, the head's weight would have to be a multiple of the identity."""
     draw = Draw(seed)
     A, W = draw.pattern(n), draw.matrix(d, d)
     head = kron(A, W.T)
@@ -334,7 +334,7 @@ def test_no_single_product_from_the_left(n: int, d: int, seed: int) -> None:
 @theorem
 @given(size, size, size, seeds)
 def test_weights_around_the_pattern_do_not_multiply(n: int, d_model: int, d_head: int, seed: int) -> None:
-    """``W_O A W_V X``, found in some tutorials, multiplies only where positions and channels happen to be as many."""
+    """``W_O A W_V X``, found in some tutorials, multiplies only if there are as many positions as channels."""
     assume(n not in (d_model, d_head))
     draw = Draw(seed)
     A, X = draw.pattern(n), draw.matrix(n, d_model)
@@ -388,7 +388,7 @@ def test_when_two_heads_are_one(n: int, d: int, c: float, seed: int) -> None:
     def terms(M: Tensor) -> int:
         return int(torch.linalg.matrix_rank(rearrange(M, (n, n), (d, d)), rtol=1e-10))
 
-    assert terms(kron(A, W) + kron(A, W2)) == 1  # the same pattern: one head that writes W + W2
+    assert terms(kron(A, W) + kron(A, W2)) == 1  # the same pattern: one head with W + W2
     assert terms(kron(A, W) + kron(A2, c * W)) <= 1  # proportional weights: one pattern A + c A2
     assert terms(kron(A, W) + kron(A2, W2)) == 2
 

@@ -1,8 +1,9 @@
 """The theorems of docs/notes/transformer.md, in float64.
 
-Weights are drawn at random; the oracle is numpy, a loop, autograd, a count, or a program that runs everything again.
+Weights are drawn at random; the oracle is NumPy, a loop, autograd, a count, or a program that runs everything again.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ GPT2_SMALL = Config(
 
 
 def gpt(seed: int, *, n_layers: int = 2, tied: bool = True, n_ctx: int = 9) -> Transformer:
-    """GPT-2's architecture, small; with every weight, bias and scale of the norms far from where it begins."""
+    """Return a small GPT-2 with every weight, bias and norm scale far from its initial value."""
     config = Config(
         n_layers=n_layers,
         d_model=8,
@@ -70,7 +71,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# What it is made of
+# Parameters
 
 
 @theorem
@@ -96,14 +97,14 @@ def test_parameter_count(n_layers: int, heads: int, d_head: int, vocab: int, n_c
 
 
 def test_gpt2_has_so_many_parameters() -> None:
-    """The released model's count, and without memory for it."""
+    """The count of the released model, computed without allocating it."""
     with torch.device("meta"):
         model = Transformer(GPT2_SMALL)
     assert sum(weight.numel() for weight in model.parameters()) == 124_439_808
 
 
 def by_numpy(model: Transformer, tokens: np.ndarray) -> np.ndarray:
-    """GPT-2 once more, one token at a time and one head at a time: logits [pos d_vocab] of tokens [pos]."""
+    """Compute GPT-2 one token and one head at a time: logits [pos d_vocab] of tokens [pos]."""
     w = {name: weight.numpy() for name, weight in model.named_parameters()}
     c = model.config
 
@@ -137,7 +138,7 @@ def by_numpy(model: Transformer, tokens: np.ndarray) -> np.ndarray:
 @theorem
 @given(seeds)
 def test_an_independent_implementation(seed: int) -> None:
-    """A program of loops, which keeps keys and values in lists, gives the model's logits."""
+    """A program of loops, with keys and values in lists, gives the model's logits."""
     model, tokens = gpt(seed), some_tokens(seed, batch=1)
     assert_close(model(tokens)[0], torch.from_numpy(by_numpy(model, tokens[0].numpy())))
 
@@ -148,7 +149,7 @@ def test_an_independent_implementation(seed: int) -> None:
 @theorem
 @given(st.integers(2, 40), st.floats(1e-3, 1e3), seeds)
 def test_layernorm_is_a_point_on_a_sphere(width: int, size: float, seed: int) -> None:
-    """Without w and b it lies in the plane of mean 0, and √d σ / √(σ² + ε) from the origin, for every input."""
+    """Without w and b, every output is in the plane of mean 0, at distance √d σ / √(σ² + ε) from the origin."""
     x = size * normal(seed, 5, width) + 3 * size
     out, deviation = F.layer_norm(x, (width,), eps=1e-5), x.var(dim=-1, correction=0)
     assert_close(out.sum(dim=-1), torch.zeros(5, dtype=torch.float64), atol=1e-9, rtol=0)
@@ -159,7 +160,7 @@ def test_layernorm_is_a_point_on_a_sphere(width: int, size: float, seed: int) ->
 @theorem
 @given(st.integers(2, 40), seeds)
 def test_unit_length_is_no_layernorm(width: int, seed: int) -> None:
-    """(x − x̄) / |x − x̄| is LayerNorm divided by √d, but for ε; with x.std()'s divisor d − 1, by √(d / (d − 1))."""
+    """(x − x̄) / |x − x̄| is LayerNorm divided by √d, up to ε; with x.std()'s divisor d − 1, by √(d / (d − 1))."""
     x = normal(seed, 5, width)
     centred = x - x.mean(dim=-1, keepdim=True)
     right = F.layer_norm(x, (width,), eps=0.0)
@@ -168,7 +169,7 @@ def test_unit_length_is_no_layernorm(width: int, seed: int) -> None:
 
 
 def untied(model: Transformer) -> Transformer:
-    """The same function, with W_U a matrix of its own, so that it can be changed alone."""
+    """Return the same function with a separate W_U, so that it can be changed alone."""
     config = Config(**{**vars(model.config), "tied": False})
     other = Transformer(config).to(model.W_E.dtype).requires_grad_(False)
     other.load_state_dict({**model.state_dict(), "W_U": model.W_E.T, "b_U": torch.zeros_like(model.W_E[:, 0])})
@@ -178,7 +179,7 @@ def untied(model: Transformer) -> Transformer:
 @theorem
 @given(seeds)
 def test_folding_leaves_the_logits(seed: int) -> None:
-    """Logits, not only probabilities: folding moves factors, and drops nothing."""
+    """The logits, not only the probabilities: folding moves factors and drops nothing."""
     model, tokens = gpt(seed), some_tokens(seed)
     other = fold_layernorm(model)
     assert all((block.ln2.w == 1).all() and (block.ln2.b == 0).all() for block in other.blocks)
@@ -188,7 +189,7 @@ def test_folding_leaves_the_logits(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_centred_writing_leaves_the_logits(seed: int) -> None:
-    """What writes to the stream may lose its mean over d_model: no norm sees it."""
+    """The outputs added to the stream may lose their mean over d_model: no norm sees it."""
     model, tokens = gpt(seed), some_tokens(seed)
     other = untied(model)
     writes = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
@@ -204,7 +205,7 @@ def test_centred_writing_leaves_the_logits(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_centring_the_unembedding(seed: int) -> None:
-    """It changes every position's logits, all by one number, and so no probability."""
+    """All logits of a position change by the same number, so no probability changes."""
     model, tokens = untied(gpt(seed)), some_tokens(seed)
     before = model(tokens)
     model.W_U -= model.W_U.mean(dim=1, keepdim=True)
@@ -218,7 +219,7 @@ def test_centring_the_unembedding(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_a_mean_must_stay_where_no_norm_removes_it(seed: int) -> None:
-    """With RMSNorm, centred writing is another model."""
+    """With RMSNorm, centered outputs make a different model."""
     config = Config(n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=9, d_vocab=11, norm="rms", init_std=0.5)
     model, tokens = Transformer(config, seed=seed).double().requires_grad_(False), some_tokens(seed)
     before = model(tokens).log_softmax(dim=-1)
@@ -247,7 +248,7 @@ def test_temperature_spreads(vocab: int, temperature: float, seed: int) -> None:
 @theorem
 @given(st.integers(2, 30), seeds)
 def test_ends_of_the_temperature(vocab: int, seed: int) -> None:
-    """Towards 0 all goes to the likeliest token, towards infinity the same to all."""
+    """Near 0 the likeliest token gets all, near infinity all tokens get the same."""
     logits = normal(seed, vocab)
     assert (logits / 1e-6).softmax(dim=-1).argmax() == logits.argmax()
     assert_close((logits / 1e9).softmax(dim=-1), torch.full((vocab,), 1 / vocab, dtype=torch.float64))
@@ -256,7 +257,7 @@ def test_ends_of_the_temperature(vocab: int, seed: int) -> None:
 @settings(deadline=None, max_examples=20, derandomize=True)
 @given(st.floats(0.05, 0.999), seeds)
 def test_top_p_keeps_the_fewest(top_p: float, seed: int) -> None:
-    """What is drawn comes from the smallest set that holds top_p: by trying every number of tokens."""
+    """Draws come from the smallest set that holds top_p, found by trying every number of tokens."""
     model = Transformer(Config(n_layers=0, d_model=11, d_vocab=11, positions="none", init_std=1.0), seed=seed).double()
     start = torch.zeros(600, 1, dtype=torch.long)
     p = model(start)[0, -1].softmax(dim=-1).detach()
@@ -264,12 +265,12 @@ def test_top_p_keeps_the_fewest(top_p: float, seed: int) -> None:
     fewest = next(k for k in range(1, 12) if k == 11 or p[order[:k]].sum() >= top_p)
     drawn = generate(model, start, 1, temperature=1.0, top_p=top_p)[:, 1].unique()
     assert set(drawn.tolist()) <= set(order[:fewest].tolist())
-    likely = [int(token) for token in order[:fewest] if p[token] > 0.05]  # missed by 600 draws at odds of 1e-13
+    likely = [int(token) for token in order[:fewest] if p[token] > 0.05]  # 600 draws miss it with probability 1e-13
     assert set(likely) <= set(drawn.tolist())
 
 
 def chain(table: Tensor) -> Transformer:
-    """A model without layers whose next-token probabilities are the rows of a table [d_vocab d_vocab]."""
+    """Return a model without layers whose next-token probabilities are the rows of a table [d_vocab d_vocab]."""
     size = len(table)
     model = Transformer(Config(n_layers=0, d_model=size, n_ctx=8, d_vocab=size, positions="none")).double()
     model.requires_grad_(False)
@@ -279,9 +280,9 @@ def chain(table: Tensor) -> Transformer:
 
 
 def test_a_beam_can_lose_to_greedy() -> None:
-    """Two likely second steps push out the one that greedy takes, and lead nowhere."""
+    """Two likely second steps push out the greedy one, and lead nowhere."""
     START, A, B, GOOD = range(4)
-    table = torch.full((9, 9), 1 / 9, dtype=torch.float64)  # after the others, anything
+    table = torch.full((9, 9), 1 / 9, dtype=torch.float64)  # after the other tokens, anything
     table[START] = torch.tensor([0, 0.6, 0.4, 0, 0, 0, 0, 0, 0])
     table[A] = torch.tensor([0, 0, 0, 0.30, 0.10, 0.15, 0.15, 0.15, 0.15])
     table[B] = torch.tensor([0, 0, 0, 0, 0.5, 0.5, 0, 0, 0])
@@ -302,7 +303,7 @@ def test_a_beam_can_lose_to_greedy() -> None:
 @theorem
 @given(seeds, st.integers(0, 8))
 def test_the_past_does_not_change(seed: int, changed: int) -> None:
-    """No activation at a position depends on a later token: the reason why keys and values can be kept."""
+    """No activation at a position depends on a later token, which is why keys and values can be cached."""
     model, tokens = gpt(seed), some_tokens(seed)
     other = tokens.clone()
     other[:, changed] = (other[:, changed] + 1) % 11
@@ -310,7 +311,7 @@ def test_the_past_does_not_change(seed: int, changed: int) -> None:
     model(tokens, tap=before)
     model(other, tap=after)
     for name in before:
-        of_query = 2 if name.endswith(("scores", "pattern")) else 1  # the axis of positions
+        of_query = 2 if name.endswith(("scores", "pattern")) else 1  # the position axis
         assert_close(before[name].narrow(of_query, 0, changed), after[name].narrow(of_query, 0, changed))
     assert not torch.equal(before["blocks.1.attn.k"][:, changed], after["blocks.1.attn.k"][:, changed])
 
@@ -318,7 +319,7 @@ def test_the_past_does_not_change(seed: int, changed: int) -> None:
 @theorem
 @given(seeds, st.lists(st.integers(1, 4), min_size=1, max_size=9))
 def test_cached_is_uncached(seed: int, chunks: list[int]) -> None:
-    """Read in any chunks, every logit is that of reading all at once."""
+    """With any chunks, every logit equals that of reading everything at once."""
     model, tokens = gpt(seed), some_tokens(seed, pos=min(9, sum(chunks)))
     cache, logits, begin = model.cache(batch=2), [], 0
     for size in chunks:
@@ -328,10 +329,16 @@ def test_cached_is_uncached(seed: int, chunks: list[int]) -> None:
     assert_close(torch.cat(logits, dim=1), model(tokens))
 
 
-def flops(config: Config, old: int, new: int) -> int:
-    """FLOPs of the matrix products that read ``new`` tokens after ``old`` cached ones; on tensors without data."""
+@functools.cache
+def without_data(config: Config) -> Transformer:
     with torch.device("meta"):
-        model = Transformer(config)
+        return Transformer(config)
+
+
+def flops(config: Config, old: int, new: int) -> int:
+    """Return the FLOPs of the matrix products that read ``new`` tokens after ``old`` cached ones, on meta tensors."""
+    model = without_data(config)
+    with torch.device("meta"):
         cache, stream = model.cache(batch=1), torch.empty(1, new, config.d_model)
     cache.length = old
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -350,7 +357,7 @@ def test_recomputing_costs_n_times(n: int) -> None:
 
 @pytest.mark.parametrize("queries,keys", [(2, 5), (1, 3)])
 def test_is_causal_is_aligned_at_the_top_left(queries: int, keys: int) -> None:
-    """torch's is_causal lets query i see keys 0 to i, as if nothing were cached; the last i + 1 are meant."""
+    """torch's is_causal lets query i see keys 0 to i, as if nothing were cached; here the queries are the last ones."""
     q, k = torch.zeros(1, 1, queries, 4), torch.zeros(1, 1, keys, 4)
     pattern = F.scaled_dot_product_attention(q, k, torch.eye(keys)[None, None], is_causal=True)[0, 0]
     assert torch.equal(pattern > 0, torch.ones(queries, keys).tril().bool())
@@ -361,7 +368,7 @@ def test_is_causal_is_aligned_at_the_top_left(queries: int, keys: int) -> None:
 @theorem
 @given(seeds)
 def test_a_cached_token_needs_its_own_position(seed: int) -> None:
-    """Counted as offset + index, with all tokens given again, the token at t is told 2 t: other logits."""
+    """Counted as offset + index, with all tokens passed again, token t gets position 2 t: other logits."""
     model, tokens = gpt(seed), some_tokens(seed)
     t = 4
     doubled = at("pos_embed", lambda _: model.W_pos[[*range(t), 2 * t]].expand(2, -1, -1))
@@ -373,7 +380,7 @@ def test_a_cached_token_needs_its_own_position(seed: int) -> None:
 @theorem
 @given(seeds)
 def test_a_window_cannot_slide(seed: int) -> None:
-    """With learned positions, dropping the first token changes the keys of all others: the cache is void."""
+    """With learned positions, dropping the first token changes the keys of all others, so the cache is invalid."""
     model, tokens = gpt(seed), some_tokens(seed)
     whole, slid = record("*.attn.k"), record("*.attn.k")
     model(tokens, tap=whole)
@@ -382,11 +389,11 @@ def test_a_window_cannot_slide(seed: int) -> None:
         assert (whole[name][:, 1:] - slid[name]).abs().amax(dim=(0, 2, 3)).min() > 1e-6
 
 
-# The experiment, scaled down
+# The experiment on a small scale
 
 
 def test_a_small_model_learns_and_its_beam_is_unlike_the_text() -> None:
-    """Seconds of training show the note's effects: under the unigram entropy, and the likeliest text too likely."""
+    """Seconds of training show the note's effects: a loss below the unigram entropy, and too likely a beam."""
     config = Config(n_layers=1, d_model=64, n_heads=2, d_head=32, n_ctx=48, d_mlp=128, norm="layer", init_std=0.05)
     text, model = corpus(), Transformer(config, seed=0)
     train(

@@ -1,4 +1,4 @@
-"""The theorems of the note transformer about Llama: turned positions, RMSNorm, gates, shared keys; in float64."""
+"""The theorems of the note transformer about Llama: rotary positions, RMSNorm, gates, shared keys; in float64."""
 
 import math
 
@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 def llama(seed: int, **changed) -> Transformer:
-    """Llama's architecture, small: four query heads that share two key heads; every scale far from 1."""
+    """Return a small Llama: four query heads that share two key heads, every scale far from 1."""
     config = Config(
         **{
             **dict(n_layers=2, d_model=8, n_heads=4, d_head=4, n_kv_heads=2, n_ctx=64, d_vocab=11, d_mlp=12),
@@ -45,18 +45,18 @@ def some_tokens(seed: int) -> Tensor:
 
 
 def turned_by(angle: Tensor, interleaved: bool):
-    """A tap that turns queries and keys by ``angle [pos pair]``, before the model turns them."""
+    """Return a tap that rotates queries and keys by ``angle [pos pair]``, before the model rotates them."""
     place = torch.stack([angle.cos(), angle.sin()])[:, :, None]
     return at(["*.attn.q", "*.attn.k"], lambda x: rotate(x, place, interleaved))
 
 
-# Positions that are turns
+# Rotary positions
 
 
 @theorem
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500), st.booleans(), seeds)
 def test_rotary_scores_depend_on_the_distance_alone(i: int, j: int, later: int, interleaved: bool, seed: int) -> None:
-    """With pairs as complex numbers it is Re Σ q conj(k) e^{i (i − j) ω}, so moving both on by `later` does nothing."""
+    """The score is Re Σ q conj(k) e^{i (i − j) ω}, with complex pairs: moving both by `later` changes nothing."""
     d, base = 6, 100.0
     q, k = normal(seed, 2, d)
 
@@ -77,7 +77,7 @@ def test_rotary_scores_depend_on_the_distance_alone(i: int, j: int, later: int, 
 @theorem
 @given(st.integers(1, 10_000), st.booleans(), seeds)
 def test_a_rotary_model_does_not_see_where_it_begins(later: int, interleaved: bool, seed: int) -> None:
-    """All queries and keys turned on by the same angles: the same logits. Queries alone: others."""
+    """Rotating all queries and keys by the same angles gives the same logits; rotating only queries does not."""
     model, tokens = llama(seed, rotary_interleaved=interleaved), some_tokens(seed)
     c = model.config
     further = angles(torch.tensor([later]), c.d_head, c.rotary_base).expand(9, -1)
@@ -90,7 +90,7 @@ def test_a_rotary_model_does_not_see_where_it_begins(later: int, interleaved: bo
 @theorem
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200), st.integers(1, 8))
 def test_sinusoids_have_products_that_depend_on_the_distance(i: int, j: int, later: int, half: int) -> None:
-    """Vaswani et al. 2017, section 3.5: p_i · p_j = Σ cos((i − j) ω). That of two whole tokens is not so simple."""
+    """Vaswani et al. 2017, section 3.5: p_i · p_j = Σ cos((i − j) ω). With tokens added, it is not so simple."""
     turn = angles(torch.arange(401), 2 * half, 10000.0)
     p = torch.cat([turn.sin(), turn.cos()], dim=-1)
     speed = [10000.0 ** (-c / half) for c in range(half)]
@@ -104,14 +104,14 @@ def test_sinusoids_have_products_that_depend_on_the_distance(i: int, j: int, lat
 @theorem
 @given(st.integers(2, 40), st.floats(0.1, 5), seeds)
 def test_rmsnorm_is_layernorm_without_the_mean(width: int, mean: float, seed: int) -> None:
-    """LN(x) = RMS(x − x̄) for every x. So they agree on x exactly where its mean is 0; with another, they do not."""
+    """LN(x) = RMS(x − x̄) for every x, so they agree on x exactly if its mean is 0."""
     x = normal(seed, 5, width)
     x = x - x.mean(dim=-1, keepdim=True)
     layer, rms = (lambda y: F.layer_norm(y, (width,), eps=1e-5)), (lambda y: F.rms_norm(y, (width,), eps=1e-5))
     assert_close(rms(x), layer(x))
     assert_close(layer(x + mean), rms(x))
     assert (rms(x + mean) - layer(x + mean)).abs().max() > 1e-4
-    # what a mean does to RMSNorm: the deviations shrink by the angle to the all-ones direction, and a mean comes along
+    # a mean shrinks RMSNorm's deviations, by the angle to the all-ones direction, and adds a mean to its output
     share = mean**2 / (x + mean).square().mean(dim=-1)
     assert_close(F.rms_norm(x + mean, (width,), eps=0.0).mean(dim=-1).square(), share)
 
@@ -122,7 +122,7 @@ def test_rmsnorm_is_layernorm_without_the_mean(width: int, mean: float, seed: in
 @theorem
 @given(st.floats(0.1, 10), st.booleans(), seeds)
 def test_a_gated_mlp_leaves_a_scale_free(scale: float, negative: bool, seed: int) -> None:
-    """A neuron's W_in by c and its W_out by 1/c, c of either sign: the same function. Through GELU: another."""
+    """Scaling a neuron's W_in by c and its W_out by 1/c, c of either sign, changes nothing; with GELU it does."""
     c = -scale if negative else scale
     tokens = some_tokens(seed)
     for act, same in (("swiglu", True), ("gelu", False)):
@@ -140,7 +140,7 @@ def test_a_gated_mlp_leaves_a_scale_free(scale: float, negative: bool, seed: int
 @theorem
 @given(seeds)
 def test_swiglu_is_a_product_of_two_readings(seed: int) -> None:
-    """Neuron by neuron: (x · gate) σ(x · gate) (x · in), times the neuron's row of W_out."""
+    """For each neuron: (x · gate) σ(x · gate) (x · in), times the neuron's row of W_out."""
     model, tokens = llama(seed), some_tokens(seed)
     mlp, seen = model.blocks[0].mlp, record(["blocks.0.ln2.normalized", "blocks.0.mlp_out"])
     model(tokens, tap=seen)
@@ -152,13 +152,13 @@ def test_swiglu_is_a_product_of_two_readings(seed: int) -> None:
     assert_close(seen["blocks.0.mlp_out"], written)
 
 
-# Heads that share
+# Shared keys and values
 
 
 @theorem
 @given(seeds)
 def test_sharing_is_having_equal_keys_and_values(seed: int) -> None:
-    """A model whose heads have keys and values of their own, equal within each group, is the same function."""
+    """A model with separate keys and values that are equal within each group is the same function."""
     model, tokens = llama(seed), some_tokens(seed)
     other = llama(seed, n_kv_heads=None)
     state = model.state_dict()
@@ -185,7 +185,7 @@ def test_llama_parameter_count(n_layers: int, groups: int, sharing: int, half: i
 @theorem
 @given(st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(1, 5))
 def test_a_cache_holds_two_rows_for_each_key_head(n_layers: int, groups: int, tokens: int) -> None:
-    """2 L G d_head numbers a token: less than without sharing by the number of heads that share."""
+    """2 L G d_head numbers per token: smaller by the number of heads that share."""
     cache = llama(0, n_layers=n_layers, n_kv_heads=groups).cache(batch=1, n_ctx=tokens)
     assert cache.k.numel() + cache.v.numel() == 2 * n_layers * groups * 4 * tokens
 
@@ -196,7 +196,7 @@ def test_a_cache_holds_two_rows_for_each_key_head(n_layers: int, groups: int, to
 @settings(theorem, max_examples=10)
 @given(seeds)
 def test_all_positions_are_trained_at_once(seed: int) -> None:
-    """The gradient of one pass is the mean of those of all prefixes, each scored at its last token only."""
+    """The gradient of one pass is the mean over all prefixes, each scored only at its last token."""
     model, tokens = llama(seed).requires_grad_(True), some_tokens(seed)[:1]
     weights = list(model.parameters())
     together = torch.autograd.grad(losses(model, tokens).mean(), weights)

@@ -1,4 +1,4 @@
-"""What the note two-layer proves: a model is the sum of its paths, and a norm is not a trace."""
+"""The theorems of the note two-layer: a model is the sum of its paths, and a norm is not a trace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_orders_add_up_to_the_stream(n_layers, seed, config):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 4), seeds)
 def test_orders_are_those_of_the_papers_algorithm(n_layers, seed):
-    """Frozen patterns; in run n the layers' outputs are replaced by those computed in run n - 1, at first by zeros."""
+    """Frozen patterns; in run n the layers' outputs are replaced by those of run n - 1, and at first by zeros."""
     model, tokens = model_of(n_layers, seed), tokens_of(seed)
     model(tokens, tap=(seen := record("*.pattern")))
     patterns = freeze(seen)
@@ -58,11 +58,11 @@ def test_orders_are_those_of_the_papers_algorithm(n_layers, seed):
     saved = {name: torch.zeros(2, 6, 8).double() for name in names}
     orders = by_order(model, tokens)
     for n in range(n_layers + 1):
-        out, made = record(f"blocks.{n_layers - 1}.resid_post"), record(names)
-        model(tokens, tap=compose(patterns, made, freeze(saved), out))
+        out, outputs = record(f"blocks.{n_layers - 1}.resid_post"), record(names)
+        model(tokens, tap=compose(patterns, outputs, freeze(saved), out))
         upto = out[f"blocks.{n_layers - 1}.resid_post"]
         assert torch.allclose(upto, orders[: n + 1].sum(dim=0), atol=1e-9, rtol=1e-9)
-        saved = dict(made)
+        saved = dict(outputs)
 
 
 @settings(deadline=None, max_examples=60)
@@ -77,7 +77,7 @@ def test_paths_add_up_to_their_orders(seed, config):
 @settings(deadline=None, max_examples=40)
 @given(seeds)
 def test_a_virtual_head_is_the_product_of_patterns_and_of_maps(seed):
-    """``A² A¹ ⊗ W_OV¹ W_OV²``; and it is a head: rows of its pattern sum to 1, nothing is from the future."""
+    """``A² A¹ ⊗ W_OV¹ W_OV²`` is a head: rows of its pattern sum to 1, and nothing comes from the future."""
     model, tokens = model_of(2, seed), tokens_of(seed)
     model(tokens, tap=(seen := record(["*.pattern", "blocks.0.resid_pre"])))
     virtual = two_layer_paths(model, tokens).virtual
@@ -103,25 +103,26 @@ def test_the_score_is_the_sum_over_pairs_of_paths(seed, config):
 @settings(deadline=None, max_examples=20)
 @given(seeds)
 def test_a_term_of_the_score_is_two_patterns_and_one_matrix(seed):
-    """``A_q ⊗ A_k ⊗ W``, with every sum written as a loop: what the query gathered meets what the key gathered."""
+    """``A_q ⊗ A_k ⊗ W``, with every sum written as a loop over the tokens that query and key gathered."""
     model, tokens = model_of(2, seed, n_heads=2), tokens_of(seed, batch=1)
     model(tokens, tap=(seen := record(["blocks.0.attn.pattern", "blocks.0.resid_pre"])))
     x, terms = seen["blocks.0.resid_pre"][0], score_paths(model, tokens)
     first, second = (block.attn for block in model.blocks)
-    gathers = [torch.eye(6).double(), *seen["blocks.0.attn.pattern"][0]]
+    gathers = [pattern.tolist() for pattern in (torch.eye(6), *seen["blocks.0.attn.pattern"][0])]
     writes = [torch.eye(8).double(), *first.W_OV().AB]
     for path, other in itertools.product(range(3), repeat=2):
         for head in range(2):
             W = writes[path] @ second.W_QK(head).AB @ writes[other].T / 4**0.5
+            scores = (x @ W @ x.T).tolist()
             for i, j in itertools.product(range(6), repeat=2):
                 expected = 0.0
                 for a, b in itertools.product(range(6), repeat=2):
-                    expected += gathers[path][i, a] * gathers[other][j, b] * (x[a] @ W @ x[b])
-                assert torch.isclose(terms[path, other, 0, head, i, j], expected, atol=1e-9, rtol=1e-9)
+                    expected += gathers[path][i][a] * gathers[other][j][b] * scores[a][b]
+                assert terms[path, other, 0, head, i, j].item() == pytest.approx(expected, abs=1e-9, rel=1e-9)
 
 
 def test_induction_by_hand_is_k_composition_alone():
-    """In the model written down, only the pair (direct query, key through head 0.0) tells the right key apart."""
+    """In the hand-set model, only the pair (direct query, key through head 0.0) distinguishes the right key."""
     model = induction(8, 12)
     tokens = torch.tensor([[0, 1, 2, 3, 4, 5, 1, 6, 7, 2, 3, 1]])
     terms = score_paths(model, tokens)[:, :, 0, 0]  # query_path key_path query key
@@ -136,12 +137,12 @@ def test_induction_by_hand_is_k_composition_alone():
 @settings(deadline=None, max_examples=60)
 @given(seeds)
 def test_a_constant_write_acts_through_queries_alone(seed):
-    """The same vector at every position changes no pattern as a key; as a query it prefers some keys, for all alike."""
+    """The same vector at every position changes no pattern as a key; as a query it favors the same keys everywhere."""
     x, (c,), (W,) = matrices(seed, (6, 8))[0], *(matrices(seed + 1, (8,)), matrices(seed + 2, (8, 8)))
     pattern = (x @ W @ x.T).softmax(dim=-1)
     assert torch.allclose((x @ W @ (x + c).T).softmax(dim=-1), pattern, atol=1e-9)
     ratio = ((x + c) @ W @ x.T).softmax(dim=-1) / pattern
-    ratio = ratio / ratio[:, :1]  # by how much each key gains on the first: the same for every query
+    ratio = ratio / ratio[:, :1]  # how much each key gains on the first: the same for every query
     assert torch.allclose(ratio, ratio[:1].expand(6, 6), rtol=1e-6)
     assert not torch.allclose(ratio, torch.ones(6, 6).double(), rtol=1e-3)
 
@@ -149,7 +150,7 @@ def test_a_constant_write_acts_through_queries_alone(seed):
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 3))
 def test_the_number_of_paths(n_layers, n_heads):
-    """Each layer is passed by, or through one of its heads: counted one by one, by how many heads it is."""
+    """A path skips each layer or goes through one of its heads: counted one by one, by the number of heads."""
     ways = itertools.product(range(n_heads + 1), repeat=n_layers)
     of_order = [0] * (n_layers + 1)
     for way in ways:
@@ -165,19 +166,19 @@ def test_trace_and_eigenvalues_are_cyclic(seed, rows, rank):
     assert torch.isclose((A @ B).trace(), (B @ A).trace(), atol=1e-9)
     # the same characteristic polynomial up to a power of λ: equal sums of powers of the eigenvalues
     for power in range(1, 5):
-        one, other = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
-        assert torch.isclose(one, other, atol=1e-6, rtol=1e-9)
+        first, second = torch.matrix_power(A @ B, power).trace(), torch.matrix_power(B @ A, power).trace()
+        assert torch.isclose(first, second, atol=1e-6, rtol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
 @given(seeds)
 def test_turning_does_no_harm_where_both_heads_read_the_same(seed):
-    """``‖W_Q X W_Vᵀ‖ = ‖W_Vᵀ W_Q X‖`` if W_Q and W_V are orthonormal bases of one space, whatever ``X = W_Kᵀ W_Oᵀ``."""
+    """``‖W_Q X W_Vᵀ‖ = ‖W_Vᵀ W_Q X‖`` if W_Q and W_V are orthonormal bases of one space, for any ``X = W_Kᵀ W_Oᵀ``."""
     basis, W_K, W_O, inside, other = matrices(seed, (9, 3), (9, 3), (3, 9), (3, 3), (9, 3))
     W_Q = torch.linalg.qr(basis).Q
     W_V, X, norm = W_Q @ torch.linalg.qr(inside).Q, W_K.T @ W_O.T, torch.linalg.matrix_norm
     assert torch.isclose(norm(W_Q @ X @ W_V.T), norm(W_V.T @ W_Q @ X), rtol=1e-9)
-    W_V = torch.linalg.qr(other).Q  # of another space: the one is as it was, the other is less
+    W_V = torch.linalg.qr(other).Q  # of another space: the first is unchanged, the second is smaller
     assert torch.isclose(norm(W_Q @ X @ W_V.T), norm(X), rtol=1e-9)
     assert norm(W_V.T @ W_Q @ X) < norm(X)
 
@@ -200,7 +201,7 @@ def test_the_norm_of_a_product_is_a_trace(seed, rows, rank, columns):
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.floats(0.1, 10), st.floats(0.1, 10))
 def test_scores_do_not_see_scale_or_basis(seed, one, other):
-    """Lengthening a head, or turning the stream as a whole, changes no score; turning one layer alone does."""
+    """Scaling a head, or rotating the whole stream, changes no score; rotating one layer alone does."""
     model = model_of(2, seed)
     before = composition_scores(model, samples=2)
     turn = torch.linalg.qr(matrices(seed + 1, (8, 8))[0]).Q
@@ -217,7 +218,7 @@ def test_scores_do_not_see_scale_or_basis(seed, one, other):
 @settings(deadline=None, max_examples=20)
 @given(seeds)
 def test_random_matrices_score_one_over_the_root_of_the_width(seed):
-    """On average over directions, ``E ‖A B‖² = ‖A‖² ‖B‖² / d`` if one of them is turned at random."""
+    """``E ‖A B‖² = ‖A‖² ‖B‖² / d`` on average over directions, if one matrix is rotated at random."""
     d = 12
     A, B = matrices(seed, (d, d), (d, d))
     turns = torch.linalg.qr(matrices(seed + 1, (4000, d, d))[0]).Q
@@ -225,7 +226,7 @@ def test_random_matrices_score_one_over_the_root_of_the_width(seed):
     assert torch.isclose(mean, A.square().sum() * B.square().sum() / d, rtol=0.05)
 
 
-def test_what_is_not_linear_is_said():
+def test_models_that_are_not_linear_are_refused():
     for config in ({"norm": "layer"}, {"d_mlp": 4}, {"bias": True}):
         with pytest.raises(ValueError, match="no MLP, norm or bias"):
             by_order(model_of(2, 0, **config), tokens_of(0))

@@ -23,12 +23,12 @@ from residual.methods.bigrams import (
 from residual.methods.loss import next_token_loss
 
 seeds = st.integers(0, 2**32 - 1)
-untimed = settings(deadline=None)  # the first call of all loads what torch loads lazily
+untimed = settings(deadline=None)  # the very first call is slow, because torch loads parts lazily
 
 
 @st.composite
 def tables(draw, smallest=0):
-    """Counts with zeros in them, but with no empty row or column."""
+    """Draw counts with some zeros, but without an empty row or column."""
     size = draw(st.integers(2, 7))
     entries = st.integers(smallest, 40)
     cells = draw(st.lists(entries, min_size=size**2, max_size=size**2))
@@ -49,18 +49,18 @@ def model_for(d_vocab, d_model, seed):
 @untimed
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(1, 4), seeds)
 def test_counts_are_enough(stream, d_model, seed):
-    """The loss on a text, and its gradient, are those on the text's table of bigram counts."""
+    """The loss on a text, and its gradient, equal those on the text's table of bigram counts."""
     tokens = torch.tensor(stream)
     model = model_for(5, d_model, seed)
     on_text = next_token_loss(model, tokens[None])
     on_table = cross_entropy(bigram_counts(tokens, 5), model(torch.arange(5)[:, None])[:, 0])
     torch.testing.assert_close(on_text, on_table)
-    for one, other in zip(
+    for a, b in zip(
         torch.autograd.grad(on_text, list(model.parameters())),
         torch.autograd.grad(on_table, list(model.parameters())),
         strict=True,
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(a, b)
 
 
 @untimed
@@ -73,7 +73,7 @@ def test_counts_are_those_of_a_loop(stream):
 
 
 def test_a_token_out_of_range_is_not_counted_as_another():
-    """As the last of the stream it would land in the next row: 0 → 5 is cell (1, 0)."""
+    """At the end of the stream it would land in the next row: 0 → 5 is cell (1, 0)."""
     for stream, bad in (([0, 5], 5), ([5, 0], 5), ([0, -1, 3], -1)):
         with pytest.raises(ValueError, match=f"token {bad} is out of range; the model knows 0 to 4"):
             bigram_counts(torch.tensor(stream), 5)
@@ -83,7 +83,7 @@ def test_a_token_out_of_range_is_not_counted_as_another():
 @untimed
 @given(tables(), seeds)
 def test_cross_entropy_is_entropy_plus_divergence(counts, seed):
-    """With the divergence summed in a loop, and never negative."""
+    """The divergence is summed in a loop, and is never negative."""
     logits = logits_for(counts, seed)
     total, divergence, entropy = counts.sum().item(), 0.0, 0.0
     for i, row in enumerate(counts.tolist()):
@@ -104,7 +104,7 @@ def test_cross_entropy_is_entropy_plus_divergence(counts, seed):
 @untimed
 @given(tables(), seeds)
 def test_ignoring_the_token_costs_the_mutual_information(counts, seed):
-    """No prediction that is the same after every token does better than the frequencies, whose excess is I."""
+    """The best prediction that is the same after every token is the frequencies, whose excess is I."""
     frequencies = counts.sum(dim=0).log().expand_as(counts)
     information = mutual_information(counts)
     torch.testing.assert_close(excess(counts, frequencies), information, atol=1e-9, rtol=1e-9)
@@ -120,7 +120,7 @@ def test_ignoring_the_token_costs_the_mutual_information(counts, seed):
 @untimed
 @given(tables(), seeds, st.floats(0.1, 100))
 def test_a_constant_per_row_is_free(counts, seed, scale):
-    """Every probability stays; so does the loss. And this is all the freedom there is: centring undoes it."""
+    """It changes no probability, so not the loss either; and centering removes it, so there is no other freedom."""
     logits = logits_for(counts, seed)
     moved = logits + scale * logits_for(counts, seed + 1)[:, :1]
     torch.testing.assert_close(moved.softmax(-1), logits.softmax(-1), atol=1e-12, rtol=1e-9)
@@ -132,7 +132,7 @@ def test_a_constant_per_row_is_free(counts, seed, scale):
 @untimed
 @given(tables(), st.integers(1, 4), seeds)
 def test_the_gradient_never_moves_the_mean_column(counts, d_model, seed):
-    """Of W_U: the gradient of the logits sums to zero along each row, so that of W_U's columns sums to zero."""
+    """The gradient of the logits sums to zero along each row, so the gradient of W_U's columns sums to zero."""
     model = model_for(len(counts), d_model, seed)
     loss = cross_entropy(counts, model(torch.arange(len(counts))[:, None])[:, 0])
     gradient = torch.autograd.grad(loss, model.W_U)[0]
@@ -142,7 +142,7 @@ def test_the_gradient_never_moves_the_mean_column(counts, d_model, seed):
 @untimed
 @given(tables(), st.integers(1, 4), seeds)
 def test_log_probabilities_have_rank_at_most_one_more_than_the_width(counts, d_model, seed):
-    """And centred logits have rank at most d_model: centring multiplies by a matrix from the right."""
+    """Centered logits have rank at most d_model, because centering multiplies by a matrix from the right."""
     model = model_for(len(counts), d_model, seed).requires_grad_(False)
     logits = model.W_E @ model.W_U
     size = len(counts)
@@ -153,7 +153,7 @@ def test_log_probabilities_have_rank_at_most_one_more_than_the_width(counts, d_m
 @untimed
 @given(tables(smallest=1))
 def test_a_width_of_one_less_than_the_vocabulary_is_enough(counts):
-    """A table without zeros is matched exactly: its centred logarithm has rank at most d_vocab - 1."""
+    """A table without zeros is matched exactly, because its centered logarithm has rank at most d_vocab - 1."""
     U, S, Vh = torch.linalg.svd(centred(counts.log()))
     width = len(counts) - 1
     model = model_for(len(counts), width, 0).requires_grad_(False)
@@ -167,7 +167,7 @@ def test_a_width_of_one_less_than_the_vocabulary_is_enough(counts):
 @untimed
 @given(tables(), seeds)
 def test_a_pair_never_seen_pulls_its_logit_down_for_ever(counts, seed):
-    """Its derivative is π(i) Q(j|i) > 0 at any weights, so where a count is zero no weights are the best."""
+    """Its derivative is π(i) Q(j|i) > 0 for any weights, so no weights are optimal if a count is zero."""
     logits = logits_for(counts, seed).requires_grad_()
     gradient = torch.autograd.grad(cross_entropy(counts, logits), logits)[0]
     share = counts.sum(dim=1, keepdim=True) / counts.sum()
@@ -181,8 +181,8 @@ def test_a_pair_never_seen_pulls_its_logit_down_for_ever(counts, seed):
 def test_weighted_truncation_is_the_nearest_table_of_its_rank(counts, rank, seed):
     """Eckart and Young, for weights that are a product of one per row and one per column.
 
-    The error is the tail of the squared singular values, and none of the tables of that rank tried here has less:
-    drawn at random, near the truncation, or found by solving for each factor in turn.
+    The error is the tail of the squared singular values, and no table of that rank tried here has a smaller error:
+    random ones, ones near the truncation, and ones found by solving for each factor in turn.
     """
     rank = min(rank, len(counts))
     target = centred(smoothed(counts, 0.5))
@@ -200,7 +200,7 @@ def test_weighted_truncation_is_the_nearest_table_of_its_rank(counts, rank, seed
     for size in (1e-3, 1e-1, 1.0):
         a, b = (x + size * torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in near)
         assert error(a @ b) >= least - 1e-9
-        for _ in range(30):  # alternating least squares, from there
+        for _ in range(30):  # alternating least squares from there
             b = torch.linalg.lstsq(rows.sqrt()[:, None] * a, rows.sqrt()[:, None] * target).solution
             a = torch.linalg.lstsq(columns.sqrt()[:, None] * b.T, (columns.sqrt() * target).T).solution.T
         assert error(a @ b) >= least - 1e-9
@@ -209,7 +209,7 @@ def test_weighted_truncation_is_the_nearest_table_of_its_rank(counts, rank, seed
 @untimed
 @given(tables(smallest=1), seeds)
 def test_a_small_error_costs_half_its_weighted_variance(counts, seed):
-    """KL to second order: half the variance of the error under P(·|i), so each entry weighs π(i) P(j|i)."""
+    """KL to second order is half the variance of the error under P(·|i), so each entry has weight π(i) P(j|i)."""
     joint = counts / counts.sum()
     conditional = counts / counts.sum(dim=1, keepdim=True)
     error = logits_for(counts, seed, scale=1.0)
@@ -239,19 +239,19 @@ def test_the_plane_is_drawn_only_up_to_an_affine_map(counts, d_model, seed):
 @untimed
 @given(tables(), st.integers(1, 4), seeds)
 def test_tied_weights_make_a_reversible_chain(counts, d_model, seed):
-    """Symmetric logits S: with share(i) ∝ Σ_j exp S_ij, as many step from i to j as from j to i (detailed balance)."""
+    """For symmetric logits S, share(i) ∝ Σ_j exp S_ij: steps from i to j are as frequent as back (detailed balance)."""
     W_E = model_for(len(counts), d_model, seed).W_E.detach()
     logits = W_E @ W_E.T
     share = logits.logsumexp(-1).softmax(-1)
     flow = share[:, None] * logits.softmax(-1)
     torch.testing.assert_close(flow, flow.T, atol=1e-12, rtol=1e-9)
-    torch.testing.assert_close(share @ logits.softmax(-1), share)  # so these shares are stationary
+    torch.testing.assert_close(share @ logits.softmax(-1), share)  # so the shares are stationary
 
 
 @untimed
 @given(st.integers(2, 7), st.integers(2, 6), seeds)
 def test_a_tied_direct_path_echoes_where_embeddings_are_as_long(vocab, d_model, seed):
-    """Logits e_i diag(w) e_j / scale_i: largest at j = i where w > 0 and all e diag(w) e are equal (Cauchy–Schwarz)."""
+    """Logits e_i diag(w) e_j / scale_i are largest at j = i if w > 0 and all e diag(w) e are equal (Cauchy–Schwarz)."""
     config = Config(n_layers=0, d_model=d_model, n_ctx=1, d_vocab=vocab, positions="none", norm="rms", tied=True)
     model = Transformer(config, seed=seed).double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -261,6 +261,6 @@ def test_a_tied_direct_path_echoes_where_embeddings_are_as_long(vocab, d_model, 
     tokens = torch.arange(vocab)
     assert torch.equal(model(tokens[:, None])[:, 0].argmax(-1), tokens)
     nearest = ((model.W_E[1:] * model.ln_final.w) @ model.W_E[0]).max()  # the largest cosine with another
-    model.W_E[0] *= 0.01  # a short one is outdone by any other that is nearer than that
+    model.W_E[0] *= 0.01  # a short embedding loses to any other that is closer than that
     after = model(tokens[:1, None])[0, 0]
     assert bool(after[1:].max() > after[0]) == bool(nearest > 0.01)

@@ -1,1 +1,1 @@
-"""The runs behind the committed files: model, data, loss and what to keep, a file for each family."""
+"""The runs behind the committed files, one file per family: model, data, loss and what to keep."""

@@ -1,4 +1,4 @@
-"""One head at a time at its mean, in a pretrained model: which heads do its induction heads depend on?"""
+"""Mean ablation of one head at a time in a pretrained model: which heads do its induction heads depend on?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INDUCTION_HEADS = ((17, 4), (18, 6))  # the two heads of SmolLM2 with the highes
 
 
 def smollm2_on_repeats() -> Callable[[int, int], dict[str, Tensor]]:
-    """``ablated`` of SmolLM2 on 4 rows of 40 random tokens that repeat, with periods from 10 to 20.
+    """Return ``ablated`` of SmolLM2 on 4 rows of 40 random tokens that repeat, with periods from 10 to 20.
 
     Raises:
-        ModuleNotFoundError, ValueError: as ``pretrained.smollm2``.
+        ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
     """
     model, _ = smollm2()
     tokens, period = repeats(4, 40, (10, 20), d_vocab=model.config.d_vocab)
@@ -35,27 +35,27 @@ def ablated(
     period: Int[Tensor, "batch 1"],
     heads: Sequence[tuple[int, int]],
 ) -> Callable[[int, int], dict[str, Tensor]]:
-    """Return a function of a layer and a head: what follows from that head's output being its mean, over everything.
+    """Return a function of a layer and a head that measures the effect of replacing that head's output by its mean.
 
-    Olsson et al. 2022 ablate heads so ("Argument 3"). It gives, by name,
+    The mean is over all examples and positions, as in Olsson et al. 2022 ("Argument 3"). The function returns, by name,
 
-    - ``rise``: of the loss on tokens that came one period before, in nats
+    - ``rise``: of the loss on tokens that also came one period before, in nats
     - ``prefix-matching 17.4``, and so on for each of ``heads``: the attention paid to what followed the same token in
-      all the periods before, from 0 to 1. A head that comes no earlier leaves it as it is.
-    - ``previous-token``: of the ablated head, before, the attention to the position before, from 0 to 1
+      all earlier periods, from 0 to 1. Heads before the ablated one, or in its layer, are unchanged.
+    - ``previous-token``: the attention of the ablated head, before ablation, to the previous position, from 0 to 1
 
-    The whole model runs once; then only what comes from the changed layer on.
+    The whole model runs once; after that, only the changed layer and those after it.
 
     Args:
         tokens, period: rows that repeat, and their periods (see ``methods.induction.repeats``).
-        heads: layer and head of those to look at.
+        heads: layer and head of each head to measure.
     """
     patterns = [f"blocks.{layer}.attn.pattern" for layer, _ in heads]
     before = record(["*.resid_pre", "*.attn.z", *patterns])
     query = torch.arange(tokens.shape[1])
     again = query >= period  # batch pos
     back = torch.arange(1, tokens.shape[1] // int(period.min()) + 1)
-    key = query[:, None] - period[..., None] * back + 1  # batch pos back: what followed then
+    key = query[:, None] - period[..., None] * back + 1  # batch pos back: the position after the earlier copy
 
     def loss(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, ""]:
         of_tokens = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
@@ -74,10 +74,10 @@ def ablated(
         after = record([pattern for pattern, (later, _) in zip(patterns, heads, strict=True) if later > layer])
         taps = compose(ablate(name, "mean", before, heads=head, across_positions=True), after)
         logits = model.run_from(layer, before[f"blocks.{layer}.resid_pre"], tap=taps)
-        found = {"rise": loss(logits) - at_first, "previous-token": previous[layer, head]}
-        for pattern, (its_layer, its_head) in zip(patterns, heads, strict=True):
+        effects = {"rise": loss(logits) - at_first, "previous-token": previous[layer, head]}
+        for pattern, (matcher_layer, matcher_head) in zip(patterns, heads, strict=True):
             seen = after if pattern in after else before
-            found[f"prefix-matching {its_layer}.{its_head}"] = matching(seen[pattern][:, its_head])
-        return found
+            effects[f"prefix-matching {matcher_layer}.{matcher_head}"] = matching(seen[pattern][:, matcher_head])
+        return effects
 
     return row

@@ -1,7 +1,7 @@
-"""An experiment: a model, its data, its loss, and what is kept of the run.
+"""An experiment: a model, its data, its loss, and what to keep of the run.
 
-Each family of experiments is a file beside this, with a class that says the three: ``language``, ``othello``.
-``run.py`` trains any of them, and knows nothing else about it.
+Each family of experiments is a file in this folder with a subclass of ``Experiment``: ``language``, ``othello``.
+``run.py`` trains any of them and knows nothing else about them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Experiment(ABC):
-    """A run. Its fields are all that decides the weights, and all of them are written on the card.
+    """A run. Its fields determine the weights completely, and all of them are written on the card.
 
-    A base class rather than a protocol, because the families inherit the fields: every run has steps, a learning rate
-    and a seed, and ``run`` reads and replaces them.
+    This is a base class rather than a protocol because the families inherit its fields: every run has steps, a learning
+    rate and a seed, which ``run`` reads and replaces.
 
-    What is random in a step comes from the step's number alone (see ``training.train``). So runs that differ in their
-    seed differ in their weights before training, and read the same batches in the same order.
+    All randomness in a step comes from the step's number alone (see ``training.train``). So runs with different seeds
+    differ in their initial weights, and read the same batches in the same order.
     """
 
     about: str
@@ -34,34 +34,34 @@ class Experiment(ABC):
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float | None = 1.0
-    data: str  # its name
-    seed: int = 0  # of the weights before training, and of nothing else
-    stages: tuple[int, ...] = ()  # after these updates a checkpoint of its own is kept: NAME-STEPS
+    data: str  # name of the data
+    seed: int = 0  # of the initial weights, and of nothing else
+    stages: tuple[int, ...] = ()  # after each of these updates, save an extra checkpoint: NAME-STEPS
     evaluate_every: int = 50
 
     @abstractmethod
     def model(self) -> Any:
-        """The module before training, of a kind that ``files.checkpoints`` can keep; ``seed`` decides its weights."""
+        """Return the untrained module, of a kind that ``files.checkpoints`` can save; ``seed`` sets its weights."""
 
     @abstractmethod
     def loss(self, model: Any, step: int) -> Float[Tensor, ""]:
-        """The loss at a step; its batch drawn by ``windows``, or passed through ``share`` (see ``training.train``).
+        """Return the loss at a step, on a batch from ``windows`` or passed through ``share`` (see ``training.train``).
 
         Args:
-            model: what ``model()`` gave, perhaps compiled: to be called, and for its parameters' device.
+            model: the result of ``model()``, perhaps compiled; use it only to call it and for its parameters' device.
 
         Raises:
-            ModuleNotFoundError, ValueError: the data are not there; the message says what to do.
+            ModuleNotFoundError, ValueError: the data are missing; the message says what to do.
         """
 
     @abstractmethod
     def evaluate(self, model: Any) -> Mapping[str, Tensor]:
-        """Numbers to keep of the model as it is, by name; the first is the one that stands for the run.
+        """Return numbers to keep about the current model, by name; the first is the run's headline number.
 
         Raises:
-            ModuleNotFoundError, ValueError: as ``loss``.
+            ModuleNotFoundError, ValueError: see ``loss``.
         """
 
     @abstractmethod
     def drawn(self, updates: int) -> dict[str, int]:
-        """The amount of data that so many updates take, for the card: ``{"tokens": 6144000}``."""
+        """Return the amount of data read in so many updates, for the card: ``{"tokens": 6144000}``."""

@@ -1,7 +1,7 @@
-"""Models whose weights are written down, not trained: what an induction head is, with nothing left to explain.
+"""Models with weights set by hand instead of trained: induction heads with nothing left to explain.
 
-All read sequences that begin with a token 0 which comes nowhere else. Where the current token came before, they
-predict what followed it: the in-context bigram statistics. Where it did not, their logits mean nothing.
+All read sequences that begin with a token 0, which occurs nowhere else. If the current token came before, they
+predict what followed it, by the in-context bigram statistics. If it did not, their logits mean nothing.
 
 After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Induction heads", and Olsson
 et al. 2022, "In-context Learning and Induction Heads", argument 2 (smeared keys).
@@ -18,15 +18,15 @@ from residual.model import Block, Config, Transformer
 
 @torch.no_grad()
 def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
-    """Two layers with one head each. The stream has a place for each of four things::
+    """Return an induction model: two layers with one head each. The stream holds four things side by side::
 
-        current    the token here; the embedding writes it, both heads read it
-        previous   the token before; head 0.0 writes it, the keys of head 1.0 read it
-        next       what comes next; head 1.0 writes it, the unembedding reads it
-        position   read by the queries and keys of head 0.0, and by nothing else
+        current    the current token; written by the embedding, read by both heads
+        previous   the previous token; written by head 0.0, read by the keys of head 1.0
+        next       the next token; written by head 1.0, read by the unembedding
+        position   read by the queries and keys of head 0.0 only
 
     Args:
-        sharpness: by how much the score of what a head looks for exceeds all others.
+        sharpness: how far the score of a match exceeds all other scores.
     """
     config = Config(
         n_layers=2,
@@ -52,7 +52,7 @@ def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
     moves.W_V[0, current, :d_vocab] = tokens
     moves.W_O[0, :d_vocab, previous] = tokens
 
-    matches.W_K[0, previous, :d_vocab] = tokens  # K-composition: these keys are what head 0.0 wrote
+    matches.W_K[0, previous, :d_vocab] = tokens  # K-composition: these keys read the output of head 0.0
     matches.W_Q[0, current, :d_vocab] = strength * tokens
     matches.W_V[0, current, :d_vocab] = tokens
     matches.W_O[0, :d_vocab, following] = tokens
@@ -61,19 +61,19 @@ def induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
 
 @torch.no_grad()
 def pointer_induction(d_vocab: int, n_ctx: int, sharpness: float = 2000.0) -> Transformer:
-    """The second algorithm, with Q-composition: find where the token stood before, and look one place further.
+    """Return an induction model by Q-composition: find the token's earlier position, then look one position further.
 
-    Elhage et al. 2021, section "Induction heads", name it for models whose positions are in the residual stream. The
-    stream has a place for each of four things::
+    This is the second algorithm of Elhage et al. 2021, section "Induction heads", for models with positions in the
+    residual stream. The stream holds four things side by side::
 
-        current    the token here; the embedding writes it, head 0.0 compares it, the values of head 1.0 read it
-        position   the position here; head 0.0 copies it, the keys of head 1.0 read it
-        pointer    where the token stood before; head 0.0 writes it, the queries of head 1.0 read it, moved on by one
-        next       what comes next; head 1.0 writes it, the unembedding reads it
+        current    the current token; written by the embedding, read by head 0.0 and the values of head 1.0
+        position   the current position; copied by head 0.0, read by the keys of head 1.0
+        pointer    the token's earlier position; written by head 0.0, read, moved by one, by the queries of head 1.0
+        next       the next token; written by head 1.0, read by the unembedding
 
     Args:
-        sharpness: by how much the score of a match exceeds all others. Of several matches each gets its share of a
-            pointer, and so that share of the score in head 1.0: it has to be larger than in ``induction``.
+        sharpness: how far the score of a match exceeds all others. Several matches share the pointer, and so the score
+            in head 1.0: the sharpness must be larger than in ``induction``.
     """
     config = Config(
         n_layers=2,
@@ -97,7 +97,7 @@ def pointer_induction(d_vocab: int, n_ctx: int, sharpness: float = 2000.0) -> Tr
     finds.W_K[0, current, :d_vocab] = tokens
     finds.W_K[0, position, d_vocab:] = steps
     finds.W_Q[0, current, :d_vocab] = strength * tokens
-    finds.W_Q[0, position, d_vocab:] = -2 * strength * steps  # the token here is no match for itself
+    finds.W_Q[0, position, d_vocab:] = -2 * strength * steps  # the current token must not match itself
     finds.W_V[0, position, :n_ctx] = steps
     finds.W_O[0, :n_ctx, pointer] = steps
 
@@ -110,7 +110,7 @@ def pointer_induction(d_vocab: int, n_ctx: int, sharpness: float = 2000.0) -> Tr
 
 @torch.no_grad()
 def smeared_induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Transformer:
-    """The same from one layer, if each key is that of the position before: its token is what the query looks for."""
+    """Return an induction model with one layer: each key is that of the position before, which the query matches."""
     config = Config(
         n_layers=1,
         d_model=2 * d_vocab,
@@ -128,7 +128,7 @@ def smeared_induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Tran
     model.W_U[following] = tokens
     head = cast(Block, model.blocks[0]).attn
     assert head.smear is not None
-    head.smear.fill_(-1e4)  # all of the key before, nothing of its own
+    head.smear.fill_(-1e4)  # only the previous key, nothing of its own
     head.W_K[0, current] = tokens
     head.W_Q[0, current] = sharpness * config.d_head**0.5 * tokens
     head.W_V[0, current] = tokens
@@ -137,7 +137,7 @@ def smeared_induction(d_vocab: int, n_ctx: int, sharpness: float = 60.0) -> Tran
 
 
 def _empty(config: Config) -> Transformer:
-    """A model of zeros, in float64: at a sharpness of 60 the bounds on its errors are below the rounding of float32."""
+    """Return a model of zeros, in float64: at sharpness 60 its error bounds are below the rounding of float32."""
     model = Transformer(config).double().requires_grad_(False)
     for weight in model.parameters():
         weight.zero_()
@@ -145,6 +145,6 @@ def _empty(config: Config) -> Transformer:
 
 
 def _places(*widths: int) -> list[slice]:
-    """Stretches of these lengths, side by side."""
+    """Return slices of these lengths, side by side."""
     ends = torch.tensor(widths).cumsum(0).tolist()
     return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]

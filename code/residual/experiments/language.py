@@ -1,6 +1,6 @@
-"""Language models: the next token of random windows of a text, some of them random tokens that repeat.
+"""Language models: next-token prediction on random windows of a text, and on random tokens that repeat.
 
-An entry holds all that decides the weights: config, data, seed, steps, and the optimizer's numbers. ``run`` trains it.
+An entry determines the weights completely: config, data, seed, steps, and the optimizer's numbers. ``run`` trains it.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ DATA: dict[str, Callable[[], Corpus]] = {
     "bible": bible,
     "house": house,
 }
-"""Token streams for training and validation, by name. House is the speeches in 2,048 tokens, then the Bible."""
+"""Training and validation tokens by name. House is the speeches in 2,048 tokens, then the Bible."""
 
 
 @dataclass(frozen=True)
 class NextToken(Experiment):
-    """A run: the next token of random windows of a text, one context long; some of them random tokens that repeat."""
+    """A run on windows one context long: random windows of a text, and optionally random tokens that repeat."""
 
     config: Config
     _: KW_ONLY
-    batch: int  # windows a step
+    batch: int  # windows per step
     data: str = "sotu"
-    held_out: int = 64  # windows of the validation text that the loss is measured on
-    also: tuple[str, ...] = ()  # further data whose validation loss is kept
-    repeats: int = 0  # of the windows of a batch, so many hold random tokens that repeat (methods.induction.repeats)
-    periods: tuple[int, int] = (8, 32)  # the shortest and the longest of these
-    start: bool = False  # the start token stands before every window, and counts as one of its n_ctx tokens
+    held_out: int = 64  # number of validation windows for the loss
+    also: tuple[str, ...] = ()  # other data to report the validation loss on
+    repeats: int = 0  # the number of windows in a batch with random tokens that repeat (methods.induction.repeats)
+    periods: tuple[int, int] = (8, 32)  # shortest and longest period of the repeats
+    start: bool = False  # put the start token before every window; it counts as one of the n_ctx tokens
 
     def model(self) -> Transformer:
-        """The transformer before training."""
+        """Return the untrained transformer."""
         return Transformer(self.config, seed=self.seed)
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        """The mean loss of the step's windows, those of repeated random tokens last.
+        """Return the mean loss over the step's windows; the repeated random tokens come last in the batch.
 
         Raises:
             KeyError: there are no data of that name.
@@ -55,7 +55,7 @@ class NextToken(Experiment):
         """
         c, text = self.config, DATA[self.data]()
         drawn = windows(text.train, self.batch - self.repeats, self._length, step=step)
-        drawn = self._begun(drawn, text)
+        drawn = self._with_start(drawn, text)
         if self.repeats:
             start = self._start(text)
             random, _ = repeats(self.repeats, c.n_ctx + 1, self.periods, d_vocab=c.d_vocab, start=start, seed=step)
@@ -63,37 +63,37 @@ class NextToken(Experiment):
         return next_token_loss(model, drawn)
 
     def evaluate(self, model: Transformer) -> dict[str, Tensor]:
-        """The loss on text that was held out; in runs with repeats also what tells the phase change (``in_context``).
+        """Return the loss on held-out text and, if the run has repeats, the phase change's measures (``in_context``).
 
         Raises:
-            KeyError, ModuleNotFoundError: as ``loss``.
+            KeyError, ModuleNotFoundError: see ``loss``.
         """
         text, held_out = DATA[self.data](), {name: self._held_out(name, model) for name in (self.data, *self.also)}
-        found = {"validation": next_token_loss(model, held_out[self.data])}
-        found |= {f"validation on {name}": next_token_loss(model, held_out[name]) for name in self.also}
+        measures = {"validation": next_token_loss(model, held_out[self.data])}
+        measures |= {f"validation on {name}": next_token_loss(model, held_out[name]) for name in self.also}
         if self.repeats:
-            found |= in_context(model, held_out[self.data], self.periods, start=self._start(text))
-        return found
+            measures |= in_context(model, held_out[self.data], self.periods, start=self._start(text))
+        return measures
 
     def drawn(self, updates: int) -> dict[str, int]:
-        """The tokens that were predicted."""
+        """Return the number of tokens predicted."""
         return {"tokens": updates * self.batch * self.config.n_ctx}
 
     @property
     def _length(self) -> int:
-        """Of a window of text: what is predicted is one context long."""
+        """The length of a text window: one context of predicted tokens."""
         return self.config.n_ctx + 1 - self.start
 
     def _start(self, text: Corpus) -> int | None:
-        return int(text.train[0]) if self.start else None  # every speech begins with it
+        return int(text.train[0]) if self.start else None  # the start token, with which every text begins
 
-    def _begun(self, tokens: Tensor, text: Corpus) -> Tensor:
+    def _with_start(self, tokens: Tensor, text: Corpus) -> Tensor:
         start = self._start(text)
         return tokens if start is None else F.pad(tokens, (1, 0), value=start)
 
     def _held_out(self, name: str, model: nn.Module) -> Tensor:
         text = DATA[name]()
-        tokens = self._begun(windows(text.validation, self.held_out, self._length), text)
+        tokens = self._with_start(windows(text.validation, self.held_out, self._length), text)
         return tokens.to(next(model.parameters()).device)
 
 

@@ -1,7 +1,7 @@
 """Measurements too long for a notebook's minute: ``residual measure smollm2-head-ablations`` writes ``code/results``.
 
-A measurement is a table: for each place of ``shape``, such as each layer and head, some numbers. Because every place is
-measured by itself, a notebook that reads the table can measure a few places again and compare (``spot_check``)::
+A measurement is a table with some numbers at each place of ``shape``, for example each layer and head. Every place is
+measured independently, so a notebook that reads the table can measure a few places again and compare (``spot_check``)::
 
     values, card = load_result("smollm2-head-ablations")
     claim(furthest=spot_check("smollm2-head-ablations", places=3, seed=1))
@@ -26,12 +26,12 @@ from residual.files.cards import ResultCard, versions
 from residual.files.results import FOLDER, load_result, save_result
 
 Place = tuple[int, ...]
-Row = Callable[..., Mapping[str, Tensor]]  # of a place's numbers: row(layer, head)
+Row = Callable[..., Mapping[str, Tensor]]  # row(layer, head) returns the numbers of a place
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A table of numbers: ``prepare`` loads what is needed, and gives the function that measures a place."""
+    """A table of numbers: ``prepare`` loads the data and returns the function that measures one place."""
 
     about: str
     shape: tuple[int, ...]
@@ -49,10 +49,10 @@ MEASUREMENTS = {
 
 
 def measurement(name: str) -> Measurement:
-    """The measurement of that name.
+    """Return the measurement of that name.
 
     Raises:
-        KeyError: there is none; the message lists the nearest.
+        KeyError: there is no such measurement; the message lists the nearest names.
     """
     if name not in MEASUREMENTS:
         raise KeyError(f"no measurement {name!r}; {nearest(name, MEASUREMENTS)}")
@@ -60,36 +60,36 @@ def measurement(name: str) -> Measurement:
 
 
 def compute(name: str, only: Iterable[Place] | None = None) -> dict[str, Tensor]:
-    """The numbers, each ``[*shape *number]``; with ``only`` those of some places, ``[place *number]``.
+    """Return the numbers, each ``[*shape *number]``; with ``only``, those of some places, ``[place *number]``.
 
     Raises:
-        KeyError: no measurement of that name.
-        ModuleNotFoundError: what it needs is not installed.
-        ValueError: ``only`` is empty, or has a place that is not in the table.
+        KeyError: there is no measurement of that name.
+        ModuleNotFoundError: a package it needs is not installed.
+        ValueError: ``only`` is empty, or has a place outside the table.
     """
     entry = measurement(name)
     every = list(itertools.product(*map(range, entry.shape)))
     places = every if only is None else [tuple(place) for place in only]
     if missing := [place for place in places if place not in every]:
-        raise ValueError(f"{name} has no place {missing[0]}; it has shape {list(entry.shape)}")
+        raise ValueError(f"{name} has no place {missing[0]}; its shape is {list(entry.shape)}")
     if not places:
-        raise ValueError(f"no place of {name} is asked for; leave only out to measure all")
+        raise ValueError(f"only has no places of {name}; leave it out to measure all")
     row = entry.prepare()
     with torch.no_grad():
         rows = [row(*place) for place in tqdm(places, desc=name, leave=False, disable=None)]
-    values = {number: torch.stack([found[number] for found in rows]) for number in rows[0]}
+    values = {number: torch.stack([place[number] for place in rows]) for number in rows[0]}
     return values if only is not None else {n: value.unflatten(0, entry.shape) for n, value in values.items()}
 
 
 def measure(name: str, *, folder: Path = FOLDER) -> Path:
-    """Measure all places and write the result and its card to ``folder``; the path of the result.
+    """Measure all places and write the result and its card to ``folder``; return the path of the result.
 
     Raises:
-        KeyError, ModuleNotFoundError: as ``compute``.
-        OSError: ``folder`` is not there and cannot be made.
+        KeyError, ModuleNotFoundError: see ``compute``.
+        OSError: ``folder`` does not exist and cannot be made.
     """
     entry = measurement(name)
-    folder.mkdir(parents=True, exist_ok=True)  # that it cannot be made is better known before than after
+    folder.mkdir(parents=True, exist_ok=True)  # first, so as to fail before the measurement rather than after it
     began = time.perf_counter()
     values = compute(name)
     card = ResultCard(
@@ -104,30 +104,32 @@ def measure(name: str, *, folder: Path = FOLDER) -> Path:
 
 
 def spot_check(name: str, *, places: int = 3, seed: int = 0, folder: Path = FOLDER) -> float:
-    """The largest difference between the kept result and a few places measured again, drawn at random.
+    """Return the largest difference between the stored result and a few random places measured again.
 
-    A place where both are NaN does not differ; where one is, the difference is infinite.
+    Where both are NaN the difference is 0; where only one is, it is infinite.
 
     Raises:
-        KeyError, ModuleNotFoundError: as ``compute``.
-        FileNotFoundError: nothing is kept; the message says which command measures it.
-        CheckpointError: the kept result is corrupt.
-        ValueError: what is kept has other numbers, or another shape, than the measurement.
+        KeyError, ModuleNotFoundError: see ``compute``.
+        FileNotFoundError: there is no stored result; the message names the command that measures it.
+        CheckpointError: the stored result is corrupt.
+        ValueError: the stored result has other numbers, or another shape, than the measurement.
     """
     entry = measurement(name)
     path = folder / f"{name}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; residual measure {name} makes it")
-    kept, _ = load_result(path)
+    stored, _ = load_result(path)
     generator = torch.Generator().manual_seed(seed)
     flat = torch.randperm(math.prod(entry.shape), generator=generator)[:places]
     drawn = torch.stack(torch.unravel_index(flat, entry.shape), dim=-1)  # place axis
     again = compute(name, [tuple(place) for place in drawn.tolist()])
     furthest = 0.0
-    for number in sorted(kept.keys() | again.keys()):
-        if number not in kept or number not in again or kept[number].shape[: len(entry.shape)] != entry.shape:
-            raise ValueError(f"{path} is not of today's {name} ({number} differs); residual measure {name} makes it")
-        before = kept[number][drawn.unbind(-1)]
+    for number in sorted(stored.keys() | again.keys()):
+        if number not in stored or number not in again or stored[number].shape[: len(entry.shape)] != entry.shape:
+            raise ValueError(
+                f"{path} does not match {name} as it is now ({number} differs); run residual measure {name}"
+            )
+        before = stored[number][drawn.unbind(-1)]
         distance = (before - again[number]).abs().nan_to_num(nan=math.inf)
         distance[before.isnan() & again[number].isnan()] = 0
         furthest = max(furthest, distance.max().item())

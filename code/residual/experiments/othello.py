@@ -1,7 +1,7 @@
-"""Models that saw nothing of Othello but the moves: do they know the board? (Li et al. 2023, "Emergent World
-Representations"; Nanda et al. 2023, "Emergent Linear Representations".)
+"""Othello models trained on moves alone: do they know the board? (Li et al. 2023, "Emergent World Representations";
+Nanda et al. 2023, "Emergent Linear Representations".)
 
-The entry holds the numbers of a run that cannot be made yet: the code that draws the games is not part of the library.
+The entry holds the numbers of a run that is not possible yet: the code that draws the games is not in the library.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from residual.model import Config, Transformer
 
 @dataclass(frozen=True)
 class Othello(Experiment):
-    """The next move of games in which every move is drawn from the legal ones alike.
+    """The next move in games whose every move is drawn uniformly from the legal moves.
 
-    Tokens: 0 for no move, when the game is over, which is not predicted; 1 to 60 for the squares, row by row, without
+    Tokens: 0 for no move once the game is over, which is not predicted; 1 to 60 for the squares, row by row, without
     the four in the middle. The first move of a game is given.
     """
 
     config: Config
     _: KW_ONLY
-    batch: int  # games a step
+    batch: int  # games per step
     data: str = "random legal games of Othello"
 
     def model(self) -> Transformer:
-        """The transformer before training."""
+        """Return the untrained transformer."""
         return Transformer(self.config, seed=self.seed)
 
     def loss(self, model: Transformer, step: int) -> NoReturn:
-        """
+        """Refuse to train.
+
         Raises:
-            ValueError: there are no games.
+            ValueError: always: there are no games.
         """
         raise ValueError(
             "othello cannot be trained yet: the code that draws random legal games is not part of the library; "
@@ -44,14 +45,15 @@ class Othello(Experiment):
         )
 
     def evaluate(self, model: Transformer) -> Mapping[str, Tensor]:
-        """
+        """Refuse to evaluate.
+
         Raises:
-            ValueError: as ``loss``.
+            ValueError: see ``loss``.
         """
         self.loss(model, 0)
 
     def drawn(self, updates: int) -> dict[str, int]:
-        """The games that were seen."""
+        """Return the number of games seen."""
         return {"games": updates * self.batch}
 
 

@@ -1,7 +1,7 @@
-"""Training an experiment: ``residual train gpt`` makes ``code/checkpoints/gpt.safetensors`` and its card.
+"""Training of an experiment: ``residual train gpt`` makes ``code/checkpoints/gpt.safetensors`` and its card.
 
-An entry holds all that decides the weights but for the options of a run, which the card's command repeats. A killed
-run goes on where it was; the same entry, options and number of threads give the same bits.
+An entry determines the weights up to the options of a run, which are part of the card's command. A killed run resumes
+where it stopped; the same entry, options and number of threads give the same bits.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from residual.training.resume import History
 from residual.training.train import train
 
 EXPERIMENTS: dict[str, Experiment] = {**language.EXPERIMENTS, **othello.EXPERIMENTS}
-"""All experiments by name, whatever their family."""
+"""All experiments of all families, by name."""
 
 
 def experiment(name: str) -> Experiment:
-    """The entry of that name.
+    """Return the entry of that name.
 
     Raises:
-        KeyError: there is none; the message lists the nearest.
+        KeyError: there is no such experiment; the message lists the nearest names.
     """
     if name not in EXPERIMENTS:
         raise KeyError(f"no experiment {name!r}; {nearest(name, EXPERIMENTS)}")
@@ -53,26 +53,26 @@ def run(
     compiled: bool = False,
     dtype: torch.dtype = torch.float16,
 ) -> Run:
-    """Train what ``name`` describes and write it to ``folder``, stages too. A killed run goes on where it was.
+    """Train the experiment ``name`` and write it to ``folder`` with its stages. A killed run resumes where it stopped.
 
     Args:
-        steps: instead of the entry's.
-        seed: instead of the entry's; of the weights before training. The batches are the same whatever the seed.
-        device: a GPU where there is one, if not given.
-        bf16: compute the loss in bfloat16 where torch thinks it safe (autocast). Weights, updates and evaluations
+        steps: overrides the entry's steps.
+        seed: overrides the entry's seed, which is that of the initial weights; the batches do not depend on it.
+        device: default: a GPU if there is one.
+        bf16: compute the loss in bfloat16 where torch considers it safe (autocast). Weights, updates and evaluations
             stay in float32.
         compiled: compute the loss with ``torch.compile``, which takes a minute before the first step.
-        dtype: of the numbers in the file (float16: half the size; see ``checkpoints.save``).
+        dtype: of the numbers in the file (float16 halves its size; see ``checkpoints.save``).
 
-    A run of other steps or from another seed is kept under a name of its own, ``NAME-steps100``, ``NAME-seed3``, and
-    without stages: a trial does not take the place of what notebooks read.
+    A run with other steps or another seed is saved under its own name, ``NAME-steps100`` or ``NAME-seed3``, without
+    stages, so that a trial never replaces the files that notebooks read.
 
     Raises:
-        KeyError: no experiment of that name.
+        KeyError: there is no experiment of that name.
         ModuleNotFoundError: its data are not installed.
-        ValueError: the same run is going on in another process; there is no GPU, or one without bfloat16; torch.compile
-            does not work here; see ``train`` for more.
-        OSError: ``folder`` is not there and cannot be made.
+        ValueError: the same run is in progress in another process; there is no GPU, or one without bfloat16;
+            torch.compile does not work here; see ``train`` for more.
+        OSError: ``folder`` does not exist and cannot be made.
     """
     entry = experiment(name)
     file = name + (f"-steps{steps}" if steps not in (None, entry.steps) else "")
@@ -82,7 +82,7 @@ def run(
     command += (f" --accumulate {accumulate}" if accumulate > 1 else "") + (" --bf16" if bf16 else "")
     command += (" --compile" if compiled else "") + (" --full" if dtype == torch.float32 else "")
     where = _device(device, bf16)
-    folder.mkdir(parents=True, exist_ok=True)  # that it cannot be made is better known before than after
+    folder.mkdir(parents=True, exist_ok=True)  # first, so as to fail before training rather than after it
     model = entry.model().to(where)
     called = _compiled(model, where) if compiled else model
     options = {"accumulate": accumulate} | ({"bf16": True} if bf16 else {}) | ({"compile": True} if compiled else {})
@@ -99,7 +99,7 @@ def run(
         if updates not in history.evaluations:
             with torch.no_grad():
                 history.evaluations[updates] = {name: value.item() for name, value in evaluate().items()}
-        measures = {step: found for step, found in sorted(history.evaluations.items()) if step <= updates}
+        measures = {step: values for step, values in sorted(history.evaluations.items()) if step <= updates}
         card = Card(
             name=file,
             config={},  # filled in by save
@@ -121,9 +121,9 @@ def run(
             command=command,
             versions=versions(),
         )
-        made = Run(model, card)
-        save(made, folder / f"{file}.safetensors", dtype=dtype)
-        return made
+        trained = Run(model, card)
+        save(trained, folder / f"{file}.safetensors", dtype=dtype)
+        return trained
 
     def watch(updates: int) -> None:
         if updates in entry.stages and updates < entry.steps and file == name:
@@ -131,8 +131,8 @@ def run(
 
     key = hashlib.sha256(repr((name, entry, options)).encode()).hexdigest()[:12]
     state = CACHE / "runs" / f"{file}-{key}.safetensors"
-    first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started, only one writes
-    with _alone(state) if first else contextlib.nullcontext():
+    first = int(os.environ.get("RANK", 0)) == 0  # only the first process of torchrun writes
+    with _exclusive(state) if first else contextlib.nullcontext():
         train(
             model,
             loss,
@@ -152,61 +152,61 @@ def run(
         )
         if not first:
             return Run(model, Card(file, {}))
-        made = keep(entry.steps, file)
+        trained = keep(entry.steps, file)
         state.unlink(missing_ok=True)
-    return made
+    return trained
 
 
 def _numbers(entry: Experiment) -> dict[str, Any]:
-    """The fields of an entry that the card has no place of its own for."""
+    """Return the fields of an entry that have no field of their own on the card."""
     return {key: value for key, value in asdict(entry).items() if key not in ("about", "config", "data", "seed")}
 
 
 def _metrics(measures: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """The number that stands for the run, then each measure by the number of updates made."""
+    """Return the run's headline number, then each measure by number of updates."""
     last = measures[max(measures)]
     main = next(iter(last))
     curves = {
-        f"{measure} by step": {str(step): round(found[measure], 5) for step, found in measures.items()}
+        f"{measure} by step": {str(step): round(values[measure], 5) for step, values in measures.items()}
         for measure in last
     }
     return {main: round(last[main], 5), **curves}
 
 
 @contextlib.contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Two runs of the same thing at once would write the same files."""
+def _exclusive(state: Path) -> Iterator[None]:
+    """Hold a lock: two identical runs at once would write the same files."""
     state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"this very run is going on in another process ({lock.lock_file} is held)") from None
+        raise ValueError(f"the same run is in progress in another process, which holds {lock.lock_file}") from None
     try:
         yield
     finally:
-        lock.release()  # (the system does so when a process is killed)
+        lock.release()  # (if the process is killed, the system releases it)
 
 
-def _device(asked: str | None, bf16: bool) -> torch.device:
-    if asked is None:
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda":
+def _device(requested: str | None, bf16: bool) -> torch.device:
+    if requested is None:
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    if requested == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("there is no GPU that this PyTorch can use; leave the device out, or say cpu")
+            raise ValueError("there is no GPU that this PyTorch can use; leave the device out, or use cpu")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         if bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ValueError(f"{torch.cuda.get_device_name()} does not compute in bfloat16; leave bf16 out")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
         torch.use_deterministic_algorithms(True, warn_only=True)
-    return torch.device(asked)
+    return torch.device(requested)
 
 
 def _compiled(model: torch.nn.Module, device: torch.device) -> Callable[..., Any]:
-    """The model as ``torch.compile`` makes it, once a function as small as can be shows that a compiler is there."""
+    """Return the model compiled by ``torch.compile``, after checking with a tiny function that a compiler works."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
-    except Exception as problem:  # torch has a class of its own for each compiler that may be missing
+    except Exception as problem:  # torch has a separate class for each compiler that may be missing
         why = str(problem).strip().splitlines()[0]
         raise ValueError(f"torch.compile does not work here; leave compile out ({why})") from None
     return torch.compile(model)

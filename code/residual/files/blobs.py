@@ -1,4 +1,4 @@
-"""Files written whole, and safetensors files whose header is compared with their bytes before anything is read."""
+"""Atomic file writes, and safetensors headers checked against the file before any tensor is read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import os
 from pathlib import Path
 
-LONGEST_HEADER = 10_000_000  # bytes; that of a thousand-layer model is below one million
+LONGEST_HEADER = 10_000_000  # bytes; the header of a thousand-layer model has fewer than a million
 
 
 class CheckpointError(ValueError):
-    """A file that is not what it has to be. The message says which, what is wrong, and what to do."""
+    """An invalid file. The message says which file, what is wrong, and what to do."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside, then rename it: a reader sees the old one or the new one, also after a power cut."""
+    """Write a temporary file, then rename it: readers see the old file or the new one, even after a power cut."""
     aside = path.with_name(path.name + ".part")
     with open(aside, "wb") as file:
         file.write(data)
@@ -25,14 +25,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def check_header(blob: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor in the bytes of a safetensors file; its lengths and offsets have to add up.
+    """Return the type and shape of each tensor of a safetensors file, after checking all lengths and offsets.
 
     Raises:
-        CheckpointError: they do not.
+        CheckpointError: the header does not match the file.
     """
 
     def bad(why: str) -> CheckpointError:
-        return CheckpointError(f"{path} is no intact safetensors file: {why}")
+        return CheckpointError(f"{path} is not an intact safetensors file: {why}")
 
     if len(blob) < 8:
         raise bad(f"it has {len(blob)} bytes")
@@ -42,25 +42,25 @@ def check_header(blob: bytes, path: Path) -> dict[str, tuple[str, tuple[int, ...
     try:
         header = json.loads(blob[8 : 8 + length])
         header.pop("__metadata__", None)
-        found, ends = {}, []
+        tensors, ends = {}, []
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             shape, dtype = tuple(entry["shape"]), entry["dtype"]
             if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
                 raise ValueError(f"{name} has shape {shape!r:.60}")
-            found[name] = (dtype, shape)
+            tensors[name] = (dtype, shape)
             ends.append((begin, end, name))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise bad(f"its header does not read ({problem!r:.100})") from None
+        raise bad(f"its header cannot be read ({problem!r:.100})") from None
     reached = 0
     for begin, end, name in sorted(ends):
-        dtype, shape = found[name]
+        dtype, shape = tensors[name]
         if begin != reached or end - begin != math.prod(shape) * _WIDTHS.get(dtype, 0):
-            raise bad(f"{name} of type {dtype} and shape {list(shape)} cannot lie in bytes {begin:,} to {end:,}")
+            raise bad(f"{name} of type {dtype} and shape {list(shape)} cannot be in bytes {begin:,} to {end:,}")
         reached = end
     if reached != len(blob) - 8 - length:
-        raise bad(f"its tensors need {reached:,} bytes; {len(blob) - 8 - length:,} are there")
-    return found
+        raise bad(f"its tensors need {reached:,} bytes; there are {len(blob) - 8 - length:,}")
+    return tensors
 
 
 _WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}

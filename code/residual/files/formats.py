@@ -1,4 +1,4 @@
-"""How other programs store a transformer: which of their tensors become which parameters, and GGUF files (Llama)."""
+"""Tensor layouts of other programs, GPT-2's and Llama's, mapped to this library's parameters; and GGUF files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-# What a file holds, and which of it becomes which parameter
+# From a file's tensors to parameters
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a parameter comes from: tensors of the file with the shapes they must have, and what makes it of them."""
+    """The source of a parameter: tensors of the file, their expected shapes, and the function that combines them."""
 
     sources: Mapping[str, tuple[int, ...]]
     make: Callable[..., Tensor] = lambda x: x
@@ -30,21 +30,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stored:
-    """A model as a file has it."""
+    """A model as stored in a file."""
 
     where: Path
     config: Config
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
     pieces: Callable[[], dict[str, Piece]]
-    ignored: tuple[str, ...] = ()  # ends of the names of tensors that are no weights
+    ignored: tuple[str, ...] = ()  # tensors whose names end like this are not weights
 
 
 def llama_pieces(c: Config, names: Mapping[str, str], has_bias: Callable[[str], bool]) -> dict[str, Piece]:
-    """A Llama's tensors, ``[out in]`` each, under the names of a format (``{}`` stands for the layer)."""
+    """Return a Llama's pieces, from tensors ``[out in]`` under the names of a format (``{}`` stands for the layer)."""
     d, m, h, k, n = c.d_model, c.d_mlp, c.n_heads * c.d_head, c.kv_heads * c.d_head, c.d_head
 
-    def heads(*maps: Tensor) -> Tensor:  # [(head d_head) d_model], thrice
+    def heads(*maps: Tensor) -> Tensor:  # three times [(head d_head) d_model]
         return torch.cat(maps).unflatten(0, (-1, n))
 
     pieces = {
@@ -77,7 +77,7 @@ def llama_pieces(c: Config, names: Mapping[str, str], has_bias: Callable[[str], 
 
 
 def gpt2_pieces(c: Config, prefix: str, head: str) -> dict[str, Piece]:
-    """GPT-2's tensors, ``[in out]`` each, but for the unembedding, which is called ``head``."""
+    """Return GPT-2's pieces, from tensors ``[in out]`` except for the unembedding, which is called ``head``."""
     d, m, n = c.d_model, c.d_mlp, c.d_head
     pieces = {
         "W_E": Piece({f"{prefix}wte.weight": (c.d_vocab, d)}),
@@ -112,20 +112,20 @@ def _transposed(x: Tensor) -> Tensor:
 # Configs
 
 
-def whole_number(said: Mapping[str, Any], name: str, where: Path) -> int:
-    """The number that a config says under that name.
+def whole_number(config: Mapping[str, Any], name: str, where: Path) -> int:
+    """Return an entry of a config that must be a positive whole number.
 
     Raises:
-        ValueError: it is no whole number above 0.
+        ValueError: it is not a whole number above 0.
     """
-    value = said.get(name)
+    value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise ValueError(f"{where} says {name} {value!r}; it must be a whole number above 0")
     return value
 
 
 def split_evenly(d_model: int, n_heads: int, where: Path) -> int:
-    """The width of a head.
+    """Return the width of a head.
 
     Raises:
         ValueError: the heads cannot share ``d_model`` dimensions evenly.
@@ -136,15 +136,15 @@ def split_evenly(d_model: int, n_heads: int, where: Path) -> int:
 
 
 def make_config(where: Path, **fields: Any) -> Config:
-    """The config with these fields.
+    """Return the config with these fields.
 
     Raises:
-        ValueError: they make no model.
+        ValueError: they do not make a model.
     """
     try:
         return Config(**fields)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where} makes no model: {error}") from None
+        raise ValueError(f"{where} does not describe a model: {error}") from None
 
 
 # GGUF files
@@ -166,67 +166,71 @@ GGUF_LLAMA = {
 
 
 def gguf(path: Path) -> Stored:
-    """The model in a ``.gguf`` file.
+    """Return the model in a ``.gguf`` file.
 
     Raises:
         ValueError: see ``pretrained.load``.
     """
     file = GGUF(path)
-    said = {key.removeprefix("llama."): value for key, value in file.values.items()}
-    if said.get("general.architecture") != "llama":
-        raise ValueError(f"{path} says general.architecture {said.get('general.architecture')!r}; llama can be loaded")
-    if said.get("rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.shapes:
-        raise ValueError(f"{path} scales its rotary positions; only unscaled ones can be loaded")
-    d_model, n_heads = whole_number(said, "embedding_length", path), whole_number(said, "attention.head_count", path)
-    d_head = said.get("attention.key_length", split_evenly(d_model, n_heads, path))
+    values = {key.removeprefix("llama."): value for key, value in file.values.items()}
+    if (architecture := values.get("general.architecture")) != "llama":
+        raise ValueError(f"{path} says general.architecture {architecture!r}; only llama can be loaded")
+    if values.get("rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.shapes:
+        raise ValueError(f"{path} scales its rotary positions; only unscaled positions can be loaded")
+    d_model = whole_number(values, "embedding_length", path)
+    n_heads = whole_number(values, "attention.head_count", path)
+    d_head = values.get("attention.key_length", split_evenly(d_model, n_heads, path))
     for name in ("rope.dimension_count", "attention.value_length"):
-        if said.get(name, d_head) != d_head:
-            raise ValueError(f"{path} says {name} {said[name]!r}; only that of a head, {d_head}, can be loaded")
+        if values.get(name, d_head) != d_head:
+            raise ValueError(f"{path} says {name} {values[name]!r}; only the width of a head, {d_head}, can be loaded")
     config = make_config(
         path,
-        n_layers=whole_number(said, "block_count", path),
+        n_layers=whole_number(values, "block_count", path),
         d_model=d_model,
         n_heads=n_heads,
         d_head=d_head,
-        n_kv_heads=said.get("attention.head_count_kv", n_heads),
-        n_ctx=whole_number(said, "context_length", path),
+        n_kv_heads=values.get("attention.head_count_kv", n_heads),
+        n_ctx=whole_number(values, "context_length", path),
         d_vocab=file.shapes.get("token_embd.weight", (0,))[0],
         positions="rotary",
-        rotary_base=said.get("rope.freq_base", 10000.0),
-        rotary_interleaved=True,  # llama.cpp stores the rows of queries and keys so that pairs are neighbours
-        d_mlp=whole_number(said, "feed_forward_length", path),
+        rotary_base=values.get("rope.freq_base", 10000.0),
+        rotary_interleaved=True,  # llama.cpp stores rotary pairs of queries and keys as neighboring rows
+        d_mlp=whole_number(values, "feed_forward_length", path),
         act="swiglu",
         norm="rms",
-        norm_eps=said.get("attention.layer_norm_rms_epsilon", 1e-6),
+        norm_eps=values.get("attention.layer_norm_rms_epsilon", 1e-6),
         tied="output.weight" not in file.shapes,
     )
     return Stored(path, config, file.shapes, file.read, lambda: llama_pieces(config, GGUF_LLAMA, lambda part: False))
 
 
 def gguf_tokenizer(file: GGUF) -> Tokenizer:
-    """A byte-level BPE (Radford et al. 2019, section 2.2) out of its tokens and merges."""
+    """Return the byte-level BPE (Radford et al. 2019, section 2.2) that the file's tokens and merges define."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     known: dict[str, list[Any]] = {"gpt-2": [], "smollm": [pre_tokenizers.Digits(individual_digits=True)]}
     kind, before = (file.values.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if kind != "gpt2" or before not in known:
         raise ValueError(
-            f"{file.path} has a tokenizer {kind!r} of kind {before!r}; gpt2 of {', '.join(known)} can be read"
+            f"{file.path} has a tokenizer {kind!r} of kind {before!r}; only gpt2 of {', '.join(known)} can be read"
         )
     tokens, merges, types = (
         file.values.get(f"tokenizer.ggml.{name}", []) for name in ("tokens", "merges", "token_type")
     )
-    nonsense = f"{file.path} has a tokenizer that makes no sense; the file is corrupt: get it again"
+    nonsense = f"{file.path} has an invalid tokenizer; the file is corrupt: get it again"
     if not all(isinstance(part, list) for part in (tokens, merges, types)):
         raise ValueError(nonsense)
     pairs = [(left, right) for left, _, right in (str(merge).partition(" ") for merge in merges)]
     try:
-        made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
-        made.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == 3])  # 3: control
-    except Exception as error:  # the package raises nothing more precise
+        tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+        control = [token for token, kind in zip(tokens, types, strict=True) if kind == 3]
+        tokenizer.add_special_tokens(control)
+    except Exception as error:  # the package raises nothing more specific
         raise ValueError(f"{nonsense} ({error})") from None
-    if made.get_vocab_size() != len(tokens):
+    if tokenizer.get_vocab_size() != len(tokens):
         raise ValueError(nonsense)
-    made.pre_tokenizer = pre_tokenizers.Sequence([*known[before], pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    made.decoder = decoders.ByteLevel()
-    return made
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*known[before], pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -1,7 +1,7 @@
-"""GGUF, the file format of llama.cpp: a header of key-value pairs, a table of tensors, and their bytes.
+"""GGUF, the file format of llama.cpp: a header of key-value pairs, a table of tensors, and the tensors' bytes.
 
-The header is read here, with every length compared with the file's before anything of that length is made; the
-package ``gguf`` only turns quantised blocks into numbers. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+This module reads the header, and checks every length against the file before allocating anything of that length; the
+package ``gguf`` only dequantizes blocks. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRING, ARRAY = 8, 9
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: its shape (slowest axis first), ggml's number for its type, first byte and length."""
+    """A tensor's place in the file: shape (slowest axis first), ggml's type number, first byte and length."""
 
     shape: tuple[int, ...]
     kind: int
@@ -32,10 +32,10 @@ class Entry:
 
 
 class GGUF:
-    """An open file: ``values`` by key, ``shapes`` of the tensors by name, ``read(name)`` for one in float32.
+    """An open file: ``values`` by key, ``shapes`` of the tensors by name, ``read(name)`` for a tensor as float32.
 
     Raises:
-        ValueError: the file is truncated, corrupt, of another format, or says sizes that it cannot hold.
+        ValueError: the file is truncated, corrupt, of another format, or claims sizes that it cannot hold.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class GGUF:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             if size < 24:
-                raise ValueError(f"{path} has {size} bytes; that is no GGUF file")
+                raise ValueError(f"{path} has {size} bytes, too few for a GGUF file")
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 0
         try:
@@ -53,7 +53,7 @@ class GGUF:
         self.shapes = {name: entry.shape for name, entry in self.tensors.items()}
 
     def read(self, name: str) -> Tensor:
-        """The tensor, as float32."""
+        """Return the tensor as float32."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -73,9 +73,9 @@ class GGUF:
         if magic != b"GGUF":
             raise self._error(f"begins with {magic!r}, not b'GGUF'")
         if version not in (2, 3):
-            raise self._error(f"is of version {version}; versions 2 and 3 can be read")
-        if 24 * n_tensors + 13 * n_values > len(self._bytes):  # the least that each takes
-            raise self._error(f"says that it has {n_tensors} tensors and {n_values} values; it is too short for them")
+            raise self._error(f"has version {version}; versions 2 and 3 can be read")
+        if 24 * n_tensors + 13 * n_values > len(self._bytes):  # the least that each can take
+            raise self._error(f"claims {n_tensors} tensors and {n_values} values, but is too short for them")
         values: dict[str, Any] = {}
         for _ in range(n_values):
             key = self._string()
@@ -91,7 +91,7 @@ class GGUF:
             start, length = data + offset, self._length(name, shape, kind)
             if start + length > len(self._bytes):
                 raise self._error(
-                    f"says that {name} is {list(shape)} and ends at byte {start + length}; it has {len(self._bytes)}"
+                    f"claims that {name} is {list(shape)} and ends at byte {start + length}, beyond its end"
                 )
             if name in tensors:
                 raise self._error(f"has two tensors called {name}")
@@ -101,7 +101,7 @@ class GGUF:
     def _info(self) -> tuple[tuple[int, ...], int, int]:
         (n_axes,) = self._unpack("I")
         if n_axes > 4:
-            raise self._error(f"has a tensor of {n_axes} axes; there can be 4")
+            raise self._error(f"has a tensor of {n_axes} axes; the most is 4")
         shape = self._unpack(f"{n_axes}Q")[::-1]  # ggml lists the fastest axis first
         kind, offset = self._unpack("IQ")
         return shape, kind, offset
@@ -113,7 +113,7 @@ class GGUF:
             raise self._error(f"stores {name} as type {kind}, which the package gguf does not know")
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         if not shape or 0 in shape or shape[-1] % block:
-            raise self._error(f"says that {name} is {list(shape)}, stored in blocks of {block}; that is no tensor")
+            raise self._error(f"claims that {name} is {list(shape)}, stored in blocks of {block}, which do not fit")
         return math.prod(shape) // block * size
 
     def _value(self, key: str, kind: int) -> Any:
@@ -128,7 +128,7 @@ class GGUF:
             raise self._error(f"has a list of unknown type {item} for {key!r}")
         least = 8 if item == STRING else struct.calcsize(SCALARS[item])
         if count * least > len(self._bytes) - self._at:
-            raise self._error(f"says that {key!r} has {count} items; it is too short for them")
+            raise self._error(f"claims that {key!r} has {count} items, but is too short for them")
         if item == STRING:
             return [self._string() for _ in range(count)]
         return list(self._unpack(f"{count}{SCALARS[item]}"))
@@ -136,7 +136,7 @@ class GGUF:
     def _string(self) -> str:
         (length,) = self._unpack("Q")
         if length > len(self._bytes) - self._at:
-            raise self._error(f"has a string of {length} bytes at byte {self._at}; it is too short for it")
+            raise self._error(f"has a string of {length} bytes at byte {self._at}, but is too short for it")
         text = self._bytes[self._at : self._at + length]
         self._at += length
         try:
@@ -149,5 +149,5 @@ class GGUF:
         self._at += struct.calcsize("<" + layout)
         return values
 
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"{self.path} {what}; it is corrupt or incomplete: get it again")
+    def _error(self, problem: str) -> ValueError:
+        return ValueError(f"{self.path} {problem}; it is corrupt or incomplete: get it again")

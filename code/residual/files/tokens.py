@@ -1,6 +1,6 @@
-"""The committed tokenizers: byte-level BPEs of 512 tokens, and of 2048 where words matter.
+"""The committed tokenizers: byte-level BPEs of 512 tokens, and of 2048 for models that need whole words.
 
-Trained once on the training speeches (``python -m residual.training.corpus`` makes them again).
+They were trained once on the training speeches (``python -m residual.training.corpus`` trains them again).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 D_VOCAB = 512
 TOKENIZERS = {512: Path(__file__).with_name("tokenizer.json"), 2048: Path(__file__).with_name("tokenizer-2048.json")}
-"""By the size of the vocabulary."""
+"""Files by the size of the vocabulary."""
 START = "<|endoftext|>"
 """The token before each speech."""
 
 
 @cache
 def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
-    """The committed tokenizer. ``decode`` inverts ``encode`` on any text.
+    """Return the committed tokenizer. ``decode`` inverts ``encode`` on any text.
 
     Raises:
-        ValueError: there is none of that size.
+        ValueError: there is no tokenizer of that size.
     """
     from tokenizers import Tokenizer
 
@@ -40,33 +40,33 @@ def tokenizer(d_vocab: int = D_VOCAB) -> Tokenizer:
 
 
 def train_tokenizer(texts: list[str], d_vocab: int = D_VOCAB) -> Tokenizer:
-    """Byte-level BPE: START, the 256 bytes, then merges up to ``d_vocab``. Same texts, same merges."""
+    """Train a byte-level BPE: START, the 256 bytes, then merges up to ``d_vocab``. Same texts, same merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=d_vocab,
         special_tokens=[START],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    return made
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 @cache
 def vocabulary(d_vocab: int = D_VOCAB) -> Vocabulary:
-    """The committed tokenizer as a model's vocabulary. It is opened at its first use."""
+    """Return the committed tokenizer as a model's vocabulary. It is opened on first use."""
     return Vocabulary(partial(tokenizer, d_vocab))
 
 
 def words(tokens: Int[Tensor, " pos"] | Iterable[int], d_vocab: int = D_VOCAB) -> list[str]:
-    """Each token by itself as text; bytes that are no character alone are shown as ``<e2>``.
+    """Return each token by itself as text; bytes that are not a whole character are shown as ``<e2>``.
 
     Raises:
         TypeError: not a row of whole numbers.
-        ValueError: a token that the vocabulary does not have, or there is no tokenizer of that size.
+        ValueError: a token is not in the vocabulary, or there is no tokenizer of that size.
     """
     return vocabulary(d_vocab).words(tokens)

@@ -1,1 +1,1 @@
-"""A file for each tool of the notes. A method takes a model and tokens and returns tensors; it trains nothing."""
+"""The tools of the notes, one file each. A method takes a model and tokens and returns tensors; it trains nothing."""

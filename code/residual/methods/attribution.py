@@ -1,15 +1,15 @@
-"""The residual stream as a sum, and what each term of the sum adds to a logit.
+"""The residual stream as a sum of terms, and the contribution of each term to a logit.
 
-Every part of a model adds to the stream, so that the stream at its end is the sum of what was written, and a logit,
-which reads it along one direction u, is a sum too, once the final norm's scale s is a constant::
+Every part of a model adds to the stream, so the stream's end is the sum of what was written. A logit reads it along
+one direction u, so a logit is a sum too, once the final norm's scale s is held constant::
 
     x = embed + pos + Σ_{l,h} z^{l,h} W_O^{l,h} + Σ_l mlp^l + biases                     decompose
     logit = u · (w ∘ x̃ / s + b) + b_U = Σ_t (u ∘ w) · t̃ / s + u · b + b_U               attribute
 
-where ~ takes the mean over coordinates out (LayerNorm) or does nothing (RMSNorm), and w, b are the norm's weights. From
+where ~ subtracts the mean over coordinates (LayerNorm) or does nothing (RMSNorm), and w, b are the norm's weights. From
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", and nostalgebraist 2020, "interpreting GPT: the
 logit lens". The terms are kept as factors (z and W_O, neurons and W_out, patterns and values), and a direction is
-multiplied into the weights first: ``[term batch pos d_model]`` is computed only when ``values`` is asked for.
+multiplied into the weights first: ``[term batch pos d_model]`` is computed only by ``values``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Token = int | Int[Tensor, " batch"]
 
 
 class Terms:
-    """Terms whose sum is the stream ``x [batch pos d_model]``, in the order in which they are written.
+    """Terms that sum to the stream ``x [batch pos d_model]``, in the order in which they are written.
 
     >>> terms = decompose(model, tokens)  # terms.labels: ["embed", "pos", "0.0", "0.1", …, "mlp.0", …]
-    >>> terms["1.3"]  # what head 3 of layer 1 writes, batch pos d_model
+    >>> terms["1.3"]  # the output of head 3 of layer 1, batch pos d_model
     """
 
     def __init__(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"], parts: Sequence[_Part]) -> None:
@@ -58,24 +58,24 @@ class Terms:
 
     @property
     def values(self) -> Float[Tensor, "term batch pos d_model"]:
-        """All terms, written out: as many times the stream's memory as there are terms."""
+        """All terms written out, each as large as the stream."""
         return torch.cat([part.values() for part in self._parts])
 
     def along(self, direction: Float[Tensor, "*batch_pos d_model"]) -> Float[Tensor, "term batch pos"]:
-        """``values @ direction``, without writing the values out.
+        """Return ``values @ direction`` without writing the values out.
 
         Args:
-            direction: the same everywhere, or of a shape that broadcasts to the stream's.
+            direction: one vector, or a tensor that broadcasts to the stream's shape.
         """
         direction = direction.expand(*[1] * (3 - direction.ndim), *direction.shape)
         return torch.cat([part.along(direction).expand(-1, *self.stream.shape[:2]) for part in self._parts])
 
     def squares(self) -> Float[Tensor, "term batch pos"]:
-        """The squared length of each term, without writing the terms out."""
+        """Return the squared length of each term without writing the terms out."""
         return torch.cat([part.squares() for part in self._parts])
 
     def double(self) -> Terms:
-        """The same terms in float64."""
+        """Return the same terms in float64."""
         parts = []
         for part in self._parts:
             factors: dict[str, Any] = {name: x.double() for name, x in vars(part).items() if isinstance(x, Tensor)}
@@ -85,7 +85,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each term adds to a logit, or to whatever the direction reads."""
+    """The contribution of each term to a logit, or to another linear reading of the stream."""
 
     values: Float[Tensor, "term batch pos"]
     labels: list[str]
@@ -97,7 +97,7 @@ class Attribution:
 
     @property
     def heads(self) -> Float[Tensor, "layer head batch pos"]:
-        """The terms that are heads. A term "0.1 from 3" counts to its head 0.1.
+        """The contributions of the heads. A term "0.1 from 3" counts toward head 0.1.
 
         Raises:
             ValueError: no term is a head.
@@ -122,16 +122,16 @@ def decompose(
     neurons: int | Iterable[int] = (),
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Terms:
-    """Return what was written to the stream before ``layer``, term by term; to its end, if no layer is given.
+    """Return the terms written to the stream before ``layer`` (default: to its end).
 
-    Labels are ``embed``, ``pos``; ``attn.0`` (all heads of layer 0), ``0.1`` (layer 0, head 1) or ``0.1 from 3`` (what
-    this head moves from position 3); ``attn.0.b_O``; ``mlp.0`` or ``mlp.0.17`` (neuron 17); ``mlp.0.b_out``. A head
-    moves its value bias, which is part of its term.
+    Labels are ``embed``, ``pos``; ``attn.0`` (all heads of layer 0), ``0.1`` (layer 0, head 1) or ``0.1 from 3`` (the
+    part that this head moves from position 3); ``attn.0.b_O``; ``mlp.0`` or ``mlp.0.17`` (neuron 17); ``mlp.0.b_out``.
+    A head's value bias is part of its term.
 
     Args:
-        by: a term for each attention layer, for each head, or for each head and source position,
+        by: one term per attention layer, per head, or per head and source position,
             ``A_ij v_j W_O`` (Elhage et al. 2021, "Attention Heads as Information Movement").
-        neurons: the layers whose MLP is split into its neurons; or one of them.
+        neurons: the layer or layers whose MLP is split into its neurons.
         mask: as for the model.
 
     Raises:
@@ -187,19 +187,19 @@ def attribute(
     *,
     scale: Literal["frozen", "recomputed"] = "frozen",
 ) -> Attribution:
-    """Return what each term adds to a logit at each position: direct logit attribution.
+    """Return the contribution of each term to a logit at each position: direct logit attribution.
 
     Args:
         direction: a token: its logit; a pair (answer, wrong): the difference of their logits; tokens may differ by
-            example, ``[batch]``. Or a vector that reads the normalized stream as a column of ``W_U`` does.
+            example, ``[batch]``. Or a vector that reads the normalized stream like a column of ``W_U``.
         scale: ``"frozen"``: the final norm divides by the scale of the run. The values of all terms sum to the logit,
             the terms ``ln_final.b`` and ``b_U`` included. ``"recomputed"``: the logit minus the logit of the stream
-            without the term, divided by its own scale, as zero ablation of the direct path does. These do not sum to
+            without the term, divided by its own scale, as in zero ablation of the direct path. These do not sum to
             the logit.
 
     Raises:
-        TypeError: a direction of another kind.
-        ValueError: a token that the model does not know; a direction of another shape; an unknown ``scale``.
+        TypeError: a direction of another type.
+        ValueError: a token out of range, a direction of another shape, or an unknown ``scale``.
     """
     if scale not in ("frozen", "recomputed"):
         raise ValueError(f"no scale {scale!r}; {nearest(scale, ['frozen', 'recomputed'])}")
@@ -207,7 +207,7 @@ def attribute(
     norm = model.ln_final
     u, b_U = _read(model, direction, len(x))  # batch 1 d_model, batch 1
     read = u if norm.w is None else u * norm.w
-    if norm.b is not None:  # what reads a centred vector may as well be centred itself
+    if norm.b is not None:  # to read a centered vector, the direction may as well be centered
         read = read - read.mean(dim=-1, keepdim=True)
         x = x - x.mean(dim=-1, keepdim=True)
     values = terms.along(read)
@@ -237,12 +237,12 @@ def logit_lens(
     positions: int | Sequence[int] | slice = slice(None),
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "layer batch *pos d_vocab"]:
-    """Return the logits that the stream before each layer would give, and after the last: ``n_layers + 1`` of them.
+    """Return the logits of the stream before each layer and after the last one: ``n_layers + 1`` of them.
 
-    Every later layer is left out, the final norm is not (nostalgebraist 2020). The last are the model's own.
+    All later layers are skipped; the final norm is applied (nostalgebraist 2020). The last logits are the model's own.
 
     Args:
-        positions: only these; a whole number leaves the axis of positions out.
+        positions: only these; a single whole number drops the position axis.
         mask: as for the model.
 
     Raises:
@@ -253,10 +253,10 @@ def logit_lens(
     end = model.run_to(tokens, c.n_layers, tap=(seen := record(names or "embed")), mask=mask)
     some = indices(positions, end.shape[1], "position")
     if not some:
-        raise ValueError(f"positions is {positions!r}, which is none of {end.shape[1]}; give one or more")
+        raise ValueError(f"positions is {positions!r}, which selects none of {end.shape[1]}; give at least one")
     streams = [x[:, some] for x in [*(seen[name] for name in names), end]]
-    logits = model.run_from(c.n_layers, streams[-1])[None]  # by itself: the model's own, bit for bit
-    if c.n_layers:  # and the others at once, since W_U is large
+    logits = model.run_from(c.n_layers, streams[-1])[None]  # computed separately: the model's own, bit for bit
+    if c.n_layers:  # all others at once, because W_U is large
         earlier = model.run_from(c.n_layers, torch.cat(streams[:-1])).unflatten(0, (c.n_layers, -1))
         logits = torch.cat([earlier, logits])
     single = not isinstance(positions, slice) and torch.as_tensor(positions).ndim == 0
@@ -264,9 +264,9 @@ def logit_lens(
 
 
 def _variance_without(terms: Terms, x: Tensor, centred: bool) -> Float[Tensor, "term batch pos"]:
-    """The mean square of ``x`` minus each term: ``|x - t|² = |x|² - 2 x·t + |t|²``.
+    """Return the mean square of ``x`` minus each term: ``|x - t|² = |x|² - 2 x·t + |t|²``.
 
-    In float64, since a term can be nearly all of x (a massive activation), and then little is left of large numbers.
+    In float64: a term can be nearly all of x (a massive activation), and then large numbers almost cancel.
     """
     terms, x = terms.double(), x.double()
     squares = terms.squares()
@@ -277,7 +277,7 @@ def _variance_without(terms: Terms, x: Tensor, centred: bool) -> Float[Tensor, "
 
 
 def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | None]:
-    """The direction ``[batch 1 d_model]`` or ``[1 1 d_model]``, and what ``b_U`` adds along it."""
+    """Return the direction ``[batch 1 d_model]`` or ``[1 1 d_model]``, and its component of ``b_U``."""
     c = model.config
     if isinstance(direction, tuple):
         if len(direction) != 2:
@@ -309,12 +309,12 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
     return model.W_U[:, token].mT[:, None], None if model.b_U is None else model.b_U[token][:, None]
 
 
-# The terms, each kind in the factors that a run has anyway
+# Kinds of terms, each kept in the factors that a run computes anyway
 
 
 @dataclass(frozen=True)
 class _Written:
-    """Terms as they are."""
+    """Terms kept as they are."""
 
     labels: list[str]
     x: Float[Tensor, "term batch pos d_model"]
@@ -334,7 +334,7 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Mapped:
-    """Each term a few numbers and the rows that they weigh: a head's ``z W_O``, a neuron's ``post W_out``."""
+    """Terms that are a few numbers times rows of a matrix: a head's ``z W_O``, a neuron's ``post W_out``."""
 
     labels: list[str]
     x: Float[Tensor, "batch pos term width"]
@@ -358,7 +358,7 @@ class _Mapped:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Each term what a head moves from one position: ``A_ij v_j W_O``; heads outside, sources inside."""
+    """Terms that a head moves from one position, ``A_ij v_j W_O``; ordered by head, then by source."""
 
     labels: list[str]
     pattern: Float[Tensor, "batch head query key"]

@@ -1,4 +1,4 @@
-"""What a table of bigram counts says, and how far a model's logits are from it. All in nats.
+"""The entropies of a table of bigram counts, and the distance of a model's logits from it. All in nats.
 
 ``counts[i, j]`` is how often token ``j`` follows token ``i``. With ``P(j|i) = counts[i, j] / counts[i].sum()`` and
 ``π(i)`` the share of ``i`` among all tokens that have a successor::
@@ -19,7 +19,7 @@ from residual.checks import check_range
 
 
 def bigram_counts(tokens: Int[Tensor, " tokens"], d_vocab: int) -> Float[Tensor, "token next"]:
-    """How often each token follows each other one, as float64 (exact up to 2⁵³).
+    """Return how often each token follows each other token, as float64 (exact up to 2⁵³).
 
     Raises:
         ValueError: a token is out of range.
@@ -31,30 +31,30 @@ def bigram_counts(tokens: Int[Tensor, " tokens"], d_vocab: int) -> Float[Tensor,
 
 
 def cross_entropy(counts: Float[Tensor, "token next"], logits: Float[Tensor, "token next"]) -> Float[Tensor, ""]:
-    """Mean loss of predicting each next token by the softmax of its row of ``logits``."""
+    """Return the mean loss of predicting each next token with the softmax of its row of ``logits``."""
     return -(counts * logits.log_softmax(dim=-1)).sum() / counts.sum()
 
 
 def conditional_entropy(counts: Float[Tensor, "token next"]) -> Float[Tensor, ""]:
-    """The least loss that any prediction from the current token alone can have (``0 log 0 = 0``)."""
+    """Return the least loss possible for a prediction from the current token alone (``0 log 0 = 0``)."""
     total = torch.special.xlogy(counts, counts).sum()
     rows = counts.sum(dim=1)
     return (torch.special.xlogy(rows, rows).sum() - total) / counts.sum()
 
 
 def excess(counts: Float[Tensor, "token next"], logits: Float[Tensor, "token next"]) -> Float[Tensor, ""]:
-    """Mean KL divergence of the predictions from the conditional frequencies; zero where they agree."""
+    """Return the mean KL divergence of the predictions from the conditional frequencies; zero if they agree."""
     return cross_entropy(counts, logits) - conditional_entropy(counts)
 
 
 def mutual_information(counts: Float[Tensor, "token next"]) -> Float[Tensor, ""]:
-    """What the current token says of the next one: the excess of the best prediction that ignores it."""
+    """Return the information of the current token about the next one: the excess of the best constant prediction."""
     next_alone = counts.sum(dim=0, keepdim=True)
     return conditional_entropy(next_alone) - conditional_entropy(counts)
 
 
 def smoothed(counts: Float[Tensor, "token next"], alpha: float) -> Float[Tensor, "token next"]:
-    """``log((counts + α) / (row sum + α d_vocab))``: the log-bigram table, finite also where nothing was counted."""
+    """Return ``log((counts + α) / (row sum + α d_vocab))``: the log-bigram table, finite even for counts of zero."""
     raised = counts + alpha
     return (raised / raised.sum(dim=1, keepdim=True)).log()
 
@@ -62,7 +62,7 @@ def smoothed(counts: Float[Tensor, "token next"], alpha: float) -> Float[Tensor,
 def centred(
     table: Float[Tensor, "token next"], weights: Float[Tensor, "token next"] | None = None
 ) -> Float[Tensor, "token next"]:
-    """Each row less its mean: the part of the logits that a softmax can see. ``weights`` may leave entries out."""
+    """Subtract each row's mean, which softmax does not see. ``weights`` may leave entries out of the mean."""
     if weights is None:
         return table - table.mean(dim=1, keepdim=True)
     mean = (table * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1e-300)

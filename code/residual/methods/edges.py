@@ -1,17 +1,17 @@
-"""Edges: what one part of the model reads of what another part wrote.
+"""Edges: what one part of the model reads from the output of another part.
 
-The stream before a part is the sum of what the parts before it wrote, so each pair of a writer and a later reader is an
-edge, and an edge can be changed alone: the reader gets ``x + (t' - t)`` instead of x, where t is the writer's term in
-this run and t' its term in another. The stream stays as it is, and so does what every other part reads.
+The stream before a part is the sum of the outputs of earlier parts, so each pair of a writer and a later reader is an
+edge, which can be changed alone: the reader gets ``x + (t' - t)`` instead of x, where t is the writer's term in this
+run and t' its term in another. The stream itself, and all other readers, stay unchanged.
 
 - writers: ``embed``, ``pos`` (learned positions), ``0.1`` (layer 0, head 1), ``mlp.0``
-- readers: ``1.1.q``, ``1.1.k``, ``1.1.v`` (what the maps of head 1 in layer 1 read), ``mlp.1``, ``logits``
+- readers: ``1.1.q``, ``1.1.k``, ``1.1.v`` (the inputs of the maps of head 1 in layer 1), ``mlp.1``, ``logits``
 
-Where query heads share keys and values (Ainslie et al. 2023, "GQA"), k and v are read once by each key head: ``1.0.k``
-is then key head 0, for all the query heads that share it. An edge to one sharer alone is no edge of such a model.
+If query heads share keys and values (Ainslie et al. 2023, "GQA"), k and v are read once per key head: ``1.0.k`` is then
+key head 0, for all query heads that share it. Such a model has no edge to one of them alone.
 
-``patch_edges`` changes edges; with one, it is path patching along the direct path (Goldowsky-Dill et al. 2023,
-"Localizing Model Behavior with Path Patching"). ``edge_attribution`` estimates what changing each would do.
+``patch_edges`` changes edges; with a single edge, it is path patching along the direct path (Goldowsky-Dill et al.
+2023, "Localizing Model Behavior with Path Patching"). ``edge_attribution`` estimates the effect of changing each edge.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from residual.taps import at, compose, find, record
 
 
 class _End(NamedTuple):
-    """Where an edge begins or ends."""
+    """The start or end of an edge."""
 
     name: str  # of the activation
     head: int | None
-    step: int  # writers: after how many sublayers it is written; readers: how many have written before
+    step: int  # sublayers completed by the write (its own included), or before the read
 
 
 def writers(config: Config) -> list[str]:
-    """The parts that write to the stream, in order."""
+    """Return the parts that write to the stream, in order."""
     return list(_writers(config))
 
 
 def readers(config: Config) -> list[str]:
-    """The parts that read the stream, in order."""
+    """Return the parts that read the stream, in order."""
     return list(_readers(config))
 
 
 def written(model: Transformer, tokens: Tokens, mask: Bool[Tensor, "batch pos"] | None = None) -> dict[str, Tensor]:
-    """Return, by the names of activations, what each writer writes: for ``patch_edges``."""
+    """Return the output of each writer by activation name, for ``patch_edges``."""
     seen = record(list(dict.fromkeys(end.name for end in _writers(model.config).values())))
     with torch.no_grad():
         model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)
@@ -60,24 +60,24 @@ def written(model: Transformer, tokens: Tokens, mask: Bool[Tensor, "batch pos"] 
 
 
 class patch_edges:
-    """Let readers read writers as they are in another run, and everything else as it is in this; a tap.
+    """A tap that changes edges: readers see the output of writers from another run, and all else from this run.
 
     >>> other = written(model, corrupted)
     >>> model(clean, tap=patch_edges(model, [("0.1", "1.1.k")], other))
 
-    "As it is in this run" counts changed edges before it: with every edge patched the run is the other run. The norm
-    before a reader divides by the scale of what is read, unless another tap freezes it::
+    "This run" includes the effects of earlier changed edges: with every edge patched, the run is the other run. The
+    norm before a reader divides by the scale of the changed input, unless another tap freezes it::
 
         compose(patch_edges(…), freeze({name: x for name, x in seen.items() if name.endswith("scale")}))
 
     Args:
-        edges: pairs (writer, reader), of those in ``writers(model.config)`` and ``readers(model.config)``.
-        recorded: of ``written``, for as many examples as are run, or for one.
-        how: the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position, which should
-            be of one length; or ``"zero"``, which needs no recording. A bias of an MLP is no part of its term.
+        edges: pairs (writer, reader), from ``writers(model.config)`` and ``readers(model.config)``.
+        recorded: the result of ``written``, for as many examples as are run, or for one.
+        how: use the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position, which
+            should have the same length; or ``"zero"``, which needs no recording. An MLP's bias is not part of its term.
 
     Raises:
-        ValueError: no such writer or reader, or the reader comes first; nothing recorded, or of another shape.
+        ValueError: no such writer or reader, or the reader comes first; a term not recorded, or of another shape.
     """
 
     writes = False
@@ -92,10 +92,10 @@ class patch_edges:
         if how not in ("patch", "mean", "zero"):
             raise ValueError(f"cannot change an edge by {how!r}; {nearest(how, ['patch', 'mean', 'zero'])}")
         if recorded is None and how != "zero":
-            raise ValueError(f"{how!r} needs what is written in another run: recorded=written(model, tokens)")
+            raise ValueError(f"{how!r} needs the outputs of another run: recorded=written(model, tokens)")
         self.model = model
         chosen = _ends(model.config, edges)
-        self._heads: dict[str, list[int]] = {}  # of each activation that is written, those of use here
+        self._heads: dict[str, list[int]] = {}  # by written activation, the heads that are edges' writers
         for begin, _ in chosen:
             heads = self._heads.setdefault(begin.name, [])
             if begin.head is not None and begin.head not in heads:
@@ -103,10 +103,10 @@ class patch_edges:
         self._new: dict[str, Tensor] = {}
         for name in self._heads if how != "zero" else ():
             if recorded is None or name not in recorded:
-                raise ValueError(f"{name} was not recorded; written(model, tokens) records all that is needed")
+                raise ValueError(f"{name} was not recorded; written(model, tokens) records everything needed")
             self._new[name] = recorded[name].mean(dim=0, keepdim=True) if how == "mean" else recorded[name]
-        # For each activation that is read, by the activation that is written: 1 where (reader head, writer head) is an
-        # edge. A part that has no heads counts as one.
+        # By the activation read, then by the activation written: 1 where (reader head, writer head) is an edge. A part
+        # without heads counts as one head.
         self._reads: dict[str, dict[str, Tensor]] = {}
         for begin, end in chosen:
             width = len(self._heads[begin.name]) or 1
@@ -115,7 +115,7 @@ class patch_edges:
                 begin.name, torch.zeros(1 if end.head is None else rows, width)
             )
             mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
-        self._terms: dict[str, Tensor] = {}  # of this run, as they are written; the next run clears both
+        self._terms: dict[str, Tensor] = {}  # of this run, filled in as they are written; cleared by the next run
         self._changes: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class patch_edges:
         return x
 
     def settled(self, name: str, x: Tensor) -> None:
-        """Take what is written in this run after all taps."""
+        """Take the value written in this run, after all taps."""
         if name in self._heads and x is not self._terms.get(name):
             self._changes[name] = self._change(name, x)
 
@@ -141,7 +141,7 @@ class patch_edges:
         return find(names, known) if names else frozenset()
 
     def _change(self, name: str, x: Tensor) -> Float[Tensor, "writer batch pos d_model"]:
-        """The new terms minus those of this run."""
+        """Return the new terms minus those of this run."""
         new = self._new.get(name)
         block = cast(Block, self.model.blocks[int(name.split(".")[1])]) if name.startswith("blocks.") else None
         if new is None:
@@ -159,7 +159,7 @@ class patch_edges:
 
 @dataclass(frozen=True)
 class EdgeScores:
-    """A number for each edge; 0 for pairs that are none, since the reader comes before the writer."""
+    """A score for each edge; 0 for pairs that are not edges because the reader comes before the writer."""
 
     values: Float[Tensor, "writer reader"]
     exists: Bool[Tensor, "writer reader"]
@@ -167,24 +167,24 @@ class EdgeScores:
     readers: list[str]
 
     def __getitem__(self, edge: tuple[str, str]) -> Tensor:
-        """The score of an edge (writer, reader).
+        """Return the score of an edge (writer, reader).
 
         Raises:
             KeyError: there is no such writer or reader, or the reader comes first.
         """
         for name, names in zip(edge, (self.writers, self.readers), strict=True):
             if name not in names:
-                raise KeyError(f"no {name!r} is there; {nearest(name, names)}")
+                raise KeyError(f"there is no {name!r}; {nearest(name, names)}")
         place = self.writers.index(edge[0]), self.readers.index(edge[1])
         if not bool(self.exists[place]):
-            raise KeyError(f"{edge[1]} reads the stream before {edge[0]} writes to it; that is no edge")
+            raise KeyError(f"{edge[1]} reads the stream before {edge[0]} writes to it; that is not an edge")
         return self.values[place]
 
     def top(self, n: int) -> list[tuple[str, str]]:
-        """The ``n`` edges with the largest scores, whatever their sign, largest first; all, where there are fewer.
+        """Return the ``n`` edges with the largest absolute scores, largest first; all edges if there are fewer.
 
         Raises:
-            ValueError: ``n`` is no whole number, or below 0.
+            ValueError: ``n`` is not a whole number, or is below 0.
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise ValueError(f"cannot take {n!r} edges; give a whole number, 0 or above")
@@ -203,22 +203,22 @@ def edge_attribution(
     steps: int = 1,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> EdgeScores:
-    """Estimate for every edge how the metric of the clean run changes when the edge is patched with the corrupted run.
+    """Estimate for every edge the change of the clean run's metric when the edge is patched from the corrupted run.
 
-    ``Σ (t' - t) · ∂metric/∂(what the reader reads)``, over examples, positions and coordinates: first order in the
-    change, all edges from two runs and one backward pass (Syed et al. 2023, "Attribution Patching Outperforms Automated
-    Circuit Discovery", Section 3). With more steps, the gradient is the mean over runs whose embedding lies on the line
-    from corrupted to clean, at 1/steps, 2/steps, … 1 of the way (Hanna et al. 2024, "Have Faith in Faithfulness",
-    Section 3; their code takes 0, 1/steps, …).
+    ``Σ (t' - t) · ∂metric/∂(reader's input)``, over examples, positions and coordinates: first order in the change, for
+    all edges from two runs and one backward pass (Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit
+    Discovery", Section 3). With more steps, the gradient is the mean over runs whose embeddings are interpolated from
+    corrupted to clean, at 1/steps, 2/steps, … 1 of the way (Hanna et al. 2024, "Have Faith in Faithfulness", Section 3;
+    their code takes 0, 1/steps, …).
 
     Args:
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; one number.
-        position: where the metric reads: the same in all examples, or one for each; None for all positions.
+        position: where the metric reads: one for all examples, or one for each; None for all positions.
         mask: as for the model, and the same for both batches.
 
     Raises:
-        ValueError: the two batches differ in shape, or in what is real; there is no such position; the metric is more
-            than one number; no steps.
+        ValueError: the two batches differ in shape or in padding; there is no such position; the metric is not a single
+            number; ``steps`` is below 1.
     """
     c = model.config
     clean, mask = as_tokens(clean, mask, model.vocabulary, model.W_E.device)
@@ -228,7 +228,7 @@ def edge_attribution(
             f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; patching needs the same shapes"
         )
     if corrupted_mask is not None and (mask is None or not torch.equal(mask, corrupted_mask)):
-        raise ValueError("a clean text and its corrupted text differ in length; patching needs the same positions")
+        raise ValueError("clean and corrupted texts differ in length; patching needs the same positions")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 1")
     other = written(model, corrupted, mask)
@@ -249,16 +249,16 @@ def edge_attribution(
 
 
 def _changes(model: Transformer, base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-    """What each writer writes in the other run minus what it writes in this, ``[writer batch pos d_model]``."""
-    found = []
+    """Return each writer's output in the other run minus its output in this run, ``[writer batch pos d_model]``."""
+    changes = []
     for name, x in base.items():
         change = other[name] - x
         if name.endswith("attn.z"):
             W_O = cast(Block, model.blocks[int(name.split(".")[1])]).attn.W_O.detach()
-            found.append(einsum(change, W_O, "b pos head d_head, head d_head d_model -> head b pos d_model"))
+            changes.append(einsum(change, W_O, "b pos head d_head, head d_head d_model -> head b pos d_model"))
         else:
-            found.append(change[None])
-    return torch.cat(found)
+            changes.append(change[None])
+    return torch.cat(changes)
 
 
 def _differentiated(
@@ -267,28 +267,28 @@ def _differentiated(
     """Return the activations of a run from this embedding, and the metric's gradients by some of them, both by name."""
     c = model.config
     layers = [f"blocks.{i}." for i in range(c.n_layers)]
-    asked = [f"{layer}attn.{name}" for layer in layers for name in "qkv"]
-    asked += [f"{layer}mlp.in" for layer in layers if c.d_mlp]
+    names = [f"{layer}attn.{name}" for layer in layers for name in "qkv"]
+    names += [f"{layer}mlp.in" for layer in layers if c.d_mlp]
     others = [*(end.name for end in _writers(c).values()), *(f"{layer}resid_pre" for layer in layers)]
     with torch.enable_grad():
         embedding = embedding.detach().requires_grad_()
         start = at("embed", lambda _: embedding)
-        x = model.run_to(tokens, c.n_layers, tap=compose(start, seen := record([*asked, *others])), mask=mask)
+        x = model.run_to(tokens, c.n_layers, tap=compose(start, seen := record([*names, *others])), mask=mask)
         value = metric(_logits(model, x, position))
         if not isinstance(value, Tensor) or not value.requires_grad:
-            raise ValueError("the metric does not depend on the logits it is given; compute it from them with torch")
+            raise ValueError("the metric does not depend on its logits; compute it from them with torch")
         if value.numel() != 1:
             raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
-        *found, end = torch.autograd.grad(value.sum(), [*(seen[name] for name in asked), x], materialize_grads=True)
-    gradients = dict(zip(asked, found, strict=True)) | {"end": end}
+        *inner, end = torch.autograd.grad(value.sum(), [*(seen[name] for name in names), x], materialize_grads=True)
+    gradients = dict(zip(names, inner, strict=True)) | {"end": end}
     return {name: x.detach() for name, x in seen.items()}, gradients
 
 
 def _by_reader(model: Transformer, seen: Mapping[str, Tensor], gradients: Mapping[str, Tensor]):
-    """For the readers of each activation: their names, and the gradient by what they read ``[reader batch pos d]``.
+    """Return the readers of each activation with the gradient by their input ``[reader batch pos d]``.
 
-    Those of queries, keys and values are taken back through the heads' maps and the norm by hand: what each head reads
-    never has to exist.
+    Gradients of queries, keys and values are taken back through the heads' maps and the norm by hand, so that the
+    separate input of each head is never materialized.
     """
     for i, block in enumerate(cast(list[Block], list(model.blocks))):
         attn, layer = block.attn, f"blocks.{i}."
@@ -301,7 +301,7 @@ def _by_reader(model: Transformer, seen: Mapping[str, Tensor], gradients: Mappin
 
 
 def _logits(model: Transformer, x: Tensor, position: Position) -> Tensor:
-    """The logits that the metric reads, and no others."""
+    """Return only the logits that the metric reads."""
     if position is None:
         return model.run_from(model.config.n_layers, x)
     example = torch.arange(len(x), device=x.device)
@@ -312,7 +312,7 @@ def _logits(model: Transformer, x: Tensor, position: Position) -> Tensor:
 def _back_through(
     norm: Norm, x: Float[Tensor, "b pos d_model"], gradient: Float[Tensor, "reader b pos d_model"]
 ) -> Tensor:
-    """The gradient by a norm's input, from that by its output: ``(g - x̂ (x̂ · g) / d_model) / s``, with g times w."""
+    """Return the gradient by a norm's input from that by its output: ``(g - x̂ (x̂ · g) / d_model) / s``, g times w."""
     if norm.w is None:
         return gradient
     gradient = gradient * norm.w.detach()
@@ -328,40 +328,38 @@ def _back_through(
 
 
 def _writers(c: Config) -> dict[str, _End]:
-    found = {"embed": _End("embed", None, 0)}
+    ends = {"embed": _End("embed", None, 0)}
     if c.positions == "learned":
-        found["pos"] = _End("pos_embed", None, 0)
+        ends["pos"] = _End("pos_embed", None, 0)
     for i in range(c.n_layers):
-        found |= {f"{i}.{head}": _End(f"blocks.{i}.attn.z", head, 2 * i + 1) for head in range(c.n_heads)}
+        ends |= {f"{i}.{head}": _End(f"blocks.{i}.attn.z", head, 2 * i + 1) for head in range(c.n_heads)}
         if c.d_mlp:
-            found[f"mlp.{i}"] = _End(f"blocks.{i}.mlp_out", None, 2 * i + 2)
-    return found
+            ends[f"mlp.{i}"] = _End(f"blocks.{i}.mlp_out", None, 2 * i + 2)
+    return ends
 
 
 def _readers(c: Config) -> dict[str, _End]:
-    found: dict[str, _End] = {}
+    ends: dict[str, _End] = {}
     for i in range(c.n_layers):
         for kind, heads in (("q", c.n_heads), ("k", c.kv_heads), ("v", c.kv_heads)):
-            found |= {f"{i}.{head}.{kind}": _End(f"blocks.{i}.attn.{kind}_in", head, 2 * i) for head in range(heads)}
+            ends |= {f"{i}.{head}.{kind}": _End(f"blocks.{i}.attn.{kind}_in", head, 2 * i) for head in range(heads)}
         if c.d_mlp:
-            found[f"mlp.{i}"] = _End(f"blocks.{i}.mlp.in", None, 2 * i + 1)
-    found["logits"] = _End(f"blocks.{c.n_layers - 1}.resid_post", None, 2 * c.n_layers)
-    return found
+            ends[f"mlp.{i}"] = _End(f"blocks.{i}.mlp.in", None, 2 * i + 1)
+    ends["logits"] = _End(f"blocks.{c.n_layers - 1}.resid_post", None, 2 * c.n_layers)
+    return ends
 
 
 def _ends(c: Config, edges: Iterable[tuple[str, str]]) -> list[tuple[_End, _End]]:
-    begins, ends, found = _writers(c), _readers(c), []
+    begins, ends, pairs = _writers(c), _readers(c), []
     for writer, reader in edges:
         if not c.n_layers:
-            raise ValueError(
-                "the model has no layers, so that only the unembedding reads; change the embedding instead"
-            )
+            raise ValueError("the model has no layers, so only the unembedding reads; change the embedding instead")
         if writer not in begins:
             raise ValueError(f"nothing named {writer!r} writes to the stream; {nearest(writer, begins)}")
         if reader not in ends:
             shared = f" (keys and values are read by {c.kv_heads} key heads)" if c.kv_heads < c.n_heads else ""
             raise ValueError(f"nothing named {reader!r} reads the stream{shared}; {nearest(reader, ends)}")
         if begins[writer].step > ends[reader].step:
-            raise ValueError(f"{reader} reads the stream before {writer} writes to it; that is no edge")
-        found.append((begins[writer], ends[reader]))
-    return found
+            raise ValueError(f"{reader} reads the stream before {writer} writes to it; that is not an edge")
+        pairs.append((begins[writer], ends[reader]))
+    return pairs

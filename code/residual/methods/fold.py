@@ -1,16 +1,16 @@
-"""The same function with other weights: norms folded into what reads them, means taken out, the stream rotated.
+"""Changes of weights that leave the function unchanged: folded norms, removed means, a rotated stream.
 
-A norm's scale and shift are linear, and so is whatever reads the norm's output; two linear maps are one::
+A norm's scale and shift are linear, and so are the maps that read the norm's output; two linear maps are one::
 
     (x̂ ∘ w + b) W + c  =  x̂ (diag(w) W) + (b W + c)                   fold_layernorm
 
-LayerNorm takes the mean over ``d_model`` out of what it reads, so nobody sees whether it was ever written; and softmax
-does not see a constant added to all logits of a position::
+LayerNorm subtracts the mean over ``d_model``, so nothing depends on whether the mean was ever written; and softmax
+ignores a constant added to all logits of a position::
 
-    norm(x + y) = norm(x + y - mean(y))                               center: what is written
+    norm(x + y) = norm(x + y - mean(y))                               center: the writes
     softmax(x W_U) = softmax(x (W_U - mean over tokens))              center: W_U
 
-Each function returns a new model and leaves the old one as it is. None of them changes a probability, but raw logits,
+Each function returns a new model and leaves the old one unchanged. None of them changes a probability, but raw logits,
 activations and weights do change: never compare those across conventions.
 """
 
@@ -29,19 +29,19 @@ from residual.model import Block, Config, Norm, Transformer
 
 @torch.no_grad()
 def fold_layernorm(model: Transformer) -> Transformer:
-    """The same logits from norms without weights: scale 1, shift 0.
+    """Return a model with the same logits and norms without weights: scale 1, shift 0.
 
-    A model with LayerNorm gets biases where it had none (for the shifts), and a ``W_U`` of its own if it was tied.
+    A model with LayerNorm gains biases if it had none (for the shifts), and a ``W_U`` of its own if it was tied.
 
     Raises:
-        ValueError: positions are added to queries and keys only (``shortformer``), and there is a norm: positions pass
-            through ``W_Q`` and ``W_K`` but not through the norm, so no one ``W_Q`` serves both.
+        ValueError: the model has a norm, and positions are added to queries and keys only (``shortformer``): they pass
+            through ``W_Q`` and ``W_K`` but not through the norm, so no single ``W_Q`` serves both.
     """
     c = model.config
     if c.norm == "none":
         return deepcopy(model)
     if c.positions == "shortformer":
-        raise ValueError("a norm cannot be folded where positions are added to its output, as with shortformer's")
+        raise ValueError("a norm cannot be folded if positions are added to its output, as with shortformer positions")
     folded = _with(model, bias=c.bias or c.norm == "layer", tied=False)
     for block in _blocks(folded):
         attn, mlp = block.attn, block.mlp
@@ -59,7 +59,7 @@ def fold_layernorm(model: Transformer) -> Transformer:
 
 @torch.no_grad()
 def fold_value_bias(model: Transformer) -> Transformer:
-    """The same logits without ``b_V``: where a head looks sums to 1, so it always moves ``b_V`` exactly once."""
+    """Return a model with the same logits without ``b_V``: a pattern's rows sum to 1, so heads move one ``b_V``."""
     folded = deepcopy(model)
     for block in _blocks(folded):
         attn = block.attn
@@ -72,14 +72,14 @@ def fold_value_bias(model: Transformer) -> Transformer:
 
 @torch.no_grad()
 def center(model: Transformer) -> Transformer:
-    """The same log-probabilities from a stream whose mean is 0 at every position and layer, and from a centred ``W_U``.
+    """Return a model with the same log-probabilities, a stream of mean 0 everywhere, and a centered ``W_U``.
 
     Raises:
-        ValueError: the model has no LayerNorm, so that the stream's mean is read (RMSNorm does not take it out).
+        ValueError: the model has no LayerNorm, so it reads the stream's mean (RMSNorm does not subtract it).
     """
     if model.config.norm != "layer":
-        has = "RMSNorm, which does not take the mean out" if model.config.norm == "rms" else "no LayerNorm"
-        raise ValueError(f"the stream can only be centred where nothing reads its mean; this model has {has}")
+        has = "RMSNorm, which does not subtract the mean" if model.config.norm == "rms" else "no LayerNorm"
+        raise ValueError(f"the stream can be centered only if nothing reads its mean; this model has {has}")
     centred = center_unembedding(model)  # with a W_U of its own
     for weight in _written(centred):
         weight.sub_(weight.mean(dim=-1, keepdim=True))
@@ -88,7 +88,7 @@ def center(model: Transformer) -> Transformer:
 
 @torch.no_grad()
 def center_unembedding(model: Transformer) -> Transformer:
-    """The same log-probabilities from logits whose mean over tokens is 0, whatever the norm."""
+    """Return a model with the same log-probabilities, whose logits have mean 0 over tokens, whatever the norm."""
     centred = _with(model, tied=False)
     centred.W_U.sub_(centred.W_U.mean(dim=1, keepdim=True))
     if centred.b_U is not None:
@@ -98,15 +98,15 @@ def center_unembedding(model: Transformer) -> Transformer:
 
 @torch.no_grad()
 def rotate(model: Transformer, Q: Float[Tensor, "d_model d_model"]) -> Transformer:
-    """The same logits with the stream in another basis, ``x Q``: whatever is written is multiplied by Q, whatever is
-    read by ``Qᵀ = Q⁻¹``.
+    """Return a model with the same logits and the stream in another basis, ``x Q``: writes are multiplied by Q, reads
+    by ``Qᵀ = Q⁻¹``.
 
-    Exact where nothing but linear maps and lengths read the stream: without norms, or with folded RMSNorm. LayerNorm
-    reads one direction by name, the mean over coordinates; of a folded and centred model that direction is empty, so
-    that LayerNorm is RMSNorm, which is what the rotated model gets.
+    Exact if only linear maps and lengths read the stream: without norms, or with folded RMSNorm. LayerNorm also reads
+    the mean over coordinates. In a folded and centered model that mean is zero, so LayerNorm equals RMSNorm, which is
+    what the rotated model gets.
 
     Raises:
-        ValueError: Q is not orthogonal; norms are not folded; there is LayerNorm, and the model is not centred.
+        ValueError: Q is not orthogonal; norms are not folded; or there is LayerNorm, and the model is not centered.
     """
     c = model.config
     if Q.shape != (c.d_model, c.d_model) or (Q @ Q.mT - torch.eye(len(Q)).to(Q)).abs().max() > 1e-4:
@@ -141,7 +141,7 @@ def _blocks(model: Transformer) -> list[Block]:
 
 
 def _fold(norm: Norm, reads: Tensor, bias: Tensor | None) -> None:
-    """``reads`` is ``[… d_model]``: what a linear map does to each coordinate of the norm's output."""
+    """Fold a norm into ``reads [… d_model]``, the weights that a linear map applies to the norm's output."""
     if norm.b is not None and bias is not None:
         bias.add_(reads @ norm.b)
     if norm.w is not None:
@@ -160,19 +160,19 @@ def _is_reset(norm: Norm) -> bool:
 
 
 def _written(model: Transformer) -> list[Tensor]:
-    """Every weight that adds to the stream, ``[… d_model]``."""
-    found: list[Tensor | None] = [model.W_E]
+    """Return every weight that adds to the stream, ``[… d_model]``."""
+    weights: list[Tensor | None] = [model.W_E]
     if model.W_pos is not None and model.config.positions == "learned":
-        found.append(model.W_pos)
+        weights.append(model.W_pos)
     for block in _blocks(model):
-        found += [block.attn.W_O, block.attn.b_O]
+        weights += [block.attn.W_O, block.attn.b_O]
         if block.mlp is not None:
-            found += [block.mlp.W_out, block.mlp.b_out]
-    return [weight for weight in found if weight is not None]
+            weights += [block.mlp.W_out, block.mlp.b_out]
+    return [weight for weight in weights if weight is not None]
 
 
 def _with(model: Transformer, **changes) -> Transformer:
-    """A copy of the model with some fields of its config changed; new weights are as a fresh model has them."""
+    """Return a copy of the model with some fields of its config changed; new weights are freshly initialized."""
     config: Config = replace(model.config, **changes)
     other = Transformer(config).to(model.W_E)
     own = dict(model.named_parameters())

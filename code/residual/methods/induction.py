@@ -1,4 +1,4 @@
-"""Induction: sequences that repeat, where heads look on them, and what marks the phase change.
+"""Induction: repeating sequences, where heads look on them, and the measures of the phase change.
 
 From Olsson et al. 2022, "In-context Learning and Induction Heads".
 """
@@ -25,14 +25,15 @@ def repeats(
     start: int | None = None,
     seed: int = 0,
 ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch 1"]]:
-    """Random tokens that repeat, and the period of each row, drawn anew from ``periods`` (both ends included).
+    """Return random tokens that repeat, and the period of each row, drawn from ``periods`` (both ends included).
 
-    A model that looks a fixed distance back cannot pass for one that finds the same token again: no distance is
-    right for more than a few rows. Tokens are drawn with replacement, so that a token may stand twice in a period.
+    Because periods vary, a model that looks a fixed distance back cannot pass for one that finds the same token again:
+    no distance is right for more than a few rows. Tokens are drawn with replacement, so a token may occur twice in a
+    period.
 
     Args:
         length: of a row in tokens, the start token included.
-        start: a token put before each row; it stands nowhere else in it.
+        start: a token put before each row; it occurs nowhere else in the row.
 
     Raises:
         ValueError: the shortest period is below 1, or above the longest.
@@ -46,7 +47,7 @@ def repeats(
         drawn = torch.randint(d_vocab, (batch, longest), generator=generator)
         return drawn.gather(1, torch.arange(length) % period), period
     drawn = torch.randint(d_vocab - 1, (batch, longest), generator=generator)
-    drawn += drawn >= start  # every token but that
+    drawn += drawn >= start  # every token except the start token
     return torch.cat([torch.full((batch, 1), start), drawn.gather(1, torch.arange(length - 1) % period)], 1), period
 
 
@@ -63,25 +64,25 @@ def prefix_matching_score(
     start: int | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "layer head"]:
-    """How much a head attends, from a token that came before, to what followed it then (Olsson et al. 2022).
+    """Return how much a head attends, from a token that came before, to what followed it then (Olsson et al. 2022).
 
-    Each example repeats a stretch of random distinct tokens. Its length differs from example to example: a head that
-    looks a fixed distance back gets no credit on the whole, as it would if all periods were the same.
+    Each example repeats a stretch of random distinct tokens. The lengths differ between examples, so a head that looks
+    a fixed distance back gets little credit overall; with equal periods it could get full credit.
 
     Args:
-        periods: the shortest and the longest stretch; a quarter and half of the sequence, if not given.
-        length: of the sequences, in tokens; the model's context, if not given.
+        periods: shortest and longest stretch; default: a quarter and half of the sequence.
+        length: of the sequences, in tokens; default: the model's context.
         start: a token put before each sequence, for models that expect one.
 
     Returns:
-        The mean, over examples and over positions from the second stretch on, of the attention paid to what followed
-        the same token in all the stretches before: from 0 to 1.
+        The mean, over examples and positions from the second stretch on, of the attention paid to what followed
+        the same token in all earlier stretches: from 0 to 1.
 
     Raises:
         ValueError: the sequence is too short, or the vocabulary too small, for such periods.
     """
     if examples < 1:
-        raise ValueError(f"examples is {examples}; a score is a mean over at least 1")
+        raise ValueError(f"examples is {examples}; it must be at least 1")
     c = model.config
     length = c.n_ctx if length is None else length
     n_pos = length - (start is not None)
@@ -94,7 +95,7 @@ def prefix_matching_score(
     period = torch.randint(shortest, longest + 1, (examples, 1), generator=generator)
     drawn = torch.rand(examples, c.d_vocab, generator=generator)
     if start is not None:
-        drawn[:, start] = 1  # last of all: the start token stands at the start alone
+        drawn[:, start] = 1  # sorts the start token last, so that it is not drawn again
     stretch = drawn.argsort(dim=1)[:, :longest]  # distinct tokens
     tokens = stretch.gather(1, torch.arange(n_pos) % period)  # batch pos
     query = torch.arange(n_pos).expand(examples, -1)
@@ -110,10 +111,10 @@ def prefix_matching_score(
 
 @torch.no_grad()
 def previous_token_score(model: Transformer, tokens: Tokens) -> Float[Tensor, "layer head"]:
-    """The mean attention to the position just before, from the second position on.
+    """Return the mean attention to the previous position, from the second position on.
 
     Raises:
-        TypeError, ValueError: as the model; texts of unequal length, or of one token.
+        TypeError, ValueError: see the model; or texts of unequal length, or of one token.
     """
     tokens = whole_texts(model, tokens)
     key = (torch.arange(tokens.shape[1]) - 1).expand(tokens.shape)
@@ -127,12 +128,12 @@ def attention_to(
     key: Int[Tensor, "batch pos"] | Int[Tensor, "batch pos n"],
     counted: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "layer head"]:
-    """The mean attention that position i pays to position ``key[i]``, or to several of them together.
+    """Return the mean attention from position i to position ``key[i]``, or to several positions together.
 
-    Over the examples and those i that are ``counted``; to a key below zero no attention is paid.
+    The mean is over the examples and the ``counted`` positions i; keys below zero get no attention.
 
     Raises:
-        ValueError: ``key`` is not for each token, or after the last; ``counted`` is of another shape, or marks none.
+        ValueError: ``key`` does not match the tokens, or is out of range; ``counted`` has another shape, or marks none.
     """
     tokens = whole_texts(model, tokens)
     counted = torch.ones(tokens.shape, dtype=torch.bool) if counted is None else counted
@@ -149,7 +150,7 @@ def attention_to(
 
 
 class _Attended:
-    """A tap that keeps one number of each head's pattern, and so needs no room for the patterns of all layers."""
+    """A tap that keeps one number per head, so that the patterns of all layers need not be stored."""
 
     def __init__(self, key: Tensor, counted: Tensor) -> None:
         self.key, self.weight = key.clamp(min=0)[:, None], ((key >= 0) & counted[..., None])[:, None]
@@ -176,16 +177,17 @@ def in_context(
     start: int | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """What tells the phase change of Olsson et al. 2022: losses in nats, scores from 0 to 1.
+    """Return the measures of the phase change in Olsson et al. 2022: losses in nats, scores from 0 to 1.
 
     - ``first period`` and ``repeated``: the loss on random tokens that repeat, the first time and from then on
-    - ``in-context score``: the loss on ``text`` over its last quarter less that over its second eighth; below zero
-      when what was read so far helps (the paper: the 500th token's loss less the 50th's)
-    - ``prefix-matching`` and ``previous-token``: of the head that does it most, on random tokens and on ``text``
-    - ``K-composition``: the largest score, in models of two layers or more (see ``circuits.composition_scores``)
+    - ``in-context score``: the loss on ``text`` over its last quarter minus that over its second eighth; below zero
+      if the context helps (the paper: the 500th token's loss minus the 50th's)
+    - ``prefix-matching`` and ``previous-token``: the highest score of any head, on random tokens and on
+      ``text`` respectively
+    - ``K-composition``: the largest score, in models of two or more layers (see ``circuits.composition_scores``)
 
     Args:
-        text: begins with the start token in every row, where there is one.
+        text: if there is a start token, each row begins with it.
         start: the token put before each row of random tokens, for models that expect one.
     """
     text = whole_texts(model, text)
@@ -193,7 +195,7 @@ def in_context(
     of_random, of_text = losses(model, tokens.to(text)), losses(model, text)
     again = (torch.arange(1, text.shape[1]) >= period + int(start is not None)).to(text.device)  # batch pos
     n_pos = of_text.shape[1]
-    found = {
+    measures = {
         "first period": of_random[~again].mean(),
         "repeated": of_random[again].mean(),
         "in-context score": of_text[:, -n_pos // 4 :].mean() - of_text[:, n_pos // 8 : n_pos // 4].mean(),
@@ -202,5 +204,5 @@ def in_context(
     }
     if model.config.n_layers > 1:
         scores = composition_scores(model, samples=2).K
-        found["K-composition"] = scores[~scores.isnan()].max()
-    return found
+        measures["K-composition"] = scores[~scores.isnan()].max()
+    return measures

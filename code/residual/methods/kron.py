@@ -1,4 +1,4 @@
-"""Tensor (Kronecker) products of matrices, as the notes write them: ``A ⊗ W``.
+"""Tensor (Kronecker) products of matrices, written ``A ⊗ W`` as in the notes.
 
 Vectorisation is row-major, torch's own order, unless a name says otherwise. So, for ``X [n d]``,
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def kron(A: Float[Tensor, "m n"], B: Float[Tensor, "p q"]) -> Float[Tensor, "mp nq"]:
-    """``(A ⊗ B)[i p + k, j q + l] = A[i, j] B[k, l]``: the block matrix whose block (i, j) is ``A[i, j] B``.
+    """Return ``(A ⊗ B)[i p + k, j q + l] = A[i, j] B[k, l]``: the block matrix whose block (i, j) is ``A[i, j] B``.
 
     Unlike ``torch.kron`` it takes a transposed (non-contiguous) argument on every backend.
     """
@@ -27,20 +27,20 @@ def kron(A: Float[Tensor, "m n"], B: Float[Tensor, "p q"]) -> Float[Tensor, "mp 
 
 
 def vec(X: Float[Tensor, "m n"]) -> Float[Tensor, " mn"]:
-    """The rows of ``X``, one after the other."""
+    """Return the rows of ``X``, one after the other."""
     return X.reshape(-1)
 
 
 def vec_col(X: Float[Tensor, "m n"]) -> Float[Tensor, " mn"]:
-    """The columns of ``X``, one after the other: the order of most textbooks."""
+    """Return the columns of ``X``, one after the other: the order in most textbooks."""
     return X.T.reshape(-1)
 
 
 def rearrange(M: Float[Tensor, "mp nq"], outer: tuple[int, int], inner: tuple[int, int]) -> Float[Tensor, "mn pq"]:
-    """The blocks of ``M`` as rows: row ``(i, j)`` is vec of block ``(i, j)``.
+    """Return the blocks of ``M`` as rows: row ``(i, j)`` is vec of block ``(i, j)``.
 
     ``rearrange(A ⊗ B) = vec(A) vec(B)ᵀ``, so a matrix is a sum of ``r`` tensor products of these shapes if
-    and only if its rearrangement has rank at most ``r``. Entries only move: the Frobenius norm stays.
+    and only if its rearrangement has rank at most ``r``. Entries only move, so the Frobenius norm stays the same.
 
     Args:
         outer: shape ``(m, n)`` of the left factors, the number of blocks down and across.
@@ -58,7 +58,7 @@ def rearrange(M: Float[Tensor, "mp nq"], outer: tuple[int, int], inner: tuple[in
 def expand(
     M: Float[Tensor, "mp nq"], outer: tuple[int, int], inner: tuple[int, int], terms: int
 ) -> list[tuple[Float[Tensor, "m n"], Float[Tensor, "p q"]]]:
-    """The sum of ``terms`` tensor products nearest to ``M`` in the Frobenius norm, as its pairs of factors.
+    """Return the factors of the ``terms`` tensor products whose sum is nearest to ``M`` in the Frobenius norm.
 
     By Eckart–Young it is the truncated singular value decomposition of ``rearrange(M)``. Each pair carries
     the square root of its singular value in both factors.

@@ -1,15 +1,15 @@
-"""The model as an affine map: every non-linearity keeps the numbers that it had on one batch.
+"""The model as an affine map: every nonlinearity keeps the numbers that it had on one batch.
 
-Three things make a transformer non-linear in its stream. Each is a product of something computed and something passed
-on; with the first held fixed, the second goes through linearly::
+A transformer is nonlinear in its stream in three ways. Each is a product of something computed and something passed on;
+with the first held fixed, the second goes through linearly::
 
     attention     z    = A v                        A: the pattern, fixed
     norm          x̂    = x̃ / s                      s: the scale, fixed
-    neurons       post = (act(p) / p) · p           the ratio fixed;  SwiGLU: post = silu(gate) · p, silu(gate) fixed
+    neurons       post = (act(p) / p) · p           the ratio, fixed;  SwiGLU: post = silu(gate) · p, silu(gate) fixed
 
-On the batch itself this is the model. Elsewhere it is what the circuit of that batch would do with another stream.
+On the batch itself this is the model. Elsewhere it is the circuit of that batch, applied to another stream.
 From Elhage et al. 2021, "Freezing Attention Patterns"; with norms, Ameisen et al. 2025, "Circuit Tracing" (Section
-"Local replacement model"); with neurons' ratios, Jafari et al. 2025, "RelP", whose rule for activations this is.
+"Local replacement model"); with neurons' ratios, Jafari et al. 2025, "RelP", which has the same rule for activations.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from residual.taps import record
 
 
 class linearise:
-    """Freeze patterns, norm scales and neurons' ratios as they are on ``tokens``; a tap.
+    """A tap that freezes patterns, norm scales and neurons' ratios at their values on ``tokens``.
 
     >>> linear = linearise(model, tokens)
     >>> model(tokens, tap=linear)  # the model's logits
     >>> model.run_from(2, resid, tap=linear)  # affine in resid
 
     The gradient of such a run by its stream is the map itself, whatever the stream. Composed with taps that change
-    ``mlp.pre``, on either side, the ratio multiplies what they leave; what they do to a frozen activation (a SwiGLU's
-    ``mlp.pre`` among them) counts only if they stand to the right.
+    ``mlp.pre``, on either side, the ratio multiplies the changed value. Changes of a frozen activation (including a
+    SwiGLU's ``mlp.pre``) count only if their tap is to the right.
     """
 
     writes = False
@@ -45,14 +45,14 @@ class linearise:
         model(tokens, tap=(seen := record(names)) if names else None, mask=mask)
         self.frozen = {name: x for name, x in seen.items() if ".mlp." not in name} if names else {}
         self.ratios: dict[str, Tensor] = {}
-        self._pre: Tensor | None = None  # from an MLP's pre to its post, and no longer
+        self._pre: Tensor | None = None  # set at an MLP's pre, used and cleared at its post
         if not c.d_mlp:
             return
         for layer in range(c.n_layers):
             pre = seen[f"blocks.{layer}.mlp.pre"]
             if c.act == "swiglu":  # pre is the gate
                 self.frozen[f"blocks.{layer}.mlp.pre"] = pre
-            else:  # where pre is 0, any ratio will do on the batch itself; 0 is that of a neuron at rest
+            else:  # where pre is 0, any ratio is right on the batch itself; choose 0
                 post = seen[f"blocks.{layer}.mlp.post"]
                 self.ratios[f"blocks.{layer}.mlp."] = torch.where(pre == 0, 0, post / pre)
 
@@ -60,18 +60,18 @@ class linearise:
         mlp, _, part = name.rpartition(".")
         if mlp + "." in self.ratios:
             if part == "pre":
-                self._pre = x  # until it is settled
+                self._pre = x  # replaced by its final value in settled()
             elif part == "post" and self._pre is not None:
                 x, self._pre = self.ratios[mlp + "."] * self._pre, None
             return x
         return self.frozen.get(name, x)
 
     def settled(self, name: str, x: Tensor) -> None:
-        """Take what the neurons' inputs have become after all taps."""
+        """Take the final value of the neurons' inputs, after all taps."""
         if name.endswith(".mlp.pre") and self._pre is not None:
             self._pre = x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        # Of the names that there are: a run may begin at a later layer.
+        # Only the names that exist: a run may begin at a later layer.
         names = {*self.frozen, *(mlp + part for mlp in self.ratios for part in ("pre", "post"))}
         return frozenset(names.intersection(known))

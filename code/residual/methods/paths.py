@@ -1,12 +1,12 @@
 """An attention-only model as a sum over paths, with its patterns held fixed.
 
-Once every pattern is a constant, a layer is a linear map of the stream, and the stream a polynomial in these maps. Its
-terms are paths: through no head (the direct path), through one, through two in turn (a virtual head).
+Once every pattern is a constant, a layer is a linear map of the stream, and the output a polynomial in these maps. Its
+terms are paths: through no head (the direct path), through one head, through two in turn (a virtual head).
 
 From Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", "Path Expansion of Logits" and
-"Term Importance Analysis". That paper gets the terms up to order n from n runs, with head outputs saved and fed back;
-here one pass carries all orders along. ``score_paths`` is the other half of the expansion, for the scores instead of
-the logits: "Path Expansion of Attention Scores QK Circuit".
+"Term Importance Analysis". The paper gets the terms up to order n from n runs, saving head outputs and feeding them
+back; here one pass carries all orders along. ``score_paths`` is the other half of the expansion, for scores instead of
+logits: "Path Expansion of Attention Scores QK Circuit".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from residual.taps import record
 
 
 class Paths(NamedTuple):
-    """The write of each path of a two-layer model to the end of the stream; its logits are ``· @ W_U``."""
+    """The contribution of each path of a two-layer model to the end of the stream; its logits are ``· @ W_U``."""
 
     direct: Float[Tensor, "batch pos d_model"]
     heads: Float[Tensor, "layer head batch pos d_model"]
@@ -31,12 +31,12 @@ class Paths(NamedTuple):
 
 
 def by_order(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "order batch pos d_model"]:
-    """The end of the stream, by how many heads a path goes through: 0 to ``n_layers``. Their sum is the stream.
+    """Return the end of the stream, split by the number of heads in a path, 0 to ``n_layers``. The sum is the stream.
 
     ``x_n^{l+1} = x_n^l + Σ_h A^h x_{n-1}^l W_OV^h``: a layer raises the order of what it moves by one.
 
     Raises:
-        ValueError: the model has no layers, or an MLP, norms or biases, so that its layers are not linear.
+        ValueError: the model has no layers, or is not linear because of an MLP, norms or biases.
     """
     patterns, start = _frozen(model, tokens)
     orders = torch.stack([start, *[torch.zeros_like(start)] * model.config.n_layers])
@@ -47,10 +47,10 @@ def by_order(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tens
 
 
 def two_layer_paths(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Paths:
-    """Every path of a model with two layers, by itself.
+    """Return every path of a two-layer model separately.
 
     Raises:
-        ValueError: as ``by_order``; or the model does not have two layers.
+        ValueError: see ``by_order``; or the model does not have two layers.
     """
     _check_two_layers(model, "two_layer_paths")
     patterns, start = _frozen(model, tokens)
@@ -63,9 +63,9 @@ def two_layer_paths(model: Transformer, tokens: Int[Tensor, "batch pos"]) -> Pat
 def score_paths(
     model: Transformer, tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "query_path key_path batch head query key"]:
-    """The attention scores of the second layer, by the path that the query takes and the path that the key takes.
+    """Return the attention scores of the second layer, split by the path of the query and the path of the key.
 
-    Path 0 is direct: the embedding, with positions where the model adds them. Path 1 + h goes through head h of the
+    Path 0 is direct: the embedding, with positions if the model adds them. Path 1 + h goes through head h of the
     first layer. Both sides of ``x_1 W_QK x_1ᵀ / √d_head`` are sums of paths, so the score is a sum over pairs::
 
         (h, g)   A^h x_0 (W_OV^h W_QK W_OV^gᵀ) x_0ᵀ A^gᵀ / √d_head        the term A^h ⊗ A^g ⊗ W of the paper
@@ -74,7 +74,7 @@ def score_paths(
     ``[0, 0]`` no composition, ``[1:, 0]`` Q-composition, ``[0, 1:]`` K-composition, ``[1:, 1:]`` both.
 
     Raises:
-        ValueError: as ``two_layer_paths``.
+        ValueError: see ``two_layer_paths``.
     """
     _check_two_layers(model, "score_paths")
     patterns, start = _frozen(model, tokens)
@@ -92,9 +92,9 @@ def _check_two_layers(model: Transformer, function: str) -> None:
 def _queries_and_keys(
     model: Transformer, attn: Attention, paths: Float[Tensor, "path batch pos d_model"]
 ) -> tuple[Float[Tensor, "path batch pos head d_head"], Float[Tensor, "path batch pos head d_head"]]:
-    """The part of each query and key that each path brings; positions that only these see come with path 0."""
+    """Return each path's part of every query and key; positions that only these see are in path 0."""
     place = model.place(0, paths.shape[2])
-    if model.config.positions == "rotary":  # a rotation is linear, and so is smearing: both act on each part by itself
+    if model.config.positions == "rotary":  # rotation and smearing are linear: both act on each part separately
         q, k, _ = attn.qkv(paths, place)
     else:
         sides = attn.qkv(paths[:1], place), attn.qkv(paths[1:], None)
@@ -107,19 +107,19 @@ def _queries_and_keys(
 
 
 def _frozen(model: Transformer, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The patterns ``[batch head query key]`` of each layer, and the stream before the first."""
+    """Return the patterns ``[batch head query key]`` of each layer, and the stream before the first."""
     c = model.config
     if c.d_mlp or c.norm != "none" or c.bias:
         raise ValueError("paths are terms of a linear map; the model must have no MLP, norm or bias")
     if not c.n_layers:
-        raise ValueError("the model has no layers: the direct path is all of it")
+        raise ValueError("the model has no layers: it is only the direct path")
     model(tokens, tap=(seen := record(["blocks.*.attn.pattern", "blocks.0.resid_pre"])))
     patterns = [seen[f"blocks.{layer}.attn.pattern"] for layer in range(c.n_layers)]
     return patterns, seen["blocks.0.resid_pre"]
 
 
 def _moved(attn: Attention, pattern: Tensor, x: Tensor) -> Float[Tensor, "head batch pos d_model"]:
-    """``A^h x W_V^h W_O^h`` of each head."""
+    """Return ``A^h x W_V^h W_O^h`` for each head."""
     values = attn._shared(attn.W_V, dim=0)
     v = einsum(x, values, "batch key d_model, head d_model d_head -> batch head key d_head")
     z = einsum(pattern, v, "batch head query key, batch head key d_head -> batch head query d_head")

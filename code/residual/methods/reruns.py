@@ -1,15 +1,15 @@
-"""Run a model again after one change, from the layer and the position that it changes: what ``sweeps`` stands on.
+"""Reruns of a model after a single change, from the changed layer and position on; ``sweeps`` is built on them.
 
-What a change at layer l and position p leaves alone is not computed again: neither the layers up to l, nor, in a
-causal model, the positions before p or after the one where the metric reads. And the two last layers need no second
-run of the model at all, whatever norms and MLPs they have:
+Whatever a change at layer l and position p cannot affect is not computed again: neither the layers up to l nor, in a
+causal model, the positions before p or after the one where the metric reads. And the last two layers need no rerun of
+the model at all, whatever norms and MLPs they have:
 
 - after the last attention layer, positions no longer see each other: a change at p is seen at p alone;
-- before it, the query that is read sees one key and one value change, which is a rank-one update of its softmax::
+- before it, one key and one value change for the query that is read: a rank-one update of its softmax::
 
       z' = (Σ_{j≠p} e_j v_j + e'_p v'_p) / (Σ_{j≠p} e_j + e'_p)
 
-All of it equals a run of the whole model with the change put in, to rounding.
+All of it equals a run of the whole model with the change put in, up to rounding.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from residual.where import per_example
 Metric = Callable[[Tensor], Tensor]
 Position = int | Int[Tensor, " batch"] | per_example | None
 
-BLOCK = 2**25  # numbers in the largest tensor that is there at once; 128 MB as float32
+BLOCK = 2**25  # numbers in the largest temporary tensor; 128 MB as float32
 
 
 class BaseRun:
-    """The run that is changed, and what the metric becomes when its stream is another.
+    """The run to be changed, which computes the metric for changed streams.
 
-    ``changed`` is ``[node batch pos d_model]`` below: for each node (a head, say) the stream as it becomes.
+    Below, ``changed`` is ``[node batch pos d_model]``: the changed stream for each node (a head, for example).
 
     Args:
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None.
-        position: where the metric reads: the same in all examples, or one for each; None for all positions.
-        names: activations of each layer to record beside the stream, such as ``"attn.z"``.
+        position: where the metric reads: one for all examples, or one for each; None for all positions.
+        names: activations of each layer to record besides the stream, such as ``"attn.z"``.
 
     Raises:
         ValueError: there is no such position.
@@ -57,16 +57,16 @@ class BaseRun:
         self.model, self.metric, self.n_pos = model, metric, tokens.shape[1]
         self.blocks = [cast(Block, block) for block in model.blocks]
         middle = "resid_mid" if c.d_mlp else "resid_post"
-        kept = {"resid_pre", middle, "resid_post", *names}
-        self.seen = record([f"blocks.*.{name}" for name in kept] if n_layers else "embed")
+        recorded = {"resid_pre", middle, "resid_post", *names}
+        self.seen = record([f"blocks.*.{name}" for name in recorded] if n_layers else "embed")
         self.cache = model.cache(len(tokens), self.n_pos) if c.causal else None
         self.logits = model(tokens, tap=self.seen, cache=self.cache)  # batch pos d_vocab
         ends = [f"blocks.{n_layers - 1}.resid_post"] if n_layers else []
         self.stream = [self.seen[name] for name in [*(f"blocks.{i}.resid_pre" for i in range(n_layers)), *ends]]
         self.middle = [self.seen[f"blocks.{i}.{middle}"] for i in range(n_layers)]
         self.example = torch.arange(len(tokens), device=tokens.device)
-        self.read = positions_read(position, self.n_pos, self.example)  # of each example; None: all
-        self.stop = self.n_pos  # changes from here on change nothing that is read
+        self.read = positions_read(position, self.n_pos, self.example)  # one per example; None: all
+        self.stop = self.n_pos  # changes from here on do not affect the metric
         if self.read is not None and c.causal:
             self.stop = int(self.read.max()) + 1
         self.unchanged = self.measure(self._where_read(self.logits)[None])[0]
@@ -78,23 +78,23 @@ class BaseRun:
         positions: Sequence[int],
         moved: Bool[Tensor, " pos"],
     ) -> Float[Tensor, "node position *metric"]:
-        """The metric when the stream becomes ``changed`` at one of the positions and stays as it is at all others.
+        """Return the metric with the stream changed to ``changed`` at one position, and unchanged at all others.
 
         Args:
             stage: the layer that this stream enters; ``n_layers`` for its end.
             moved: false at positions where nothing changes.
         """
         n_layers, nodes = self.model.config.n_layers, len(changed)
-        found = self.unchanged.expand(nodes, len(positions), *self.unchanged.shape).clone()
+        results = self.unchanged.expand(nodes, len(positions), *self.unchanged.shape).clone()
         changes = moved.tolist()
         wanted = [(i, p) for i, p in enumerate(positions) if p < self.stop and changes[p]]
         if stage == n_layers:
             seen = set(range(self.n_pos) if self.read is None else self.read.tolist())
             for i, p in wanted:
                 if p in seen:
-                    found[:, i] = self.measure(self._end_changed_at(p, changed[:, :, p]))
+                    results[:, i] = self.measure(self._end_changed_at(p, changed[:, :, p]))
         elif stage == n_layers - 1 and self.read is not None and not self.model.config.smeared_keys and wanted:
-            self._through_last_layer(found, changed, wanted)
+            self._through_last_layer(results, changed, wanted)
         else:
             size = self.at_once()
             for i, p in wanted:
@@ -103,33 +103,33 @@ class BaseRun:
                     part = changed[some : some + size, :, p]
                     x = self.stream[stage][None, :, first : self.stop].repeat(len(part), 1, 1, 1)
                     x[:, :, p - first] = part
-                    found[some : some + size, i] = self.measure(self.run(stage, x, first))
-        return found
+                    results[some : some + size, i] = self.measure(self.run(stage, x, first))
+        return results
 
     def changed_together(
         self, stage: int, changed: Float[Tensor, "node batch pos d_model"], first: int
     ) -> Float[Tensor, " node *metric"]:
-        """The metric when the stream becomes ``changed``, which it is from position ``first`` on, at all positions.
+        """Return the metric with the stream changed to ``changed`` at all positions; it is given from ``first`` on.
 
         Args:
             stage: see ``changed_at_each``.
         """
-        found = self.unchanged.expand(len(changed), *self.unchanged.shape).clone()
+        results = self.unchanged.expand(len(changed), *self.unchanged.shape).clone()
         if first >= self.stop:
-            return found
+            return results
         size = self.at_once()
         for some in range(0, len(changed), size):
             part = changed[some : some + size, :, first : self.stop]
-            found[some : some + size] = self.measure(self.run(stage, part, first))
-        return found
+            results[some : some + size] = self.measure(self.run(stage, part, first))
+        return results
 
     def run(
         self, stage: int, x: Float[Tensor, "node batch pos d_model"], first: int, tap: Tap | None = None
     ) -> Float[Tensor, "node batch *pos d_vocab"]:
-        """The logits that are read, from layer ``stage`` on, where ``x`` is the stream from position ``first`` on.
+        """Return the logits that the metric reads, from the stream ``x`` at layer ``stage`` and position ``first`` on.
 
         Args:
-            tap: sees layer ``stage`` alone, whose activations have ``(node batch)`` as their first axis.
+            tap: sees only layer ``stage``, whose activations have ``(node batch)`` as their first axis.
         """
         nodes, batch, n_pos, _ = x.shape
         before = None if self.cache is None else _Before(self.cache, first, nodes)
@@ -145,27 +145,27 @@ class BaseRun:
         return self.model.unembed(torch.where((self.read >= first)[:, None], new, old))
 
     def first(self, marks: Bool[Tensor, "batch pos"]) -> int:
-        """The first position that a change at the marked ones can change; ``n_pos`` if there are none."""
+        """Return the first position that a change at the marked positions can affect; ``n_pos`` if none is marked."""
         marked = marks.any(dim=0).nonzero().flatten().tolist()
         if not marked:
             return self.n_pos
         return marked[0] if self.cache is not None else 0
 
     def at_once(self) -> int:
-        """The number of nodes that are run together."""
+        """The number of nodes to run together."""
         c = self.model.config
         width = max(3 * c.d_model, 3 * c.n_heads * c.d_head, 2 * c.d_mlp, c.d_vocab if self.read is None else 0)
         return max(1, BLOCK // (len(self.example) * self.n_pos * width))
 
     def measure(self, logits: Float[Tensor, "run batch *pos d_vocab"]) -> Float[Tensor, "run *metric"]:  # noqa: F821, UP037
-        """The metric of each run; all at once where torch can do that."""
+        """Return the metric of each run; all at once if torch can batch the metric."""
         try:
-            return torch.vmap(self.metric)(logits.clone())  # a metric may write to what it gets
+            return torch.vmap(self.metric)(logits.clone())  # a metric may write to its argument
         except RuntimeError:
             return torch.stack([torch.as_tensor(self.metric(run.clone())) for run in logits])
 
     def _end_changed_at(self, p: int, changed: Float[Tensor, "node batch d_model"]) -> Tensor:
-        """The logits that are read when the stream ends as ``changed`` at position p."""
+        """Return the logits that the metric reads if the end of the stream is ``changed`` at position p."""
         mine, base = self.model.unembed(changed), self._where_read(self.logits)
         if self.read is not None:
             return torch.where((self.read == p)[:, None], mine, base)
@@ -173,8 +173,8 @@ class BaseRun:
         logits[:, :, p] = mine
         return logits
 
-    def _through_last_layer(self, found: Tensor, changed: Tensor, wanted: list[tuple[int, int]]) -> None:
-        """Fill in ``found`` for the last layer's stream."""
+    def _through_last_layer(self, results: Tensor, changed: Tensor, wanted: list[tuple[int, int]]) -> None:
+        """Fill in ``results`` for streams that enter the last layer."""
         c, nodes, last = self.model.config, len(changed), _LastLayer(self)
         size = max(1, BLOCK // (nodes * len(self.example) * max(c.d_vocab, c.n_heads * c.d_head)))
         for first in range(0, self.stop, size):
@@ -184,17 +184,17 @@ class BaseRun:
                 at, offsets = map(list, zip(*here, strict=True))
                 ends = last.stream(changed[:, :, some], some)[:, :, offsets]
                 values = self.measure(self.model.unembed(ends).transpose(1, 2).flatten(0, 1))
-                found[:, at] = values.unflatten(0, (nodes, -1))
+                results[:, at] = values.unflatten(0, (nodes, -1))
 
     def _where_read(self, x: Float[Tensor, "batch pos width"]) -> Tensor:
         return x if self.read is None else x[self.example, self.read]
 
 
 def positions_read(position: Position, n_pos: int, example: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
-    """The position where a metric reads in each example; None: all.
+    """Return the position where a metric reads in each example; None for all.
 
     Raises:
-        ValueError: not a whole number, or one for each example; no such position.
+        ValueError: neither a whole number nor one for each example; or there is no such position.
     """
     if position is None:
         return None
@@ -204,8 +204,7 @@ def positions_read(position: Position, n_pos: int, example: Int[Tensor, " batch"
         read = torch.empty(0)
     if read.is_floating_point() or read.dtype == torch.bool or read.ndim > 1 or read.numel() not in (1, len(example)):
         raise ValueError(
-            f"position is {position!r}; the metric reads at a whole number, or at one for each of the {len(example)} "
-            "examples"
+            f"position is {position!r}; it must be a whole number, or one for each of the {len(example)} examples"
         )
     read = read.long().expand(len(example))
     if not bool(((-n_pos <= read) & (read < n_pos)).all()):
@@ -214,19 +213,19 @@ def positions_read(position: Position, n_pos: int, example: Int[Tensor, " batch"
 
 
 class _Before:
-    """A cache to read from: the base run's keys and values before position ``p``, for each of several nodes."""
+    """A read-only cache: the base run's keys and values before position ``p``, repeated for several nodes."""
 
     def __init__(self, cache: KVCache, p: int, nodes: int) -> None:
         self.k, self.v, self.nodes = cache.k[:, :, :, :p], cache.v[:, :, :, :p], nodes
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the positions before, and those from there on."""
-        before_k, before_v = (kept[layer].repeat(self.nodes, 1, 1, 1) for kept in (self.k, self.v))
+        """Return the keys and values of the earlier positions followed by the given ones."""
+        before_k, before_v = (cached[layer].repeat(self.nodes, 1, 1, 1) for cached in (self.k, self.v))
         return torch.cat([before_k, k], dim=2), torch.cat([before_v, v], dim=2)
 
 
 class _LastLayer:
-    """What the read position gets from the last layer when one of the positions before it is changed."""
+    """The last layer's output at the read position, after a change at one of the positions before it."""
 
     def __init__(self, base: BaseRun) -> None:
         c, x = base.model.config, base.stream[-2]
@@ -237,22 +236,22 @@ class _LastLayer:
         key = torch.arange(base.n_pos, device=x.device)
         self.hidden = (key > self.read[:, None]) & c.causal  # batch key: in the future of the query
         scores = self._scores(self.q, k)  # batch head key
-        # All sums leave one key out. For every key but the heaviest, taking its term away from the sum over all loses
-        # nothing: the heaviest, which is 1, stays in it. For that one the sum is made anew.
+        # All sums leave one key out. For every key except the heaviest, subtracting its term from the full sum loses no
+        # precision, because the heaviest term, 1, stays in. For the heaviest key the sum is computed separately.
         top = scores.max(dim=-1, keepdim=True)
         self.heaviest = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top.indices, True)
         e = (scores - top.values).exp()
         ev = einsum(e, v, "batch head key, batch key head d_head -> batch head key d_head")
         rest = scores.masked_fill(self.heaviest, -torch.inf)
         second = rest.amax(dim=-1, keepdim=True)
-        f = (rest - second.nan_to_num(neginf=0)).exp()  # all 0 where there is but one key
+        f = (rest - second.nan_to_num(neginf=0)).exp()  # all 0 if there is only one key
         fv = einsum(f, v, "batch head key, batch key head d_head -> batch head d_head")[:, :, None]
         self.total = torch.where(self.heaviest, f.sum(-1, keepdim=True), e.sum(-1, keepdim=True) - e)
         self.moved = torch.where(self.heaviest[..., None], fv, ev.sum(dim=2, keepdim=True) - ev)
         self.unit = torch.where(self.heaviest, second, top.values)  # total and moved are in units of its exp
 
     def stream(self, changed: Float[Tensor, "node batch pos d_model"], some: slice) -> Tensor:
-        """The end of the stream at the read position, for a change at each position of ``some``."""
+        """Return the end of the stream at the read position, for a change at each position of ``some``."""
         base, read, attn = self.base, self.read, self.block.attn
         q, k, v = self._heads(changed, some)
         score = einsum(self.q, k, "batch head d_head, node batch pos head d_head -> node batch head pos")
@@ -264,14 +263,14 @@ class _LastLayer:
         z = old[..., None] * self.moved[:, :, some] + new[..., None] * v.transpose(2, 3)
         z = (z / total[..., None]).transpose(2, 3)  # node batch pos head d_head
         x = base.stream[-2][self.example, read][:, None].expand_as(changed).clone()
-        own = ((read >= some.start) & (read < some.stop)).nonzero().flatten()  # examples whose query changes too
+        own = ((read >= some.start) & (read < some.stop)).nonzero().flatten()  # examples whose query changes as well
         if len(own):
             at = read[own] - some.start
             x[:, own, at] = changed[:, own, at]
-            keys, values = (kept[own].repeat(len(changed), 1, 1, 1) for kept in (self.k, self.v))
+            keys, values = (tensor[own].repeat(len(changed), 1, 1, 1) for tensor in (self.k, self.v))
             row = torch.arange(len(keys), device=keys.device)
             where = read[own].repeat(len(changed))
-            keys[row, where], values[row, where] = (made[:, own, at].flatten(0, 1) for made in (k, v))
+            keys[row, where], values[row, where] = (tensor[:, own, at].flatten(0, 1) for tensor in (k, v))
             hidden = self.hidden[own].repeat(len(changed), 1)
             pattern = self._scores(q[:, own, at].flatten(0, 1), keys, hidden).softmax(dim=-1)
             z_own = einsum(pattern, values, "row head key, row key head d_head -> row head d_head")
@@ -279,7 +278,7 @@ class _LastLayer:
         return self.block.after_attention(x + F.linear(z.flatten(-2), attn.W_O.flatten(0, 1).mT, attn.b_O))
 
     def _heads(self, x: Float[Tensor, "*any pos d_model"], some: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``[… pos head d_head]`` of the positions ``some``: see ``Attention``."""
+        """Return queries, keys and values ``[… pos head d_head]`` at the positions ``some``: see ``Attention``."""
         attn = self.block.attn
         q, k, v = attn.qkv(self.block.ln1(x), self.base.model.place(some.start, some.stop))
         return q, attn._shared(k, dim=-2), attn._shared(v, dim=-2)

@@ -1,4 +1,4 @@
-"""The roles of heads, and the tokens that they rest on, as rows to print."""
+"""Tables of the roles of heads, and of the tokens to which they pay most attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Words = Callable[[list[int]], list[str]]
 
 
 def strongest(scores: Float[Tensor, "layer head"], k: int = 5) -> list[str]:
-    """The names of the ``k`` heads with the highest scores, the highest first: ``["18.6", "17.3"]``; NaN counts not.
+    """Return the names of the ``k`` heads with the highest scores, highest first: ``["18.6", "17.3"]``; NaN is skipped.
 
     Raises:
         ValueError: there are fewer than ``k`` heads.
@@ -35,12 +35,12 @@ def role_table(
     words: Words | None = None,
     repeated: HeadRoles | None = None,
 ) -> tuple[list[list[Any]], list[str]]:
-    """Rows and header for ``plot.table(*role_table(roles))``: a row for each head, the last for uniform attention.
+    """Return rows and header for ``plot.table(*role_table(roles))``: a row per head, and one for uniform attention.
 
     Args:
-        heads: names such as ``"18.6"``, in this order; all heads, if not given.
-        words: what shows tokens as text, such as ``files.tokens.words``; numbers, if not given.
-        repeated: the roles on random tokens that repeat, of which one more column shows induction.
+        heads: names such as ``"18.6"``, in this order; default: all heads.
+        words: shows tokens as text, such as ``files.tokens.words``; default: numbers.
+        repeated: the roles on random tokens that repeat; adds a column for induction there.
 
     Raises:
         ValueError: there is no such head.
@@ -60,9 +60,9 @@ def role_table(
 
 
 def token_table(
-    found: ByToken, heads: Heads | None = None, *, words: Words | None = None, k: int = 4
+    by_token: ByToken, heads: Heads | None = None, *, words: Words | None = None, k: int = 4
 ) -> tuple[list[list[Any]], list[str]]:
-    """Rows and header for ``plot.table``: for each head the ``k`` tokens that get most, ``·the 36 ± 2 %``.
+    """Return rows and header for ``plot.table``: for each head the ``k`` tokens that get most, ``·the 36 ± 2 %``.
 
     Args:
         heads, words: see ``role_table``.
@@ -70,15 +70,15 @@ def token_table(
     Raises:
         ValueError: there is no such head, or the text has fewer than ``k`` tokens.
     """
-    if not 0 < k <= len(found.tokens):
-        raise ValueError(f"cannot show {k} tokens of a text that has {len(found.tokens)}")
+    if not 0 < k <= len(by_token.tokens):
+        raise ValueError(f"cannot show {k} tokens of a text that has {len(by_token.tokens)}")
     rows: list[list[Any]] = []
-    for layer, head in _places(found.share[..., 0], heads):
+    for layer, head in _places(by_token.share[..., 0], heads):
         cells = []
-        for i in found.share[layer, head].topk(k).indices.tolist():
-            share, error = 100 * found.share[layer, head, i].item(), 100 * found.error[layer, head, i].item()
-            spread = "" if error != error else f" ± {error:.0f}"  # NaN of a single example
-            cells.append(f"{_shown(int(found.tokens[i]), words)} {share:.0f}{spread} %")
+        for i in by_token.share[layer, head].topk(k).indices.tolist():
+            share, error = 100 * by_token.share[layer, head, i].item(), 100 * by_token.error[layer, head, i].item()
+            spread = "" if error != error else f" ± {error:.0f}"  # NaN if there is a single example
+            cells.append(f"{_shown(int(by_token.tokens[i]), words)} {share:.0f}{spread} %")
         rows.append([f"{layer}.{head}", *cells])
     return rows, ["head", *(str(i) for i in range(1, k + 1))]
 

@@ -1,11 +1,11 @@
-"""Where heads look on a given text, how much they move from there, and the role that this gives them.
+"""Roles of heads: where they look on a given text, and how much they move from there.
 
-A pattern alone misleads where a head rests: much attention goes to a position of which the head moves nearly nothing.
-Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (section "Induction Heads"), therefore look at
-patterns that are weighted by the length of what is moved; Kobayashi et al. 2020, "Attention is Not Only a Weight",
-make the same correction. Every score here comes with it or without.
+A pattern alone can mislead: a resting head pays much attention to a position from which it moves almost nothing.
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (section "Induction Heads"), therefore weight
+patterns by the length of the vectors moved; Kobayashi et al. 2020, "Attention is Not Only a Weight", make the same
+correction. Every score here is available with and without it.
 
-Nothing here keeps a pattern: one run of the model, and a few numbers of each layer.
+No pattern is stored: one run of the model leaves a few numbers per layer.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from residual.taps import record
 Look = Callable[[Tensor, Tensor | None], Tensor]
 
 ROLES = ("previous_token", "current_token", "first_position", "duplicate_token", "induction")
-"""The scores of ``head_roles``, in their order."""
+"""The scores of ``head_roles``, in order."""
 
 
 # How much is moved
 
 
 def value_norms(attention: Attention, v: Float[Tensor, "batch pos kv_head d_head"]) -> Float[Tensor, "batch head pos"]:
-    """The length ``‖v_j W_O‖`` of what each head would write if all its attention went to position j.
+    """Return ``‖v_j W_O‖``, the length of each head's output if all its attention went to position j.
 
-    From a triangular factor: with ``W_Oᵀ = Q R``, ``‖v W_O‖ = ‖v Rᵀ‖``, so no ``[batch head pos d_model]`` is made.
+    Computed from a triangular factor: with ``W_Oᵀ = Q R``, ``‖v W_O‖ = ‖v Rᵀ‖``, without ``[batch head pos d_model]``.
 
     Args:
         v: the recorded activation ``blocks.{layer}.attn.v``, biases included.
 
     Returns:
-        In float32 for a model of half precision, which has no triangular factors.
+        Lengths, in float32 for a model of half precision, in which torch has no QR decomposition.
     """
     c = attention.config
     v = _precise(v)
@@ -59,11 +59,11 @@ def value_weighted_pattern(
     normalize: bool = False,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """The pattern times the length of what is moved, ``A_ij ‖v_j W_O‖`` (Kobayashi et al. 2020, equation 4).
+    """Return the pattern times the length of the vectors moved, ``A_ij ‖v_j W_O‖`` (Kobayashi et al. 2020, equation 4).
 
     Args:
-        normalize: divide each row by its sum, to see shares. A row of zeros, which moves nothing, stays zero.
-        mask: of real tokens, as the model takes it.
+        normalize: divide each row by its sum, to get shares. A row of zeros, which moves nothing, stays zero.
+        mask: of real tokens, as for the model.
 
     Raises:
         ValueError: there is no such layer.
@@ -80,10 +80,10 @@ def value_weighted_pattern(
 
 
 class ByToken(NamedTuple):
-    """How a head's attention is spread over the tokens of a text. Other tokens get none."""
+    """The shares of a head's attention by token of a text. Tokens not listed get none."""
 
-    tokens: Int[Tensor, " token"]  # those that the text has, ascending
-    share: Float[Tensor, "layer head token"]  # each head's add up to 1
+    tokens: Int[Tensor, " token"]  # the tokens in the text, ascending
+    share: Float[Tensor, "layer head token"]  # sums to 1 for each head
     error: Float[Tensor, "layer head token"]  # standard errors, over examples; NaN if there is only one
 
 
@@ -96,43 +96,43 @@ def attention_by_token(
     value_weighted: bool = False,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> ByToken:
-    """The tokens that each head rests on: the share of all its attention that goes to each token, wherever it stands.
+    """Return the share of each head's attention that goes to each token, wherever in the text the token is.
 
     Args:
-        tokens: or texts, where the model has a vocabulary.
-        counted: the queries that count; all that are real, if not given.
-        value_weighted: weigh attention by the length of what it moves, as in ``value_weighted_pattern``.
-        mask: of real tokens, as the model takes it.
+        tokens: tokens, or texts if the model has a vocabulary.
+        counted: the queries that count; default: all real tokens.
+        value_weighted: weight attention by the length of the vectors moved, as in ``value_weighted_pattern``.
+        mask: of real tokens, as for the model.
 
     Raises:
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
     tokens, real, counted = _read(model, tokens, mask, counted)
-    found, place = _kinds(tokens, real)
+    kinds, place = _kinds(tokens, real)
 
     def look(pattern: Tensor, norms: Tensor | None) -> Tensor:
-        return _received(pattern, counted, place, len(found))
+        return _received(pattern, counted, place, len(kinds))
 
     paid = _look(model, tokens, real, look, value_weighted)  # layer batch head token
-    return ByToken(found, *_ratio(paid, paid.sum(dim=-1, keepdim=True)))
+    return ByToken(kinds, *_ratio(paid, paid.sum(dim=-1, keepdim=True)))
 
 
 # Roles
 
 
 class HeadRoles(NamedTuple):
-    """How far each head plays each role on a text: shares of its attention, from 0 to 1. See ``head_roles``."""
+    """Role scores of each head on a text: shares of its attention, from 0 to 1. See ``head_roles``."""
 
     previous_token: Float[Tensor, "layer head"]
     current_token: Float[Tensor, "layer head"]
     first_position: Float[Tensor, "layer head"]
     duplicate_token: Float[Tensor, "layer head"]
     induction: Float[Tensor, "layer head"]
-    top_token: Int[Tensor, "layer head"]  # the token that gets most of all attention
+    top_token: Int[Tensor, "layer head"]  # the token that gets the most attention
     top_share: Float[Tensor, "layer head"]
-    errors: dict[str, Tensor]  # of each score, its standard error over examples; NaN if there is only one
-    uniform: dict[str, float]  # of each score, that of a head which attends to all it can see alike; value-weighted,
-    # the mean over heads of that, each with the lengths of what it moves
+    errors: dict[str, Tensor]  # the standard error of each score over examples; NaN if there is only one
+    uniform: dict[str, float]  # each score of a head with uniform attention; value-weighted, the mean
+    # over heads, each with the lengths of its own vectors
 
 
 @torch.no_grad()
@@ -144,27 +144,27 @@ def head_roles(
     value_weighted: bool = False,
     mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> HeadRoles:
-    """The share of each head's attention that goes where its role says, in one run of the model.
+    """Return the share of each head's attention that each role accounts for, from one run of the model.
 
-    From the query at position i, which holds token t_i, and counted where the role has something to look at:
+    For the query at position i, which holds token t_i, and counted if the role has a position to attend to:
 
     - ``previous_token``: to i-1, from the second position on (Elhage et al. 2021)
     - ``current_token``: to i itself, from the second position on
     - ``first_position``: to 0, from the second position on: the sink of Xiao et al. 2023, "Efficient Streaming
       Language Models with Attention Sinks"
-    - ``duplicate_token``: to all earlier j with t_j = t_i, where there is one (Wang et al. 2022, "Interpretability in
+    - ``duplicate_token``: to all earlier j with t_j = t_i, if there is one (Wang et al. 2022, "Interpretability in
       the Wild", section 3)
-    - ``induction``: to all j < i with t_{j-1} = t_i, what followed the same token before, where there is one (Olsson
+    - ``induction``: to all j < i with t_{j-1} = t_i, which followed the same token before, if there is one (Olsson
       et al. 2022, "In-context Learning and Induction Heads": prefix matching)
 
-    A position may serve two roles: in a text of few tokens, what stands just before is often a duplicate, too. Compare
-    with ``uniform``, and with random tokens that repeat: ``head_roles(model, induction.repeats(…)[0])``.
+    A position may serve two roles: in a text with few distinct tokens, the previous token is often a duplicate as well.
+    Compare with ``uniform``, and with random tokens that repeat: ``head_roles(model, induction.repeats(…)[0])``.
 
     Args:
-        tokens: or texts, where the model has a vocabulary.
-        counted: the queries that count; all that are real, if not given.
-        value_weighted: shares of the length of what is moved, as in ``value_weighted_pattern``, not of attention.
-        mask: of real tokens, as the model takes it. Positions count real tokens only.
+        tokens: tokens, or texts if the model has a vocabulary.
+        counted: the queries that count; default: all real tokens.
+        value_weighted: shares of the length of the vectors moved, as in ``value_weighted_pattern``, not of attention.
+        mask: of real tokens, as for the model. Positions count real tokens only.
 
     Returns:
         Scores; NaN for a role that no counted query can play.
@@ -173,7 +173,7 @@ def head_roles(
         ValueError: ``counted`` marks no query, or has another shape than ``tokens``.
     """
     tokens, real, counted = _read(model, tokens, mask, counted)
-    found, place = _kinds(tokens, real)
+    kinds, place = _kinds(tokens, real)
     padding = Padding(real, 0, model.config.causal)
     targets = _targets(tokens, real, padding) & counted[:, None, :, None]  # batch role query key
     playing = targets.any(dim=-1)  # batch role query
@@ -192,11 +192,11 @@ def head_roles(
 
     def look(pattern: Tensor, norms: Tensor | None) -> Tensor:
         alike = [] if norms is None else [to_roles(seen * norms)]
-        return torch.cat([to_roles(pattern), _received(pattern, counted, place, len(found)), *alike], dim=-1)
+        return torch.cat([to_roles(pattern), _received(pattern, counted, place, len(kinds)), *alike], dim=-1)
 
     n = len(ROLES)
     looked = _look(model, tokens, real, look, value_weighted)
-    both, by_token, alike = looked.tensor_split([2 * n, 2 * n + len(found)], dim=-1)
+    both, by_token, alike = looked.tensor_split([2 * n, 2 * n + len(kinds)], dim=-1)
     scores, errors = _ratio(*both.split(n, dim=-1))  # layer head role
     top = _ratio(by_token, by_token.sum(dim=-1, keepdim=True))[0].max(dim=-1)
     alike = _ratio(*(alike if value_weighted else to_roles(seen)[None]).split(n, dim=-1))[0].mean(dim=(0, 1))  # role
@@ -207,7 +207,7 @@ def head_roles(
         first,
         duplicate,
         induction,
-        top_token=found[top.indices],
+        top_token=kinds[top.indices],
         top_share=top.values,
         errors=dict(zip(ROLES, errors.unbind(dim=-1), strict=True)),
         uniform=dict(zip(ROLES, alike.tolist(), strict=True)),
@@ -217,7 +217,7 @@ def head_roles(
 def _targets(
     tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], padding: Padding
 ) -> Bool[Tensor, "batch role query key"]:
-    """Where each role says to look, in the order of ``ROLES``."""
+    """Return the positions that each role attends to, in the order of ``ROLES``."""
     at = padding.positions
     later, first = (at > 0)[:, :, None], (at == 0)[:, None]  # queries; keys
     back = at[:, :, None] - at[:, None]  # batch query key
@@ -227,15 +227,15 @@ def _targets(
     return torch.stack(each, dim=1) & (real[:, :, None] & real[:, None])[:, None]
 
 
-# What all of them need
+# Shared helpers
 
 
 def _read(
-    model: Transformer, given: Tokens, mask: Tensor | None, counted: Tensor | None
+    model: Transformer, source: Tokens, mask: Tensor | None, counted: Tensor | None
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """The tokens, which of them are real, and which queries count."""
+    """Return the tokens, the mask of real tokens, and the mask of counted queries."""
     device = model.W_E.device
-    tokens, mask = as_tokens(given, mask, model.vocabulary, device)
+    tokens, mask = as_tokens(source, mask, model.vocabulary, device)
     tokens = tokens.to(device)
     check_tokens(tokens, model.W_E)
     mask = check_mask(mask, tokens)
@@ -254,15 +254,15 @@ def _read(
 
 
 def _kinds(tokens: Tensor, real: Tensor) -> tuple[Int[Tensor, " token"], Int[Tensor, "batch pos"]]:
-    """The tokens that a text has, ascending, and which of them is where; anything at padding, which gets nothing."""
-    found = tokens[real].unique()
-    return found, torch.searchsorted(found, tokens).clamp(max=len(found) - 1)
+    """Return the distinct tokens of a text, ascending, and the index of each position's token; arbitrary at padding."""
+    kinds = tokens[real].unique()
+    return kinds, torch.searchsorted(kinds, tokens).clamp(max=len(kinds) - 1)
 
 
 def _received(
     pattern: Float[Tensor, "batch head query key"], counted: Tensor, place: Int[Tensor, "batch pos"], n: int
 ) -> Float[Tensor, "batch head n"]:
-    """The attention that each of ``n`` kinds of keys gets from the counted queries; ``place`` is a key's kind."""
+    """Return the attention from the counted queries to each of ``n`` kinds of keys; ``place`` is a key's kind."""
     received = einsum(pattern, counted.to(pattern), "batch head query key, batch query -> batch head key")
     return received.new_zeros(*received.shape[:2], n).scatter_add(2, place[:, None].expand_as(received), received)
 
@@ -270,31 +270,31 @@ def _received(
 def _look(
     model: Transformer, tokens: Tensor, real: Tensor, look: Look, value_weighted: bool
 ) -> Float[Tensor, "layer batch head n"]:
-    """``look`` at each layer's pattern, which is then forgotten."""
+    """Return ``look`` of each layer's pattern, without storing the patterns."""
     seen = _Looked(model, look, value_weighted)
     mask = None if bool(real.all()) else real
     model.run_to(tokens, model.config.n_layers, tap=seen, mask=mask)  # no logits are needed
-    if not seen.found:
+    if not seen.results:
         none = model.W_E.new_zeros(len(tokens), model.config.n_heads, tokens.shape[1], tokens.shape[1])
         return look(none, None)[None][:0]
-    return torch.stack(seen.found)
+    return torch.stack(seen.results)
 
 
 class _Looked:
-    """A tap that keeps what ``look`` makes of each pattern, which is first weighted by the length of what it moves."""
+    """A tap that stores ``look`` of each pattern, optionally weighted by the length of the vectors moved."""
 
     def __init__(self, model: Transformer, look: Look, value_weighted: bool) -> None:
         self.attention = [cast(Block, block).attn for block in model.blocks]
         self.look, self.value_weighted = look, value_weighted
-        self.norms: list[Tensor] = []  # of each layer; its values come before its pattern
-        self.found: list[Tensor] = []
+        self.norms: list[Tensor] = []  # one per layer; a layer computes its values before its pattern
+        self.results: list[Tensor] = []
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name.endswith(".attn.v"):
             self.norms.append(value_norms(self.attention[len(self.norms)], x)[:, :, None])  # batch head 1 key
         else:
             norms, pattern = self.norms[-1] if self.value_weighted else None, _precise(x)
-            self.found.append(self.look(pattern if norms is None else pattern * norms, norms))
+            self.results.append(self.look(pattern if norms is None else pattern * norms, norms))
         return x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
@@ -305,9 +305,9 @@ class _Looked:
 def _ratio(
     part: Float[Tensor, "layer batch head n"], whole: Float[Tensor, "layer batch head n"]
 ) -> tuple[Float[Tensor, "layer head n"], Float[Tensor, "layer head n"]]:
-    """``Σ part / Σ whole`` over the examples, and its standard error (the delta method's, for a ratio of two means).
+    """Return ``Σ part / Σ whole`` over the examples, with its standard error (delta method, for a ratio of means).
 
-    Where the wholes of all examples are equal it is the standard error of the mean of ``part / whole``.
+    If the wholes of all examples are equal, this is the standard error of the mean of ``part / whole``.
     """
     batch, total = part.shape[1], whole.sum(dim=1)
     share = part.sum(dim=1) / total
@@ -316,10 +316,10 @@ def _ratio(
 
 
 def _precise(x: Tensor) -> Tensor:
-    """In float32, where x is of half precision."""
+    """Return ``x`` in float32 if it is of half precision."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole``, and 0 where both are 0."""
+    """Return ``part / whole``, and 0 if both are 0."""
     return part / whole.masked_fill(whole == 0, 1)

@@ -1,4 +1,4 @@
-"""The places at which ``sweeps`` change something: layers, heads by name, positions. A slip is a sentence here."""
+"""The layers, heads and positions at which ``sweeps`` make changes, checked with readable errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sites:
         c, heads, positions = model.config, held(heads), held(positions)
         n_heads = 1 if name in OF_STREAM else c.kv_heads if name in ("k", "v") else c.n_heads
         if heads is not None and layers is not None:
-            raise ValueError("the names of heads say their layers; leave layers out")
+            raise ValueError("the names of heads include their layers; leave layers out")
         some = indices(layers, c.n_layers, "layer")
         if heads is None:
             self.in_order = [(layer, head) for layer in some for head in range(n_heads)]
@@ -55,66 +55,66 @@ class Sites:
         self.marks = (every if positions is None else mark("tokens", tokens, positions)).expand_as(tokens)  # batch pos
         marked = isinstance(positions, Tensor | np.ndarray) and torch.as_tensor(positions).dtype == torch.bool
         if not together and (marked or isinstance(positions, per_example)):
-            raise ValueError("positions of each example are changed all at once; give together=True, too")
+            raise ValueError("positions that differ by example are changed all at once; give together=True as well")
         self.positions = [] if together else indices(cast(Index, positions), tokens.shape[1], "position")
 
-    def arranged(self, base: BaseRun, found: dict[int, Tensor]) -> Tensor:
-        """The metrics of each layer, ``[head *pos *metric]``, as one tensor."""
-        rows = [found[layer][self.heads[layer].index(head)] for layer, head in self.in_order]
+    def arranged(self, base: BaseRun, by_layer: dict[int, Tensor]) -> Tensor:
+        """Return the metrics of each layer, ``[head *pos *metric]``, as one tensor."""
+        rows = [by_layer[layer][self.heads[layer].index(head)] for layer, head in self.in_order]
         shape = [*([] if self.together else [len(self.positions)]), *base.unchanged.shape]
         return (torch.stack(rows) if rows else base.unchanged.new_zeros(0, *shape)).reshape(*self.axes, *shape)
 
 
-def indices(wanted: Index, length: int, word: str) -> list[int]:
-    """The indices that are meant, of ``length``; all of them for None.
+def indices(selection: Index, length: int, word: str) -> list[int]:
+    """Return the selected indices below ``length``; all of them for None.
 
     Raises:
-        ValueError: they are no whole numbers, or out of range.
+        ValueError: they are not whole numbers, or out of range.
     """
-    if wanted is None or isinstance(wanted, slice):
-        return list(range(length))[wanted or slice(None)]
+    if selection is None or isinstance(selection, slice):
+        return list(range(length))[selection or slice(None)]
     try:
-        index = torch.as_tensor(wanted)
+        index = torch.as_tensor(selection)
         if index.ndim > 1:
             raise ValueError
         index = index.reshape(-1)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none") from None
+        raise ValueError(f"{word}s must be whole numbers, a list of them or a slice; {selection!r} is not") from None
     if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
-        raise ValueError(f"{word}s are whole numbers, a list of them or a slice; {wanted!r} is none")
+        raise ValueError(f"{word}s must be whole numbers, a list of them or a slice; {selection!r} is not")
     if not bool(((-length <= index) & (index < length)).all()):
-        raise ValueError(f"there is no {word} {wanted} among {length}")
+        raise ValueError(f"there is no {word} {selection} among {length}")
     return (index.long() % max(length, 1)).tolist()
 
 
 def named_heads(heads: Heads, n_layers: int, n_heads: int, word: str = "head") -> list[tuple[int, int]]:
-    """The layer and the head of names such as ``"18.6"``; a number by itself is that head of every layer, below 0
-    counted from the last.
+    """Return the layer and head of names such as ``"18.6"``; a number by itself is that head of every layer, counted
+    from the last if below 0.
 
     Raises:
-        ValueError: this is no name of a head, or there is no such head.
+        ValueError: this is not the name of a head, or there is no such head.
     """
     known = [f"{layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
-    found = []
+    pairs = []
     for layer, head in parse_heads(heads):
         for each in range(n_layers) if layer is None else [layer]:
             if not (0 <= each < n_layers and -n_heads <= head < n_heads):
                 raise ValueError(f"there is no {word} {each}.{head}; {nearest(f'{each}.{head}', known)}")
-            found.append((each, head % n_heads))
-    return found
+            pairs.append((each, head % n_heads))
+    return pairs
 
 
-def whole_texts(model: Transformer, given: Tokens) -> Int[Tensor, "batch pos"]:
-    """The tokens of a batch that needs no padding.
+def whole_texts(model: Transformer, source: Tokens) -> Int[Tensor, "batch pos"]:
+    """Return the tokens of a batch without padding.
 
     Raises:
-        TypeError: not whole numbers; text, and the model has no vocabulary.
-        ValueError: not ``[batch pos]``, texts of unequal length, a token out of range.
+        TypeError: not whole numbers; or text, and the model has no vocabulary.
+        ValueError: not ``[batch pos]``, texts of unequal length, or a token out of range.
     """
-    tokens, mask = as_tokens(given, None, model.vocabulary, model.W_E.device)
+    tokens, mask = as_tokens(source, None, model.vocabulary, model.W_E.device)
     if mask is not None and not bool(mask.all()):
         lengths = ", ".join(str(int(n)) for n in mask.sum(dim=1))
-        raise ValueError(f"the texts have {lengths} tokens; positions mean the same in all: give equally many")
+        raise ValueError(f"the texts have {lengths} tokens; give texts of equal length, so that positions match")
     tokens = tokens.to(model.W_E.device)
     check_tokens(tokens, model.W_E)
     return tokens

@@ -1,11 +1,11 @@
-"""Put a function into the model in place of a part of it: a sparse autoencoder, a transcoder, a reconstruction.
+"""Splicing a function into the model in place of a part: a sparse autoencoder, a transcoder, a reconstruction.
 
-A dictionary f reads an activation x and predicts an activation y (an autoencoder: y = x). What it misses is the error
-``y - f(x)``; three ways to run the model with it differ in what becomes of that::
+A dictionary f reads an activation x and predicts an activation y (for an autoencoder, y = x). Its error is
+``y - f(x)``. There are three ways to run the model with f, which differ in what happens to the error::
 
-    drop      f(x)                      the model lives on what the dictionary explains
-    keep      f(x) + stop(y - f(x))     the same values as without it, and gradients that go through f
-    given     f(x) + error              f may be changed (a feature ablated); its error is that of an unchanged run
+    drop      f(x)                      the model runs on the dictionary's output alone
+    keep      f(x) + stop(y - f(x))     values unchanged, and gradients that flow through f
+    given     f(x) + error              f may be changed (a feature ablated); the error comes from an unchanged run
 
 The second and third are from Marks et al. 2024, "Sparse Feature Circuits", Section 2.
 """
@@ -22,20 +22,20 @@ from residual.scope import find, on_copy
 
 
 class splice:
-    """Replace the activation ``write`` by ``f`` of the activation ``read``, in each run.
+    """A tap that replaces the activation ``write`` by ``f`` of the activation ``read``.
 
     >>> model(tokens, tap=splice("blocks.1.resid_post", "blocks.1.resid_post", sae))
     >>> model(tokens, tap=splice("blocks.1.ln2.normalized", "blocks.1.mlp_out", transcoder, error="keep"))
 
-    An error to give is ``seen[write] - f(seen[read])``, with both recorded from an unchanged run.
+    To give an error, pass ``seen[write] - f(seen[read])``, with both recorded in an unchanged run.
 
-    Composed with other taps, f reads what ``read`` has become after all of them; where ``read`` is ``write``, after
-    those to the left.
+    Composed with other taps, f reads the final value of ``read``, after all of them; if ``read`` is ``write``, the
+    value after those to the left.
 
     Raises:
-        TypeError: f returns no tensor.
-        ValueError: an unknown ``error``; and, when the model runs, no such activation, ``write`` is computed before
-            ``read``, or f returns another shape or kind of number than that of ``write``.
+        TypeError: f does not return a tensor.
+        ValueError: an unknown ``error``. When the model runs: there is no such activation, ``write`` is computed before
+            ``read``, or the result of f has another shape, dtype or device than ``write``.
     """
 
     writes = False
@@ -51,7 +51,7 @@ class splice:
         if not isinstance(error, Tensor) and error not in ("drop", "keep"):
             raise ValueError(f"no error {error!r}; {nearest(str(error), ['drop', 'keep'])}, or give a tensor")
         self.read, self.write, self.f, self.error = read, write, f, error
-        self._read: Tensor | None = None  # from where it is read to where it is written, and no longer
+        self._read: Tensor | None = None  # set at ``read``, used and cleared at ``write``
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name == self.read:
@@ -70,12 +70,12 @@ class splice:
         return y if self.error == "drop" else y + (x - y).detach()
 
     def settled(self, name: str, x: Tensor) -> None:
-        """Take what ``read`` has become after all taps."""
+        """Take the final value of ``read``, after all taps."""
         if name == self.read and self._read is not None:
             self._read = x
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         names = find([self.read, self.write], known)
         if known.index(self.write) < known.index(self.read):
-            raise ValueError(f"{self.write} is computed before {self.read}; only a later activation can follow from it")
+            raise ValueError(f"{self.write} is computed before {self.read}; it must be computed after it")
         return names

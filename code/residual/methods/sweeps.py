@@ -1,4 +1,4 @@
-"""Change one thing at a time, everywhere: each head or layer, at each position, and the metric that follows.
+"""Sweeps: change one thing at a time, at each head or layer and each position, and compute the metric.
 
 ::
 
@@ -7,11 +7,11 @@
     patch_heads(model, clean, corrupted, metric, heads=["18.6", "17.4"])       # head pos
     ablate_resid(model, tokens, metric, "mean", name="mlp_out", positions=[3, 4], together=True)  # layer
 
-All of it equals the plain loop over ``model(tokens, tap=patch(…))``, to rounding; ``reruns`` says what is not
-computed again. A query or a pattern at one position changes ``z`` of that head there and nothing else, so these sweeps
-are sweeps of another ``z``. Keys and values are seen from all later positions: their layer runs again, too.
+The results equal those of the plain loop over ``model(tokens, tap=patch(…))``, up to rounding; ``reruns`` explains what
+need not be computed again. A query or a pattern at one position changes only ``z`` of that head there, so those sweeps
+are sweeps of ``z``. Keys and values are seen from all later positions, so their layer runs again as well.
 
-Ablation values, the direction (clean into corrupted or the reverse) and the metric change what a sweep shows: report
+Ablation values, the direction (clean into corrupted or the reverse) and the metric change the result of a sweep: report
 them with it.
 """
 
@@ -51,23 +51,23 @@ def patch_heads(
     together: bool = False,
     position: Position = -1,
 ) -> Float[Tensor, "layer head pos *metric"] | Float[Tensor, "head pos *metric"]:
-    """Run on ``corrupted``; put one head's activation at one position in as it is on ``clean``; what is the metric?
+    """Run on ``corrupted`` with one head's activation at one position taken from ``clean``; return the metric of each.
 
     Args:
-        clean, corrupted: tokens, or texts that have equally many.
+        clean, corrupted: tokens, or texts with equally many tokens.
         metric: of logits ``[batch d_vocab]`` at ``position``, or ``[batch pos d_vocab]`` if that is None; a tensor.
         name: ``q``, ``k``, ``v`` (before any rotation), ``pattern`` or ``z``. Heads are key heads for keys and values;
             positions are queries for a pattern.
-        heads: names such as ``"18.6"``: only these, in this order. The result then has one axis for them, ``head``.
-        layers: only these, instead of all.
-        positions: change only these, instead of all.
-        together: change all ``positions`` at once, which then may be others in each example (``[batch pos]``, true
-            where to change; or ``where.per_example``). The result has no axis for them.
-        position: where the metric reads: the same in all examples, or one for each; None for all positions, which
-            takes longer.
+        heads: only these, in this order, by names such as ``"18.6"``. The result then has one axis for them, ``head``.
+        layers: only these; default: all.
+        positions: change only these; default: all.
+        together: change all ``positions`` at once; they may then differ by example (``[batch pos]``, true where to
+            change; or ``where.per_example``). The result has no axis for them.
+        position: where the metric reads: one for all examples, or one for each; None for all positions, which is
+            slower.
 
     Raises:
-        ValueError: the two batches differ in shape; there is no such activation, head, layer or position.
+        ValueError: the two batches differ in shape; or there is no such activation, head, layer or position.
     """
     clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
     sites = Sites(model, corrupted, _known(name, OF_HEADS), heads, layers, positions, together)
@@ -91,15 +91,15 @@ def ablate_heads(
     position: Position = -1,
     seed: int = 0,
 ) -> Float[Tensor, "layer head pos *metric"] | Float[Tensor, "head pos *metric"]:
-    """Take one head's activation at one position away (``taps.ablate`` says how); what is the metric?
+    """Ablate one head's activation at one position (see ``taps.ablate``); return the metric of each.
 
     Args:
-        reference: the examples that means and resamples come from; ``tokens`` themselves, if not given.
+        reference: the examples for means and resamples; default: ``tokens`` themselves.
         metric, name, heads, layers, positions, together, position: see ``patch_heads``.
         seed: of the resamples.
 
     Raises:
-        ValueError: as ``patch_heads``.
+        ValueError: see ``patch_heads``.
     """
     tokens = whole_texts(model, tokens)
     sites = Sites(model, tokens, _known(name, OF_HEADS), heads, layers, positions, together)
@@ -119,14 +119,17 @@ def patch_resid(
     together: bool = False,
     position: Position = -1,
 ) -> Float[Tensor, "layer pos *metric"]:
-    """Run on ``corrupted``; put the stream, or what is added to it, at one layer and position in as on ``clean``.
+    """Run on ``corrupted`` with the stream, or a write to it, at one layer and position taken from ``clean``.
 
     Args:
         name: ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` or ``resid_post``, of each layer.
         metric, layers, positions, together, position: see ``patch_heads``.
 
+    Returns:
+        The metric of each run.
+
     Raises:
-        ValueError: as ``patch_heads``.
+        ValueError: see ``patch_heads``.
     """
     clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
     sites = Sites(model, corrupted, _known(name, _of_stream(model)), None, layers, positions, together)
@@ -148,7 +151,7 @@ def ablate_resid(
     position: Position = -1,
     seed: int = 0,
 ) -> Float[Tensor, "layer pos *metric"]:
-    """Take the stream, or what is added to it, at one layer and position away; what is the metric?
+    """Ablate the stream, or a write to it, at one layer and position; return the metric of each.
 
     Args:
         name: see ``patch_resid``.
@@ -156,7 +159,7 @@ def ablate_resid(
         metric, layers, positions, together, position: see ``patch_heads``.
 
     Raises:
-        ValueError: as ``patch_heads``.
+        ValueError: see ``patch_heads``.
     """
     tokens = whole_texts(model, tokens)
     sites = Sites(model, tokens, _known(name, _of_stream(model)), None, layers, positions, together)
@@ -164,7 +167,7 @@ def ablate_resid(
     return _layers(base, sites, name, _ablated(base, name, how, reference, seed))
 
 
-# What is changed
+# Changes
 
 
 def _known(name: str, names: Sequence[str]) -> str:
@@ -202,22 +205,22 @@ def _ablated(base: BaseRun, name: str, how: How, reference: Tokens | None, seed:
 
 @torch.no_grad()
 def _heads(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
-    """``new[layer]`` is the named activation as it is to be."""
-    found = {}
+    """Return the metrics of changed heads; ``new[layer]`` is the new value of the named activation."""
+    by_layer = {}
     for layer, heads in sites.heads.items():
         if name in ("k", "v"):
-            found[layer] = _key_heads(base, sites, layer, name, new[layer], heads)
+            by_layer[layer] = _key_heads(base, sites, layer, name, new[layer], heads)
             continue
         W_O: Tensor = base.blocks[layer].attn.W_O
         old, z = base.seen[f"blocks.{layer}.attn.z"], _z(base, layer, name, new[layer])
         if len(heads) < len(W_O):
             old, z, W_O = old[:, :, heads], z[:, :, heads], W_O[heads]
-        found[layer] = _follow(base, sites, layer + 1, old, z, partial(_stream_after, base, layer, old, W_O))
-    return sites.arranged(base, found)
+        by_layer[layer] = _follow(base, sites, layer + 1, old, z, partial(_stream_after, base, layer, old, W_O))
+    return sites.arranged(base, by_layer)
 
 
 def _z(base: BaseRun, layer: int, name: str, new: Tensor) -> Float[Tensor, "batch pos head d_head"]:
-    """``z`` of all heads where the named activation is ``new`` at all positions."""
+    """Return ``z`` of all heads if the named activation is ``new`` at all positions."""
     if name == "z":
         return new
     attn, block = f"blocks.{layer}.attn", base.blocks[layer]
@@ -234,13 +237,13 @@ def _stream_after(
     W_O: Float[Tensor, "head d_head d_model"],
     z: Float[Tensor, "batch pos head d_head"],
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """The stream after a layer, for each of some heads by itself, whose ``z`` is no longer ``old``."""
+    """Return the stream after a layer in which some heads' ``z``, one head at a time, is no longer ``old``."""
     change = einsum(z - old, W_O, "batch pos head d_head, head d_head d_model -> head batch pos d_model")
     return base.blocks[layer].after_attention(base.middle[layer] + change)
 
 
 def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, heads: list[int]) -> Tensor:
-    """The metric when keys or values ``[batch pos kv_head d_head]`` are ``new``, one key head at a time."""
+    """Return the metric if keys or values ``[batch pos kv_head d_head]`` are ``new``, one key head at a time."""
     name = f"blocks.{layer}.attn.{name}"
     moved = _moved(base.seen[name][:, :, heads], new[:, :, heads])
     if sites.together:
@@ -248,7 +251,7 @@ def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, 
     else:
         each = torch.eye(base.n_pos, dtype=torch.bool, device=moved.device)[:, None]  # pos 1 pos
         changes = [each[p].expand_as(sites.marks) for p in sites.positions]
-    found = base.unchanged.expand(len(changes), len(heads), *base.unchanged.shape).clone()
+    results = base.unchanged.expand(len(changes), len(heads), *base.unchanged.shape).clone()
     size = base.at_once()
     for i, marks in enumerate(changes):
         first = base.first(marks & moved)
@@ -259,21 +262,21 @@ def _key_heads(base: BaseRun, sites: Sites, layer: int, name: str, new: Tensor, 
             mine = heads[some : some + size]
             x = base.stream[layer][:, part].expand(len(mine), -1, -1, -1)
             tap = _Put(name, new[:, part], mine, marks[:, part])
-            found[i, some : some + size] = base.measure(base.run(layer, x, first, tap))
-    return found[0] if sites.together else found.transpose(0, 1)  # head *pos *metric
+            results[i, some : some + size] = base.measure(base.run(layer, x, first, tap))
+    return results[0] if sites.together else results.transpose(0, 1)  # head *pos *metric
 
 
 class _Put:
-    """A tap on a run of several nodes: each gets ``value [batch pos head d_head]`` at its own head, where marked."""
+    """A tap for a run of several nodes: each gets ``value [batch pos head d_head]`` at its own head, where marked."""
 
     def __init__(self, name: str, value: Tensor, heads: list[int], marks: Bool[Tensor, "batch pos"]) -> None:
         self.name, self.value, self.heads, self.marks = name, value, heads, marks
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         nodes = len(self.heads)
-        there = torch.zeros(nodes, *self.value.shape[:3], 1, dtype=torch.bool, device=x.device)
-        there[range(nodes), :, :, self.heads] = self.marks[..., None]
-        return torch.where(there, self.value, x.unflatten(0, (nodes, -1))).flatten(0, 1)
+        chosen = torch.zeros(nodes, *self.value.shape[:3], 1, dtype=torch.bool, device=x.device)
+        chosen[range(nodes), :, :, self.heads] = self.marks[..., None]
+        return torch.where(chosen, self.value, x.unflatten(0, (nodes, -1))).flatten(0, 1)
 
     def resolve(self, known: list[str]) -> frozenset[str]:
         return frozenset([self.name])
@@ -281,18 +284,18 @@ class _Put:
 
 @torch.no_grad()
 def _layers(base: BaseRun, sites: Sites, name: str, new: list[Tensor]) -> Tensor:
-    """``new[layer]`` is the named activation as it is to be, ``[batch pos d_model]``."""
-    found = {}
+    """Return the metrics of changed layers; ``new[layer]`` is the new activation, ``[batch pos d_model]``."""
+    by_layer = {}
     for layer in sites.heads:
         old, becomes = base.seen[f"blocks.{layer}.{name}"], partial(_stream_with, base, layer, name)
-        found[layer] = _follow(base, sites, layer + (name != "resid_pre"), old, new[layer], becomes)
-    return sites.arranged(base, found)
+        by_layer[layer] = _follow(base, sites, layer + (name != "resid_pre"), old, new[layer], becomes)
+    return sites.arranged(base, by_layer)
 
 
 def _stream_with(
     base: BaseRun, layer: int, name: str, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "node batch pos d_model"]:
-    """The stream after a layer whose named activation is ``x``; for ``resid_pre``, before it. There is one node."""
+    """Return the stream after a layer whose named activation is ``x`` (for ``resid_pre``, before it), as one node."""
     if name == "attn_out":
         x = base.middle[layer] + (x - base.seen[f"blocks.{layer}.attn_out"])
     elif name == "mlp_out":
@@ -303,7 +306,7 @@ def _stream_with(
 def _follow(
     base: BaseRun, sites: Sites, stage: int, old: Tensor, new: Tensor, becomes: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, " node *pos *metric"]:
-    """The metric when ``old [batch pos …]`` is ``new``, and the stream at ``stage`` ``becomes(new)``."""
+    """Return the metric when ``old [batch pos …]`` is ``new``, and the stream at ``stage`` is ``becomes(new)``."""
     moved = _moved(old, new)
     if not sites.together:
         return base.changed_at_each(stage, becomes(new), sites.positions, moved)
@@ -312,5 +315,5 @@ def _follow(
 
 
 def _moved(old: Tensor, new: Tensor) -> Bool[Tensor, " pos"]:
-    """The positions at which anything changes; before two prompts differ, nothing does."""
+    """Return True at the positions where anything changes; before two prompts differ, nothing does."""
     return (old != new).transpose(0, 1).flatten(1).any(dim=1)

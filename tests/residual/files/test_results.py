@@ -1,4 +1,4 @@
-"""A result comes back as it was saved, bit for bit; a spoilt one is refused."""
+"""Results come back bit for bit as saved; damaged results are refused."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_the_same_values_come_back(tmp_path):
     assert card.kind == "result" and card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     before = path.read_bytes(), path.with_suffix(".json").read_bytes()
     save_result(path, values, card)
-    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saved again: the same bytes"
+    assert before == (path.read_bytes(), path.with_suffix(".json").read_bytes()), "saving again gives the same bytes"
 
 
-def test_views_are_saved_as_what_they_show(tmp_path):
+def test_views_are_saved_by_value(tmp_path):
     whole = torch.arange(6.0).reshape(2, 3)
     values = {"whole": whole, "turned": whole.T, "row": whole[1], "spread": whole[:1, :1].expand(2, 2)}
     back, _ = load_result(saved(tmp_path, values))
@@ -68,7 +68,7 @@ def test_no_damaged_byte_goes_unnoticed(tmp_path_factory, data):
 
 
 def rewrite(path, blob=None, **fields):
-    """Other values or other fields of the card, with a hash that fits."""
+    """Write other values or other card fields with a matching hash."""
     if blob is not None:
         path.write_bytes(blob)
         fields["sha256"] = hashlib.sha256(blob).hexdigest()
@@ -81,16 +81,16 @@ def rewrite(path, blob=None, **fields):
     [
         (None, dict(kind="transformer"), "is the card of a checkpoint: checkpoints.load reads it"),
         (None, dict(seconds="long"), "seconds is 'long'"),
-        (None, dict(seconds=math.nan), "seconds has nan, which is no number"),
+        (None, dict(seconds=math.nan), "seconds has nan, which is not a number"),
         (None, dict(seconds=-1), "seconds is -1, which is below zero"),
         (None, dict(seconds=True), "seconds is True"),
-        (None, dict(settings={"at": [math.inf]}), "at has inf, which is no number"),
+        (None, dict(settings={"at": [math.inf]}), "at has inf, which is not a number"),
         (None, dict(extra=1), "unknown fields extra"),
-        (None, dict(shapes={"scores": [2, 2]}), r"the file has for exact the shape \[1\]; its card has none"),
+        (None, dict(shapes={"scores": [2, 2]}), r"the file has shape \[1\] for exact; its card has none"),
         (None, dict(dtypes={}), "exact is torch.float64; the card says nothing"),
         (None, dict(dtypes={"exact": ["F64"]}), r"exact is torch.float64; the card says \['F64'\]"),
         (b"short", {}, "it has 5 bytes"),
-        (safetensors.torch.save({"scores": torch.ones(3)}), {}, r"has for exact the shape none; its card has \[1\]"),
+        (safetensors.torch.save({"scores": torch.ones(3)}), {}, r"has shape none for exact; its card has \[1\]"),
     ],
 )
 def test_another_card_or_file_is_refused(tmp_path, blob, fields, says):
@@ -100,7 +100,7 @@ def test_another_card_or_file_is_refused(tmp_path, blob, fields, says):
         load_result(path)
 
 
-def test_a_result_is_no_checkpoint(tmp_path):
+def test_a_result_is_not_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"is the card of a result: results\.load_result reads it"):
         checkpoints.load(saved(tmp_path))
 
@@ -117,15 +117,15 @@ def test_a_result_is_no_checkpoint(tmp_path):
         ({"scores": torch.ones(0, 3)}, r"scores is torch.float32 \[0, 3\]; .* none empty"),
     ],
 )
-def test_what_cannot_be_saved(tmp_path, values, says):
+def test_values_that_cannot_be_saved_are_errors(tmp_path, values, says):
     with pytest.raises(ValueError, match=says):
         saved(tmp_path, values)
-    with pytest.raises(ValueError, match="seconds has nan, which is no number"):
+    with pytest.raises(ValueError, match="seconds has nan, which is not a number"):
         save_result(tmp_path / "x", VALUES, ResultCard("x", seconds=math.nan))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_there(tmp_path):
+def test_a_missing_result_is_an_error(tmp_path):
     saved(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no .*haeds.safetensors; .* holds heads"):
         load_result(tmp_path / "haeds")

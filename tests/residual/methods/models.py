@@ -1,4 +1,4 @@
-"""Any kind of model with any weights, and tokens for it: what the methods' theorems are about."""
+"""Random models of every kind, and tokens for them, for the theorems about the methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N_POS, N_HEADS, D_MODEL, D_MLP, D_VOCAB = 4, 4, 6, 5, 7
 
 @st.composite
 def models(draw, min_layers=0, max_layers=3, **given):
-    """In float64, every weight drawn: norms and biases too. ``given`` are fields of the config that are fixed."""
+    """Draw a model in float64 with all weights random, norms and biases too; ``given`` are fixed config fields."""
     drawn = {
         "d_mlp": draw(st.sampled_from([0, D_MLP])),
         "act": draw(st.sampled_from(["relu", "gelu", "gelu_new", "swiglu"])),
@@ -29,7 +29,7 @@ def models(draw, min_layers=0, max_layers=3, **given):
     sizes = {"d_model": D_MODEL, "n_heads": N_HEADS, "d_head": 2, "n_ctx": N_POS, "d_vocab": D_VOCAB}
     model = Transformer(Config(n_layers=n_layers, **sizes, **(drawn | given))).double().requires_grad_(False)
     c = model.config
-    size = 0.3 if c.act == "swiglu" and c.norm == "none" else 0.7  # without a norm, each such MLP squares the stream
+    size = 0.3 if c.act == "swiglu" and c.norm == "none" else 0.7  # without a norm, a SwiGLU MLP squares the stream
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     for weight in model.parameters():
         weight.copy_(size * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
@@ -41,6 +41,6 @@ def batch(seed, size=3):
 
 
 def same(got, expected, size=1.0):
-    """To rounding; ``size`` is that of the numbers that were summed, if the sum may be much smaller."""
+    """Check equality up to rounding; ``size`` is the magnitude of the summed numbers, if much larger than the sum."""
     size = max(size, 1.0, expected.abs().max().item())
     assert_close(got, expected, atol=1e-9 * size, rtol=1e-9)

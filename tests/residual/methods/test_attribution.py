@@ -1,4 +1,4 @@
-"""The stream and its logits as sums of terms: the sums are exact, each term is what a plain loop computes."""
+"""The residual stream and its logits as sums of terms: the sums are exact, and each term equals a plain loop's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split(model, by):
 
 
 def final_norm(model, x):
-    """LayerNorm or RMSNorm as their papers have it."""
+    """Apply LayerNorm or RMSNorm as defined in their papers."""
     norm = model.ln_final
     if norm.w is None:
         return x
@@ -81,7 +81,7 @@ def test_sources_sum_to_heads_heads_to_layers_and_neurons_to_mlps(model, seed):
 
 @theorem
 @given(models(min_layers=1), st.integers(0, 99))
-def test_a_source_is_where_the_head_looks_times_what_is_moved(model, seed):
+def test_a_source_is_the_pattern_times_the_moved_vector(model, seed):
     tokens = batch(seed)
     model(tokens, tap=(seen := record()))
     sources = decompose(model, tokens, by="source")
@@ -99,7 +99,7 @@ def test_a_source_is_where_the_head_looks_times_what_is_moved(model, seed):
 
 @theorem
 @given(models(), bys, st.integers(0, 99))
-def test_a_direction_is_folded_into_the_factors_as_if_the_terms_were_written_out(model, by, seed):
+def test_along_a_direction_equals_the_terms_written_out(model, by, seed):
     tokens = batch(seed)
     terms = decompose(model, tokens, **split(model, by))
     everywhere, by_example = torch.randn(D_MODEL).double(), torch.randn(3, 1, D_MODEL).double()
@@ -114,7 +114,7 @@ answers = st.sampled_from([3, (3, 5), torch.tensor([1, 6, 1]), (torch.tensor([1,
 
 
 def read(logits, direction):
-    """The logit, or difference of logits, that a direction names; ``[batch pos]``."""
+    """Return the logit, or difference of logits, that a direction names; ``[batch pos]``."""
     if isinstance(direction, tuple):
         return read(logits, direction[0]) - read(logits, direction[1])
     token = torch.as_tensor(direction).expand(len(logits))
@@ -143,7 +143,7 @@ def test_the_attributions_before_a_layer_sum_to_its_logit_lens(model, direction,
 
 @theorem
 @given(models(), bys, answers, st.integers(0, 99))
-def test_with_the_scale_recomputed_an_attribution_is_what_taking_the_term_away_costs(model, by, direction, seed):
+def test_with_the_scale_recomputed_an_attribution_is_the_cost_of_removing_the_term(model, by, direction, seed):
     tokens = batch(seed)
     terms = decompose(model, tokens, **split(model, by))
     got = attribute(terms, direction, scale="recomputed")
@@ -154,7 +154,7 @@ def test_with_the_scale_recomputed_an_attribution_is_what_taking_the_term_away_c
 
     for i, term in enumerate(terms.values):
         rest = terms.stream - term
-        if model.config.norm != "none":  # of a term that is nearly all there is, nothing is left to divide
+        if model.config.norm != "none":  # a term that is nearly the whole stream leaves nothing to divide
             centred = rest - rest.mean(-1, keepdim=True) if model.config.norm == "layer" else rest
             if (centred.square().sum(-1) / terms.stream.square().sum(-1)).min() < 1e-6:
                 continue
@@ -172,8 +172,8 @@ def test_a_vector_reads_as_a_column_of_the_unembedding_does(model, seed):
     assert set(by_token.labels) - set(by_vector.labels) <= {"b_U"}
 
 
-def test_what_is_added_to_a_stream_by_hand_is_attributed_by_hand():
-    """No layers and RMSNorm: token 0 is (3, 4), its position (0, -4); the stream (3, 0) has scale 3 / √2."""
+def test_attributions_of_a_stream_worked_out_by_hand():
+    """Without layers, with RMSNorm: token 0 is (3, 4), its position (0, -4); the stream (3, 0) has scale 3 / √2."""
     model = Transformer(Config(n_layers=0, d_model=2, n_ctx=1, d_vocab=2, norm="rms", norm_eps=1e-30)).double()
     with torch.no_grad():
         model.W_E.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -222,7 +222,7 @@ def test_heads_collects_heads_by_layer_and_sources_into_them(model, seed):
 
 
 def padded(seed):
-    """A batch in which the second example is two tokens shorter, padded on the left."""
+    """Return a batch whose second example is two tokens shorter, padded on the left."""
     tokens, mask = batch(seed, size=2), torch.ones(2, N_POS, dtype=torch.bool)
     mask[1, :2] = False
     return tokens, mask
@@ -253,28 +253,28 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
     ("call", "error", "words"),
     [
         (lambda: decompose(SMALL, batch(0), layer=2), ValueError, "there is no layer 2"),
-        (lambda: decompose(SMALL, batch(0), by="heads"), ValueError, "there is head"),
+        (lambda: decompose(SMALL, batch(0), by="heads"), ValueError, "choose from head"),
         (lambda: decompose(SMALL, batch(0), neurons=[0]), ValueError, "layer 0 has no MLP"),
-        (lambda: decompose(SMALL, batch(0))["0.2"], KeyError, "there is 0.0"),
+        (lambda: decompose(SMALL, batch(0))["0.2"], KeyError, "choose from 0.0"),
         (lambda: attribute(decompose(SMALL, batch(0)), 7), ValueError, "token 7 is out of range"),
         (lambda: attribute(decompose(SMALL, batch(0)), (1, 2, 3)), ValueError, "a pair"),
         (lambda: attribute(decompose(SMALL, batch(0)), [1, 2]), TypeError, "this is list"),
         (lambda: attribute(decompose(SMALL, batch(0)), torch.zeros(4)), ValueError, "d_model = 6"),
         (lambda: attribute(decompose(SMALL, batch(0)), torch.tensor([1, 2])), ValueError, "3 examples"),
-        (lambda: attribute(decompose(SMALL, batch(0)), 1, scale="froze"), ValueError, "there is frozen"),
-        (lambda: attribute(decompose(SMALL, batch(0)), 1)["0.2"], KeyError, "there is 0.0"),
+        (lambda: attribute(decompose(SMALL, batch(0)), 1, scale="froze"), ValueError, "choose from frozen"),
+        (lambda: attribute(decompose(SMALL, batch(0)), 1)["0.2"], KeyError, "choose from 0.0"),
         (lambda: attribute(decompose(SMALL, batch(0), by="component"), 1).heads, ValueError, 'by="head"'),
         (lambda: logit_lens(SMALL, batch(0), positions=4), ValueError, "there is no position 4 among 4"),
-        (lambda: logit_lens(SMALL, batch(0), positions=[]), ValueError, "positions is [], which is none of 4"),
-        (lambda: logit_lens(SMALL, batch(0), positions="1"), ValueError, "positions are whole numbers"),
-        (lambda: logit_lens(SMALL, batch(0), positions=1.5), ValueError, "positions are whole numbers"),
-        (lambda: logit_lens(SMALL, batch(0), positions=[[0, 1]]), ValueError, "positions are whole numbers"),
-        (lambda: decompose(SMALL, batch(0), layer=1.0), ValueError, "a layer is a whole number; 1.0 is none"),
+        (lambda: logit_lens(SMALL, batch(0), positions=[]), ValueError, "positions is [], which selects none of 4"),
+        (lambda: logit_lens(SMALL, batch(0), positions="1"), ValueError, "positions must be whole numbers"),
+        (lambda: logit_lens(SMALL, batch(0), positions=1.5), ValueError, "positions must be whole numbers"),
+        (lambda: logit_lens(SMALL, batch(0), positions=[[0, 1]]), ValueError, "positions must be whole numbers"),
+        (lambda: decompose(SMALL, batch(0), layer=1.0), ValueError, "a layer is a whole number; 1.0 is not"),
         (lambda: decompose(SMALL, batch(0), neurons=0), ValueError, "layer 0 has no MLP"),
         (lambda: attribute(decompose(SMALL, batch(0)), torch.tensor([True] * 3)), TypeError, "this is Tensor"),
     ],
 )
-def test_errors_are_sentences(call, error, words):
+def test_mistakes_give_readable_errors(call, error, words):
     with pytest.raises(error) as raised:
         call()
     assert words in str(raised.value)

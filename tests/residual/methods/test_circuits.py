@@ -1,4 +1,4 @@
-"""Circuits read from factors, against the matrices multiplied out, in float64."""
+"""Circuits computed from factors, against the matrices multiplied out, in float64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from residual import Config, FactoredMatrix, Transformer
 from residual.methods.circuits import (
@@ -38,7 +39,7 @@ def model_of(seed, n_layers=3, n_kv_heads=None, d_head=3):
 
 
 def multiplied_out(model):
-    """``W_QK`` and ``W_OV`` of every head as numpy arrays, ``[layer][head]``."""
+    """Return ``W_QK`` and ``W_OV`` of every head as NumPy arrays, ``[layer][head]``."""
     shared = model.config.n_heads // model.config.kv_heads
     qk, ov = [], []
     for block in model.blocks:
@@ -55,17 +56,17 @@ def multiplied_out(model):
 @theorem
 @given(seeds, st.sampled_from([None, 2]), st.integers(1, 9))
 def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
-    """d_head above d_model too: then no factor is thin."""
+    """Also with d_head above d_model, where no factor is thin."""
     model = model_of(seed, n_kv_heads=n_kv_heads, d_head=d_head)
     qk, ov = multiplied_out(model)
-    found, norm = composition_scores(model, samples=2), np.linalg.norm
+    composition, norm = composition_scores(model, samples=2), np.linalg.norm
     for reader in range(3):
         for writer in range(3):
             for i in range(4):
                 for j in range(4):
                     place = (reader, i, writer, j)
                     if writer >= reader:
-                        assert all(scores[place].isnan() for scores in found[:3])
+                        assert all(scores[place].isnan() for scores in composition[:3])
                         continue
                     wrote, qk2, ov2 = ov[writer][j], qk[reader][i], ov[reader][i]
                     expected = (
@@ -73,7 +74,7 @@ def test_composition_scores_are_those_of_the_matrices(seed, n_kv_heads, d_head):
                         norm(qk2 @ wrote.T) / norm(wrote) / norm(qk2),
                         norm(wrote @ ov2) / norm(wrote) / norm(ov2),
                     )
-                    for scores, value in zip(found[:3], expected, strict=True):
+                    for scores, value in zip(composition[:3], expected, strict=True):
                         assert scores[place].item() == pytest.approx(value, abs=1e-10)
 
 
@@ -87,33 +88,33 @@ def test_a_spread_needs_two_samples():
 
 
 def test_the_baseline_is_what_random_heads_score():
-    """Heads before training are random matrices of that shape and rank: their mean score is the baseline."""
+    """Untrained heads are random matrices of those shapes and rank, so their mean score is the baseline."""
     model = Transformer(Config(2, 32, 16, 8, 4, 5), seed=5).double()
-    found = composition_scores(model, samples=400)
-    for scores in found[:3]:
+    composition = composition_scores(model, samples=400)
+    for scores in composition[:3]:
         before = scores[1, :, 0]
-        assert before.mean().item() == pytest.approx(found.baseline, rel=0.02)
-        assert before.std().item() == pytest.approx(found.spread, rel=0.3)
-    assert found.baseline == pytest.approx(32**-0.5, rel=0.05)
+        assert before.mean().item() == pytest.approx(composition.baseline, rel=0.02)
+        assert before.std().item() == pytest.approx(composition.spread, rel=0.3)
+    assert composition.baseline == pytest.approx(32**-0.5, rel=0.05)
     again = composition_scores(model, samples=400)
-    assert again.baseline == found.baseline, "the same seed, the same baseline"
+    assert again.baseline == composition.baseline, "the same seed gives the same baseline"
 
 
 @theorem
 @given(seeds)
 def test_the_frobenius_norm_is_not_cyclic(seed):
-    """The slip in the first version of the Framework's figure: the factors may not be rotated under the norm."""
+    """The mistake in the first version of the Framework's figure: factors may not be rotated under the norm."""
     a, b = random(6, 1, seed=seed), random(1, 6, seed=seed + 1)
     assert FactoredMatrix(a, b).norm().item() == pytest.approx((a.norm() * b.norm()).item())
-    assert FactoredMatrix(b, a).norm().item() == pytest.approx(abs((b @ a).item()))  # less, by the angle between them
+    assert FactoredMatrix(b, a).norm().item() == pytest.approx(abs((b @ a).item()))  # less, by their angle
     A, B = random(6, 2, seed=seed), random(2, 6, seed=seed + 1)
-    for power in (1, 2, 3):  # traces of powers are cyclic, and with them the eigenvalues
-        one, other = (torch.linalg.matrix_power(M, power).trace() for M in (A @ B, B @ A))
-        assert_close(one, other, atol=1e-9, rtol=1e-9)
+    for power in (1, 2, 3):  # traces of powers are cyclic, and so are the eigenvalues
+        first, second = (torch.linalg.matrix_power(M, power).trace() for M in (A @ B, B @ A))
+        assert_close(first, second, atol=1e-9, rtol=1e-9)
 
 
 def test_a_head_built_to_compose_scores_one():
-    """Head 1.0 reads, by its keys alone, exactly the plane that head 0.0 writes to."""
+    """Head 1.0 reads, with its keys only, exactly the plane that head 0.0 writes to."""
     model = model_of(0, n_layers=2, d_head=2)
     first, second = model.blocks[0].attn, model.blocks[1].attn
     first.W_O.zero_(), second.W_K.zero_(), second.W_Q.zero_(), second.W_V.zero_()
@@ -121,8 +122,8 @@ def test_a_head_built_to_compose_scores_one():
     second.W_K[0, 4, 0] = second.W_Q[0, 0, 0] = second.W_V[0, 0, 0] = 1
     first.W_V[0].zero_()
     first.W_V[0, 0, 0] = 1  # W_OV¹ = e₀ e₄ᵀ, W_QK² = e₀ e₄ᵀ, W_OV² = e₀ (…)ᵀ
-    found = composition_scores(model, samples=2)
-    assert [scores[1, 0, 0, 0].item() for scores in found[:3]] == pytest.approx([0, 1, 0], abs=1e-12)
+    scores = composition_scores(model, samples=2)
+    assert [kind[1, 0, 0, 0].item() for kind in scores[:3]] == pytest.approx([0, 1, 0], abs=1e-12)
 
 
 # ---- Copying
@@ -161,7 +162,7 @@ def test_positivity_of_matrices_whose_eigenvalues_are_known(seed, scale):
 
 
 def looks_back(distance, n_ctx=24, d_vocab=30):
-    """One layer, one head that attends from each position to the one ``distance`` before it, by hand-set weights."""
+    """Return a layer with one hand-set head that attends from each position to the one ``distance`` before it."""
     model = Transformer(Config(1, n_ctx + 2, 1, n_ctx, n_ctx, d_vocab)).double().requires_grad_(False)
     for weight in model.parameters():
         weight.zero_()
@@ -173,7 +174,7 @@ def looks_back(distance, n_ctx=24, d_vocab=30):
 
 
 def test_a_head_that_looks_a_fixed_distance_back_gets_credit_for_that_period_alone():
-    """Distance 7 is one period less one step of period 8: all of the score there, little where periods differ."""
+    """Distance 7 is right for period 8: full score there, little if periods differ."""
     head = looks_back(7)
     assert prefix_matching_score(head, periods=(8, 8)).item() == pytest.approx(1, abs=1e-12)
     assert prefix_matching_score(head, periods=(9, 9)).item() == pytest.approx(0, abs=1e-12)
@@ -181,7 +182,7 @@ def test_a_head_that_looks_a_fixed_distance_back_gets_credit_for_that_period_alo
 
 
 def test_the_score_is_the_mean_over_a_loop():
-    """The same sequences read one position at a time from recorded patterns; with a start token too."""
+    """The same sequences, read one position at a time from recorded patterns; with a start token too."""
     model = model_of(3, n_layers=2)
     for start in (None, 9):
         got = prefix_matching_score(model, examples=6, periods=(3, 5), start=start, seed=4)
@@ -206,7 +207,7 @@ def test_the_score_is_the_mean_over_a_loop():
                     assert len(set(row[:period])) == period and 3 <= period <= 5
                     for i in range(period, len(row)):
                         assert row[i] == row[i - period]
-                        after = [j for j in range(1, i) if row[j - 1] == row[i]]  # what followed this token before
+                        after = [j for j in range(1, i) if row[j - 1] == row[i]]  # after earlier copies
                         assert i - period + 1 in after or period == 1
                         paid.append(sum(pattern[head, i + shift, j + shift].item() for j in after))
                 assert got[layer, head].item() == pytest.approx(np.mean(paid), abs=1e-12)
@@ -215,16 +216,16 @@ def test_the_score_is_the_mean_over_a_loop():
 def test_previous_token_score_of_a_previous_token_head():
     tokens = torch.randint(30, (3, 24), generator=torch.Generator().manual_seed(0))
     assert previous_token_score(looks_back(1), tokens).item() == pytest.approx(1, abs=1e-12)
-    assert previous_token_score(looks_back(2), tokens).item() == pytest.approx(0.5 / 23)  # position 1 asks for none
+    assert previous_token_score(looks_back(2), tokens).item() == pytest.approx(0.5 / 23)  # position 1 has no such key
 
 
-def test_periods_that_make_no_sense_are_sentences():
+def test_impossible_periods_are_errors():
     with pytest.raises(ValueError, match="periods from 3 to 12 do not repeat in 12 tokens"):
         prefix_matching_score(model_of(0), periods=(3, 12))
     with pytest.raises(ValueError, match="11 distinct tokens cannot be drawn from 10"):
         prefix_matching_score(model_of(0), periods=(3, 11))
     with pytest.raises(ValueError, match="a stretch of 32 distinct tokens cannot be drawn from 20"):
-        prefix_matching_score(Transformer(Config(1, 6, 2, 3, 128, 20)))  # a quarter of the context, if not given
+        prefix_matching_score(Transformer(Config(1, 6, 2, 3, 128, 20)))  # the default is a quarter of the context
 
 
 TOKENS = torch.zeros(2, 8, dtype=torch.long)
@@ -232,11 +233,11 @@ SLIPS = [
     (lambda model: full_OV(model, 3), "there is no layer 3 among 3"),
     (lambda model: full_QK(model, slice(1)), "a circuit is in one layer, so give one whole number"),
     (lambda model: full_OV(model, 0, 4), "there is no head 4 among 4"),
-    (lambda model: full_OV(model, 0, "0.1"), "heads are whole numbers, a list of them or a slice; '0.1' is none"),
-    (lambda model: full_OV(model, 0, [0, 1]), "head is a number or a slice;"),
-    (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "do not lie in one space"),
-    (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "do not lie in one space"),
-    (lambda model: prefix_matching_score(model, examples=0), "examples is 0; a score is a mean over at least 1"),
+    (lambda model: full_OV(model, 0, "0.1"), "heads must be whole numbers, a list of them or a slice; '0.1' is not"),
+    (lambda model: full_OV(model, 0, [0, 1]), "head must be a number or a slice;"),
+    (lambda model: overlap(torch.ones(3, 2), torch.ones(4, 2)), "are not in the same space"),
+    (lambda model: principal_cosines(torch.ones(3), torch.ones(3)), "are not in the same space"),
+    (lambda model: prefix_matching_score(model, examples=0), "examples is 0; it must be at least 1"),
     (lambda model: previous_token_score(model, TOKENS[0]), r"tokens have shape \[8\]"),
     (
         lambda model: attention_to(model, TOKENS, TOKENS[:, :3]),
@@ -248,7 +249,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("call", "sentence"), SLIPS)
-def test_slips_are_sentences(call, sentence):
+def test_mistakes_give_readable_errors(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(model_of(0))
 
@@ -266,7 +267,7 @@ def test_integers_of_all_kinds_name_layers_and_heads():
 @theorem
 @given(small, st.integers(1, 40), st.integers(1, 40), st.integers(1, 7), seeds, st.data())
 def test_top_entries_are_those_of_the_table(rank, rows, columns, block, seed, data):
-    """Rows of very different lengths, so that blocks are skipped; whole numbers, so that entries tie."""
+    """Rows differ much in length, so that blocks are skipped; entries are whole numbers, so that they tie."""
     k = data.draw(st.integers(1, rows * columns))
     A, B = random(rows, rank, seed=seed).round(decimals=0), random(rank, columns, seed=seed + 1).mul(3).round()
     A = A * torch.from_numpy(np.random.default_rng(seed).integers(0, 50, size=(rows, 1)).astype(float))
@@ -274,23 +275,22 @@ def test_top_entries_are_those_of_the_table(rank, rows, columns, block, seed, da
     table = A.numpy() @ B.numpy()
     assert values.tolist() == sorted(table.ravel().tolist(), reverse=True)[:k]
     assert values.tolist() == [table[place] for place in zip(i.tolist(), j.tolist(), strict=True)]
-    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == k, "no entry twice"
+    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == k, "each entry appears once"
 
 
-def test_most_blocks_of_a_skewed_table_are_never_made(monkeypatch):
-    """Token embeddings differ in length, and the largest entries are where both are long."""
+def test_most_blocks_of_a_skewed_table_are_never_computed():
+    """Token embeddings differ in length, and the largest entries are in rows and columns that are both long."""
     A = random(4000, 4) * torch.linspace(0, 1, 4000, dtype=torch.float64)[:, None] ** 8
     B = random(4, 4000, seed=1) * torch.linspace(0, 1, 4000, dtype=torch.float64) ** 8
     expected = (A @ B).flatten().topk(20).values
-    made, topk = [], torch.Tensor.topk
-    monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: made.append(x.numel()) or topk(x, k))
-    found = top_entries(A, B, 20, block=200)
-    assert_close(found.values, expected, atol=1e-12, rtol=1e-12)
-    assert sum(n for n in made if n == 40000) < 0.1 * 4000**2
+    with FlopCounterMode(display=False) as counter:
+        entries = top_entries(A, B, 20, block=200)
+    assert_close(entries.values, expected, atol=1e-12, rtol=1e-12)
+    assert counter.get_total_flops() < 0.1 * (2 * 4 * 4000**2), "the whole table takes 2 × 4 FLOPs per entry"
 
 
-def test_bad_tables_are_sentences():
-    with pytest.raises(ValueError, match=r"no table is \[3, 2\] @ \[3, 4\]"):
+def test_bad_tables_are_errors():
+    with pytest.raises(ValueError, match=r"\[3, 2\] @ \[3, 4\] is no table"):
         top_entries(torch.ones(3, 2), torch.ones(3, 4))
     with pytest.raises(ValueError, match="cannot take 10 entries of a table of 3 × 3"):
         top_entries(torch.ones(3, 2), torch.ones(2, 3), 10)
@@ -302,7 +302,7 @@ def test_bad_tables_are_sentences():
 @theorem
 @given(small, small, seeds)
 def test_overlap_is_that_of_the_projections(rank_a, rank_b, seed):
-    """tr(P Q) / min(rank P, rank Q), with projections made by numpy's pseudo-inverse; dependent columns too."""
+    """tr(P Q) / min(rank P, rank Q), with projections by NumPy's pseudo-inverse; dependent columns too."""
     A, B = random(7, rank_a, seed=seed), random(7, rank_b, seed=seed + 1)
     doubled = torch.cat([A, A @ random(rank_a, 2, seed=seed + 2)], dim=1)
     P, Q = (M.numpy() @ np.linalg.pinv(M.numpy()) for M in (A, B))

@@ -1,4 +1,4 @@
-"""Edges against a model that sums its terms anew for every reader, and against first differences."""
+"""Edges, against a model that sums the terms for every reader separately, and against first differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.p
 models, batch, same = shared.models, shared.batch, shared.same
 theorem = settings(deadline=None, max_examples=30)
 
-# ---- The oracle: no stream, only terms; each reader adds up those that it reads
+# ---- The oracle: no stream, only terms; each reader sums the terms that it reads
 
 
 def normed(norm, x):
@@ -35,7 +35,7 @@ def normed(norm, x):
 
 
 def turned(x, c):
-    """Rotary positions, by complex numbers: ``[batch pos d_head]``."""
+    """Apply rotary positions with complex numbers: ``[batch pos d_head]``."""
     a, b = x.chunk(2, dim=-1)
     speed = c.rotary_base ** (-torch.arange(0, c.d_head, 2, dtype=torch.float64) / c.d_head)
     angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] * speed
@@ -44,7 +44,7 @@ def turned(x, c):
 
 
 def slow(model, tokens, edges, new):
-    """The logits when the reader of each edge reads ``new[writer]`` for what the writer writes."""
+    """Return the logits when the reader of each edge reads ``new[writer]`` instead of the writer's output."""
     c, edges, n_pos = model.config, set(edges), tokens.shape[1]
     terms = {"embed": model.W_E[tokens]}  # [batch pos d_model], by writer
     if c.positions == "learned":
@@ -56,7 +56,7 @@ def slow(model, tokens, edges, new):
 
     place = model.W_pos[:n_pos] if c.positions == "shortformer" else 0
     for i, block in enumerate(model.blocks):
-        attn, found = block.attn, {}
+        attn, inputs = block.attn, {}
 
         def mapped(kind, head, block=block, attn=attn, i=i):
             x = normed(block.ln1, reads(f"{i}.{head}.{kind}")) + (0 if kind == "v" else place)
@@ -74,8 +74,8 @@ def slow(model, tokens, edges, new):
             scores = q @ k.mT / c.d_head**0.5
             if c.causal:
                 scores = scores.masked_fill(torch.ones(n_pos, n_pos).triu(1).bool(), -torch.inf)
-            found[f"{i}.{head}"] = scores.softmax(-1) @ v @ attn.W_O[head]
-        terms |= found
+            inputs[f"{i}.{head}"] = scores.softmax(-1) @ v @ attn.W_O[head]
+        terms |= inputs
         constant = constant + (0 if attn.b_O is None else attn.b_O)
         if block.mlp is not None:
             mlp, x = block.mlp, normed(block.ln2, reads(f"mlp.{i}"))
@@ -93,16 +93,16 @@ def slow(model, tokens, edges, new):
 
 
 def graph(config):
-    """Every edge: the reader comes after the writer in the order of computing."""
-    found = []
+    """Return every edge: the reader comes after the writer in the order of computation."""
+    edges = []
     for w in writers(config):
         for r in readers(config):
             w_layer = -1 if w in ("embed", "pos") else int(w.replace("mlp.", "").split(".")[0])
             r_layer = config.n_layers if r == "logits" else int(r.replace("mlp.", "").split(".")[0])
             same_layer = w_layer == r_layer and r.startswith("mlp") and not w.startswith("mlp")
             if w_layer < r_layer or same_layer:
-                found.append((w, r))
-    return found
+                edges.append((w, r))
+    return edges
 
 
 @st.composite
@@ -112,7 +112,7 @@ def some_edges(draw, model):
 
 @theorem
 @given(models(min_layers=1), st.data(), st.integers(0, 99), st.sampled_from(["patch", "mean", "zero"]))
-def test_changed_edges_are_what_a_sum_over_terms_gives(model, data, seed, how):
+def test_patched_edges_equal_a_sum_over_terms(model, data, seed, how):
     edges = data.draw(some_edges(model))
     clean, corrupted = batch(seed), batch(seed + 100)
     terms = decompose(model, corrupted)
@@ -125,7 +125,7 @@ def test_changed_edges_are_what_a_sum_over_terms_gives(model, data, seed, how):
 
 @theorem
 @given(models(min_layers=1), st.integers(0, 99))
-def test_every_edge_patched_is_the_other_run_and_none_this_one(model, seed):
+def test_patching_every_edge_gives_the_other_run_and_patching_none_this_run(model, seed):
     clean, corrupted = batch(seed), batch(seed + 100)
     other = written(model, corrupted)
     same(model(clean, tap=patch_edges(model, graph(model.config), other)), model(corrupted))
@@ -135,18 +135,18 @@ def test_every_edge_patched_is_the_other_run_and_none_this_one(model, seed):
 @theorem
 @given(models(min_layers=2, max_layers=2, d_mlp=0, n_kv_heads=None), st.integers(0, 99), st.data())
 def test_in_two_layers_of_attention_it_is_classical_path_patching(model, seed, data):
-    """Run with the sender corrupted and all other heads as clean; record the receiver's input; put in that alone."""
+    """Run with the sender corrupted and other heads clean, record the receiver's input, and put only that in."""
     sender, receiver, kind = (
         data.draw(st.integers(0, 3)),
         data.draw(st.integers(0, 3)),
         data.draw(st.sampled_from("qkv")),
     )
     clean, corrupted = batch(seed), batch(seed + 100)
-    model(clean, tap=(kept := record("*.attn.z")))
+    model(clean, tap=(clean_z := record("*.attn.z")))
     model(corrupted, tap=(other := record("*.attn.z")))
     sent = patch(other, "blocks.0.attn.z", heads=sender)
     name = f"blocks.1.attn.{kind}"
-    model(clean, tap=compose(freeze(kept), sent, got := record(name)))
+    model(clean, tap=compose(freeze(clean_z), sent, got := record(name)))
     expected = model(clean, tap=patch(got, name, heads=receiver))
     edge = (f"0.{sender}", f"1.{receiver}.{kind}")
     same(model(clean, tap=patch_edges(model, [edge], written(model, corrupted))), expected)
@@ -168,7 +168,7 @@ def test_with_a_frozen_scale_the_reader_divides_by_it(model, seed):
 
 
 def metric(logits):
-    """One number, of ``[batch d_vocab]`` or ``[batch pos d_vocab]``."""
+    """Return one number from ``[batch d_vocab]`` or ``[batch pos d_vocab]``."""
     return (logits[..., 1] - logits[..., 2]).mean()
 
 
@@ -211,7 +211,7 @@ def test_scores_are_the_changes_times_autograd_s_gradients_along_the_way(model, 
     for step in range(1, steps + 1):
         x = (b["embed"] + step / steps * (a["embed"] - b["embed"])).requires_grad_()
         names = ["*.q_in", "*.k_in", "*.v_in", last] + ["*.mlp.in"] * bool(model.config.d_mlp)
-        own = [at("*.mlp.in", torch.clone)] * bool(model.config.d_mlp)  # else it is the stream itself
+        own = [at("*.mlp.in", torch.clone)] * bool(model.config.d_mlp)  # otherwise it would be the stream itself
         tap = compose(at("embed", lambda _, x=x: x), *own, seen := record(names))
         value = metric(read(model(clean, tap=tap), position))
         for name, gradient in zip(
@@ -256,7 +256,7 @@ def test_a_padded_example_s_edges_are_scored_as_alone(model, seed):
 
 
 def test_four_heads_in_two_layers_have_81_edges():
-    """Layer 0 reads the embedding: 4 heads × 3 maps; layer 1 it and 4 heads: 12 × 5; the unembedding it and 8 heads."""
+    """Layer 0 reads the embedding: 4 heads × 3 maps; layer 1 reads 5 terms: 12 × 5; the unembedding reads 9."""
     config = Config(n_layers=2, d_model=8, n_heads=4, d_head=2, n_ctx=4, d_vocab=7, positions="shortformer")
     assert len(graph(config)) == 12 + 60 + 9
     scores = edge_attribution(Transformer(config), batch(0), batch(1), metric)
@@ -288,13 +288,13 @@ SEEN = written(SMALL, batch(0))
     [
         (
             lambda: patch_edges(SMALL, [("0.4", "1.0.k")], SEEN),
-            "nothing named '0.4' writes to the stream; there is 0.0",
+            "nothing named '0.4' writes to the stream; choose from 0.0",
         ),
-        (lambda: patch_edges(SMALL, [("0.1", "1.2.k")], SEEN), "read by 2 key heads); there is 1.0.k"),
+        (lambda: patch_edges(SMALL, [("0.1", "1.2.k")], SEEN), "read by 2 key heads); choose from 1.0.k"),
         (lambda: patch_edges(SMALL, [("1.1", "1.0.k")], SEEN), "1.0.k reads the stream before 1.1 writes to it"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")]), "recorded=written(model, tokens)"),
         (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], {}), "blocks.0.attn.z was not recorded"),
-        (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], SEEN, "resample"), "there is"),
+        (lambda: patch_edges(SMALL, [("0.1", "1.0.k")], SEEN, "resample"), "choose from"),
         (lambda: patch_edges(NONE, [("embed", "logits")], how="zero"), "the model has no layers"),
         (
             lambda: SMALL(batch(0, size=2), tap=patch_edges(SMALL, [("0.1", "1.0.k")], SEEN)),
@@ -303,14 +303,14 @@ SEEN = written(SMALL, batch(0))
         (lambda: edge_attribution(SMALL, batch(0), batch(0, size=2), metric), "patching needs the same shapes"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=4), "there is no position 4 in 4 tokens"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: logits[:, 1]), "it must be one number"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: 1.0), "the metric does not depend on the"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), lambda logits: 1.0), "the metric does not depend on its"),
         (
             lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=1.5),
-            "position is 1.5; the metric",
+            "position is 1.5; it must",
         ),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; the metric"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; the metric"),
-        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "at one for each of the 3"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=True), "position is True; it must"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position="a"), "position is 'a'; it must"),
+        (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, position=[1, 2]), "or one for each of the 3"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric, steps=1.5), "steps is 1.5; it must be a whole"),
         (lambda: edge_attribution(SMALL, batch(0), batch(1), metric).top(-1), "cannot take -1 edges; give a whole"),
         (
@@ -319,14 +319,14 @@ SEEN = written(SMALL, batch(0))
         ),
     ],
 )
-def test_errors_are_sentences(call, words):
+def test_mistakes_give_readable_errors(call, words):
     with pytest.raises(ValueError) as raised:
         call()
     assert words in str(raised.value)
 
 
-def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
-    """An edge from a head that another tap silences takes nothing away: on either side."""
+def test_a_term_is_read_after_all_other_taps():
+    """An edge from a head that another tap silences, on either side, subtracts nothing."""
     model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7)).double()
     tokens, other = batch(0), written(model, batch(1))
     edges, silence = [("0.1", "1.0.k"), ("0.1", "logits")], ablate("blocks.0.attn.z", heads=1)
@@ -335,10 +335,10 @@ def test_a_term_in_this_run_is_what_other_taps_leave_of_it():
     same(model(tokens, tap=compose(patch_edges(model, edges, how="zero"), silence)), model(tokens, tap=silence))
 
 
-def test_a_pair_that_is_no_edge_has_no_score():
+def test_a_pair_that_is_not_an_edge_has_no_score():
     scores = edge_attribution(SMALL, batch(0), batch(1), metric)
     assert scores["0.1", "1.0.k"] == scores.values[scores.writers.index("0.1"), scores.readers.index("1.0.k")]
-    with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is no edge"):
+    with pytest.raises(KeyError, match=r"1\.0\.k reads the stream before 1\.1 writes to it; that is not an edge"):
         scores["1.1", "1.0.k"]
 
 

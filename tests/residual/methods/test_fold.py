@@ -1,4 +1,4 @@
-"""Other weights, the same function: folding, centring, rotating."""
+"""Weights that change without changing the function: folding, centering, rotating."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def models(draw, norms=("none", "layer", "rms"), positions=("learned", "rotary",
     seed = draw(seeds)
     model = Transformer(config, seed=seed).double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():  # biases and norms away from where they begin
+    for weight in model.parameters():  # move biases and norms away from their initial values
         weight.add_(0.3 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
     return model
 
@@ -54,26 +54,26 @@ def orthogonal(seed, size=6):
     return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
 
 
-def same_probabilities(one, other):
-    tokens = tokens_of(one)
-    assert_close(one(tokens).log_softmax(-1), other(tokens).log_softmax(-1), atol=1e-9, rtol=1e-10)
+def same_probabilities(first, second):
+    tokens = tokens_of(first)
+    assert_close(first(tokens).log_softmax(-1), second(tokens).log_softmax(-1), atol=1e-9, rtol=1e-10)
 
 
 @theorem
 @given(models())
-def test_folding_leaves_the_logits(model):
+def test_folding_leaves_the_logits_unchanged(model):
     before = [weight.clone() for weight in model.parameters()]
     folded = fold_layernorm(model)
     assert_close(folded(tokens_of(model)), model(tokens_of(model)), atol=1e-9, rtol=1e-10)
     for name, weight in folded.named_parameters():
         if ".ln" in f".{name}":
             assert (weight == (1 if name.endswith("w") else 0)).all(), name
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "the old model is as it was"
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "the old model is unchanged"
 
 
 @theorem
 @given(models())
-def test_folding_the_bias_of_values_leaves_the_logits(model):
+def test_folding_the_value_bias_leaves_the_logits_unchanged(model):
     folded = fold_value_bias(model)
     assert_close(folded(tokens_of(model)), model(tokens_of(model)), atol=1e-9, rtol=1e-10)
     assert all(block.attn.b_V is None or not block.attn.b_V.any() for block in folded.blocks)
@@ -81,21 +81,21 @@ def test_folding_the_bias_of_values_leaves_the_logits(model):
 
 @theorem
 @given(models(norms=["layer"]), st.booleans())
-def test_centring_leaves_log_probabilities_and_no_mean(model, fold_first):
+def test_centering_keeps_log_probabilities_and_removes_the_mean(model, fold_first):
     model = fold_layernorm(model) if fold_first else model
     centred, seen = center(model), record("*")
     same_probabilities(model, centred)
     logits = centred(tokens_of(model), tap=seen)
     for name in [f"blocks.{layer}.resid_post" for layer in range(model.config.n_layers)] or ["embed"]:
         assert seen[name].mean(dim=-1).abs().max() < 1e-12
-    if fold_first:  # (else the final norm's shift is read by W_U and adds a constant to each token's logit)
+    if fold_first:  # (otherwise the final norm's shift adds a constant to each token's logit)
         assert logits.mean(dim=-1).abs().max() < 1e-10
     same_probabilities(fold_layernorm(centred), fold_layernorm(model))
 
 
 @theorem
 @given(models())
-def test_centring_the_unembedding_leaves_log_probabilities(model):
+def test_centering_the_unembedding_keeps_log_probabilities(model):
     centred = center_unembedding(model)
     same_probabilities(model, centred)
     assert centred(tokens_of(model)).mean(dim=-1).abs().max() < 1e-10
@@ -104,7 +104,7 @@ def test_centring_the_unembedding_leaves_log_probabilities(model):
 @theorem
 @given(models(norms=["none"], positions=["learned", "rotary", "none", "shortformer"]), seeds)
 def test_a_rotated_stream_gives_the_same_logits(model, seed):
-    """Without norms at once, MLPs or not."""
+    """Without norms no folding is needed, with or without MLPs."""
     Q, tokens = orthogonal(seed), tokens_of(model)
     turned, before, after = rotate(model, Q), record("*resid_post"), record("*resid_post")
     if model.config.n_layers:
@@ -116,7 +116,7 @@ def test_a_rotated_stream_gives_the_same_logits(model, seed):
 
 @theorem
 @given(models(norms=["rms"]), seeds)
-def test_with_rmsnorm_after_folding(model, seed):
+def test_rotation_is_exact_with_folded_rmsnorm(model, seed):
     with pytest.raises(ValueError, match="fold_layernorm first"):
         rotate(model, orthogonal(seed))
     same_probabilities(model, rotate(fold_layernorm(model), orthogonal(seed)))
@@ -124,7 +124,7 @@ def test_with_rmsnorm_after_folding(model, seed):
 
 @theorem
 @given(models(norms=["layer"]), seeds)
-def test_with_layernorm_after_folding_and_centring(model, seed):
+def test_rotation_is_exact_with_folded_and_centered_layernorm(model, seed):
     folded, Q = fold_layernorm(model), orthogonal(seed)
     with pytest.raises(ValueError, match="center first"):
         rotate(folded, Q)
@@ -133,8 +133,8 @@ def test_with_layernorm_after_folding_and_centring(model, seed):
     same_probabilities(model, turned)
 
 
-def test_what_cannot_be_done_is_a_sentence():
-    for norm, says in [("rms", "RMSNorm, which does not take the mean out"), ("none", "no LayerNorm")]:
+def test_impossible_changes_are_readable_errors():
+    for norm, says in [("rms", "RMSNorm, which does not subtract the mean"), ("none", "no LayerNorm")]:
         with pytest.raises(ValueError, match=says):
             center(Transformer(Config(1, 6, 2, 3, 5, 7, norm=norm)))
     with pytest.raises(ValueError, match="shortformer"):
@@ -145,8 +145,8 @@ def test_what_cannot_be_done_is_a_sentence():
         rotate(Transformer(Config(1, 6, 2, 3, 5, 7)), torch.ones(6, 6))
 
 
-def test_centring_an_rms_model_by_hand_would_change_it():
-    """Why ``center`` refuses: the mean that RMSNorm lets through is read."""
+def test_centering_an_rms_model_by_hand_would_change_it():
+    """The reason for ``center`` to refuse: a model with RMSNorm reads the mean."""
     model = Transformer(Config(1, 6, 2, 3, 5, 7, norm="rms", init_std=0.7)).double().requires_grad_(False)
     tokens, before = tokens_of(model), model(tokens_of(model)).log_softmax(-1)
     model.W_E -= model.W_E.mean(dim=-1, keepdim=True)
@@ -154,7 +154,7 @@ def test_centring_an_rms_model_by_hand_would_change_it():
 
 
 @pytest.mark.parametrize("change", [fold_layernorm, center, center_unembedding, fold_value_bias])
-def test_the_vocabulary_stays(change):
+def test_changed_models_keep_their_vocabulary(change):
     model = Transformer(Config(1, 6, 2, 3, 5, 7, norm="layer", bias=True))
-    model.vocabulary = frozenset("abc")  # anything that a copy leaves as it is
+    model.vocabulary = frozenset("abc")  # any value that a copy keeps
     assert change(model).vocabulary == model.vocabulary

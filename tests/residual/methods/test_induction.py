@@ -1,4 +1,4 @@
-"""Sequences that repeat, with a start token before them."""
+"""Repeating sequences with a start token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from residual.methods.induction import in_context, prefix_matching_score, repeat
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(2, 40), st.integers(0, 6), st.integers(0, 99))
-def test_the_start_token_stands_at_the_start_alone(shortest, more, length, start, seed):
+def test_the_start_token_is_only_at_the_start(shortest, more, length, start, seed):
     tokens, period = repeats(5, length, (shortest, shortest + more), d_vocab=7, start=start, seed=seed)
     assert tokens.shape == (5, length)
     for row, p in zip(tokens.tolist(), period.flatten().tolist(), strict=True):
@@ -27,7 +27,7 @@ def test_with_a_start_token_every_other_token_is_drawn():
 
 @torch.no_grad()
 def test_in_context_measures_with_a_start_token_are_those_of_a_loop():
-    """On a model of random weights: a token is repeated once a whole period, counted after the start, is read."""
+    """On a model with random weights: a token counts as repeated once a whole period after the start was read."""
     model = Transformer(Config(2, 8, 2, 4, 32, 11, init_std=0.7, positions="shortformer"), seed=1).double()
     text = torch.randint(11, (3, 33), generator=torch.Generator().manual_seed(0))
     got = in_context(model, text, (3, 9), examples=5, start=4, seed=2)
@@ -43,7 +43,7 @@ def test_in_context_measures_with_a_start_token_are_those_of_a_loop():
 
 @torch.no_grad()
 def test_prefix_matching_never_draws_the_start_token_again():
-    """A vocabulary of ten, periods of nine: with the start token among them, one in ten rows would be without it."""
+    """With ten tokens and periods of nine, a start token that could be drawn would be in nine rows out of ten."""
     taken = []
 
     class Spy(Transformer):

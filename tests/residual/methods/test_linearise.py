@@ -1,4 +1,4 @@
-"""The frozen model: the model itself on its own batch, and an affine map of any stream."""
+"""The frozen model equals the model on its own batch, and is an affine map of any stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ theorem = settings(deadline=None, max_examples=40)
 
 
 def streams(seed, n):
-    """Streams of the batch's shape that no model wrote."""
+    """Return random streams of the batch's shape."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, shared.N_POS, shared.D_MODEL, generator=generator, dtype=torch.float64)
 
@@ -30,7 +30,7 @@ def test_on_its_own_batch_it_is_the_model(model, seed):
     tokens = batch(seed)
     linear = linearise(model, tokens)
     same(model(tokens, tap=linear), model(tokens))
-    same(model(tokens, tap=linear), model(tokens))  # again: nothing is left of the run before
+    same(model(tokens, tap=linear), model(tokens))  # again: nothing is left over from the first run
 
 
 @theorem
@@ -44,7 +44,7 @@ def test_with_a_mask_it_is_the_model_with_that_mask(model, seed):
 @theorem
 @given(models(), st.integers(0, 99), st.floats(-3, 3), st.data())
 def test_it_is_affine_in_the_stream_before_every_layer(model, seed, a, data):
-    """f(a x + (1 - a) y) = a f(x) + (1 - a) f(y): what makes a map affine."""
+    """f(a x + (1 - a) y) = a f(x) + (1 - a) f(y), the definition of an affine map."""
     layer = data.draw(st.integers(0, model.config.n_layers))
     linear = linearise(model, batch(seed))
     x, y = streams(seed, 2)
@@ -79,8 +79,8 @@ def test_its_gradient_anywhere_is_the_map_everywhere(model, seed):
 
 @theorem
 @given(models(min_layers=1, d_mlp=5), st.integers(0, 99))
-def test_its_neurons_pass_on_what_they_read_times_a_ratio_of_the_batch(model, seed):
-    """By hand, with the stream doubled before the last MLP: what the neurons read doubles, bias aside."""
+def test_its_neurons_multiply_their_input_by_the_batch_s_ratio(model, seed):
+    """By hand, with the stream doubled before the last MLP: the neurons' inputs double, except for the bias."""
     tokens, mlp = batch(seed), model.blocks[-1].mlp
     last = f"blocks.{model.config.n_layers - 1}"
     model(tokens, tap=(seen := record(f"{last}.*")))
@@ -99,7 +99,7 @@ def test_its_neurons_pass_on_what_they_read_times_a_ratio_of_the_batch(model, se
 @theorem
 @given(models(min_layers=1, d_mlp=shared.D_MLP, act="gelu"), st.integers(0, 99))
 def test_a_change_of_neurons_counts_on_either_side(model, seed):
-    """The ratio times what the other taps leave of a neuron's input: half of it is half of the output."""
+    """The ratio times the value that other taps leave: half of the input gives half of the output."""
     tokens, name = batch(seed), "blocks.0.mlp.pre"
     linear = linearise(model, tokens)
     expected = model(tokens, tap=compose(linear, at("blocks.0.mlp.post", lambda post: 0.5 * post)))

@@ -1,4 +1,4 @@
-"""Roles of heads and value-weighted patterns, against loops over the recorded patterns, and on heads set by hand."""
+"""Roles of heads and value-weighted patterns, against loops over recorded patterns, and on hand-set heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def models(draw):
         n_layers=draw(st.integers(1, 2)),
         d_model=6,
         n_heads=N_HEADS,
-        d_head=draw(st.sampled_from([2, 8])),  # above d_model too: then W_O is not of full rank
+        d_head=draw(st.sampled_from([2, 8])),  # also above d_model, where W_O does not have full rank
         n_ctx=N_POS,
         d_vocab=D_VOCAB,
         init_std=1.0,
@@ -51,7 +51,7 @@ def same(got, expected):
 
 
 def weighted_by_hand(model, tokens, layer):
-    """Every vector that a head would write, multiplied out."""
+    """Return the value-weighted pattern, with every vector that a head would write multiplied out."""
     model(tokens, tap=(seen := record("*")))
     pattern, v = seen[f"blocks.{layer}.attn.pattern"], seen[f"blocks.{layer}.attn.v"]
     W_O, shared = model.blocks[layer].attn.W_O, N_HEADS // model.config.kv_heads
@@ -65,7 +65,7 @@ def weighted_by_hand(model, tokens, layer):
 
 
 def moved_by_hand(model, tokens, layer):
-    """The length of what a head would move from each key: ``[batch][head][key]``."""
+    """Return the length of the vector that a head would move from each key: ``[batch][head][key]``."""
     model(tokens, tap=(seen := record("*.v")))
     v, W_O = seen[f"blocks.{layer}.attn.v"], model.blocks[layer].attn.W_O
     shared = N_HEADS // model.config.kv_heads
@@ -91,7 +91,7 @@ def test_a_row_that_moves_nothing_stays_zero():
 
 
 def looked_at(tokens, b, i):
-    """The keys of each role, for a query at position i."""
+    """Return the keys of each role for a query at position i."""
     row = tokens[b].tolist()
     keys = {
         "previous_token": [i - 1] if i else [],
@@ -104,7 +104,7 @@ def looked_at(tokens, b, i):
 
 
 def means(part, whole):
-    """A ratio of two sums over examples, and its standard error by the textbook."""
+    """Return a ratio of two sums over examples, and its standard error by the textbook formula."""
     share = sum(part) / sum(whole)
     n = len(part)
     variance = sum((p - share * w) ** 2 for p, w in zip(part, whole, strict=True)) / (n - 1)
@@ -172,15 +172,15 @@ def test_padding_is_as_if_it_were_not_there(model, seed, value_weighted, real):
         assert got.uniform[role] == pytest.approx(expected.uniform[role], nan_ok=True)
     assert_close(got.top_share, expected.top_share, atol=1e-10, rtol=0)
     by_token = roles.attention_by_token(model, padded, mask=mask, value_weighted=value_weighted)
-    assert by_token.tokens.tolist() == alone.unique().tolist()  # padding is no token of the text
+    assert by_token.tokens.tolist() == alone.unique().tolist()  # padding is not a token of the text
     same(by_token.share, roles.attention_by_token(model, alone, value_weighted=value_weighted).share)
     weighted = roles.value_weighted_pattern(model, padded, 0, mask=mask)[:, :, mask[0]][..., mask[0]]
     same(weighted, roles.value_weighted_pattern(model, alone, 0))
 
 
-def test_texts_as_they_are():
+def test_texts_can_be_passed_directly():
     model = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=1.0)).double()
-    with pytest.raises(TypeError, match="the model has no vocabulary to read text with"):
+    with pytest.raises(TypeError, match="the model has no vocabulary, so it cannot read text"):
         roles.head_roles(model, "abc")
 
     class Letters:
@@ -198,21 +198,21 @@ def test_texts_as_they_are():
     same(got.induction, roles.head_roles(model, tokens, mask=mask).induction)
 
 
-def test_induction_set_by_hand_is_found_for_what_it_is():
-    """Head 0.0 looks one back. Head 1.0 looks for what followed; where it finds nothing it looks at all alike."""
+def test_hand_set_induction_heads_get_their_roles():
+    """Head 0.0 looks one back. Head 1.0 looks for what followed, and attends uniformly if it finds nothing."""
     model = hand_set.induction(d_vocab=8, n_ctx=13)
     stretch = torch.tensor([1, 2, 3, 4, 5, 6])
     tokens = torch.cat([torch.tensor([0]), stretch, stretch])[None]
-    found = roles.head_roles(model, tokens)
-    one = torch.ones((), dtype=torch.float64)
-    assert_close(found.previous_token[0, 0], one, atol=1e-12, rtol=0)
-    assert_close(found.induction[1, 0], one, atol=1e-12, rtol=0)
-    assert found.duplicate_token[1, 0] < 1e-12
-    assert found.errors["induction"].isnan().all()  # of one example there is none
+    scores = roles.head_roles(model, tokens)
+    unit = torch.ones((), dtype=torch.float64)
+    assert_close(scores.previous_token[0, 0], unit, atol=1e-12, rtol=0)
+    assert_close(scores.induction[1, 0], unit, atol=1e-12, rtol=0)
+    assert scores.duplicate_token[1, 0] < 1e-12
+    assert scores.errors["induction"].isnan().all()  # a single example has no standard error
     # first half, head 1.0: nothing matches, so 0 gets 1/(i + 1) from position i; second half: nothing
     expected = sum(1 / (i + 1) for i in range(1, 7)) / 12
-    assert found.first_position[1, 0].item() == pytest.approx(expected, abs=1e-12)
-    assert found.uniform["first_position"] == pytest.approx(sum(1 / (i + 1) for i in range(1, 13)) / 12)
+    assert scores.first_position[1, 0].item() == pytest.approx(expected, abs=1e-12)
+    assert scores.uniform["first_position"] == pytest.approx(sum(1 / (i + 1) for i in range(1, 13)) / 12)
     # all that is counted is the second half: every query finds its match
     half = (torch.arange(13) > 6)[None]
     by_token = roles.attention_by_token(model, tokens, counted=half)
@@ -221,7 +221,7 @@ def test_induction_set_by_hand_is_found_for_what_it_is():
     assert_close(by_token.share[1, 0], expected, atol=1e-12, rtol=0)
 
 
-def test_previous_token_score_is_this_score():
+def test_previous_token_score_is_the_previous_token_role():
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=1.0)).double()
     same(roles.head_roles(model, text(3)).previous_token, induction.previous_token_score(model, text(3)))
 
@@ -236,30 +236,30 @@ def test_half_precision_is_nearly_the_same(dtype):
 
 
 @pytest.mark.parametrize("kind", [lambda marks: marks.tolist(), lambda marks: marks.numpy()])
-def test_what_counts_may_be_a_list_or_an_array(kind):
+def test_counted_may_be_a_list_or_an_array(kind):
     model, counted = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB)), text(1) > 1
     expected = roles.head_roles(model, text(0), counted=counted).induction
     assert_close(roles.head_roles(model, text(0), counted=kind(counted)).induction, expected, equal_nan=True)
 
 
-def test_no_layers_no_roles():
+def test_a_model_without_layers_has_no_roles():
     model = Transformer(Config(0, 6, N_HEADS, 2, N_POS, D_VOCAB))
     assert roles.head_roles(model, text(0)).induction.shape == (0, N_HEADS)
     assert roles.attention_by_token(model, text(0), value_weighted=True).share.shape[:2] == (0, N_HEADS)
 
 
-def test_the_tables():
+def test_the_tables_show_the_scores():
     model = hand_set.induction(d_vocab=8, n_ctx=13)
     tokens = torch.tensor([[0, 1, 2, 3, 1, 2, 3], [0, 4, 5, 4, 5, 4, 5]])
-    found = roles.head_roles(model, tokens)
-    rows, header = role_tables.role_table(found, words=lambda ids: [f" w{i}" for i in ids], repeated=found)
+    scores = roles.head_roles(model, tokens)
+    rows, header = role_tables.role_table(scores, words=lambda ids: [f" w{i}" for i in ids], repeated=scores)
     assert header[:3] == ["head", "previous token", "current token"]
     assert header[-3:] == ["induction on repeats", "rests on", "share"]
     assert [row[0] for row in rows] == ["0.0", "1.0", "uniform"]
     assert rows[0][1] == 1 and rows[1][5] == rows[1][6] == 1
     assert rows[0][-2].startswith("·w")
     assert all(len(row) == len(header) for row in rows)
-    assert role_tables.strongest(found.induction, 1) == ["1.0"]
+    assert role_tables.strongest(scores.induction, 1) == ["1.0"]
 
     by_token = roles.attention_by_token(model, tokens)
     rows, header = role_tables.token_table(by_token, ["0.0"], words=lambda ids: words(ids), k=2)
@@ -268,7 +268,7 @@ def test_the_tables():
     assert rows == [["0.0", "<|endoftext|> 29 ± 0 %", rows[0][2]]]
 
 
-def test_slips_are_sentences():
+def test_mistakes_give_readable_errors():
     model = Transformer(Config(1, 6, N_HEADS, 2, N_POS, D_VOCAB))
     with pytest.raises(ValueError, match="there is no layer 1; the model's are 0 to 0"):
         roles.value_weighted_pattern(model, text(0), 1)
@@ -276,10 +276,10 @@ def test_slips_are_sentences():
         roles.head_roles(model, text(0), counted=torch.arange(3))
     with pytest.raises(ValueError, match="counted marks no query"):
         roles.attention_by_token(model, text(0), counted=torch.zeros(3, N_POS, dtype=torch.bool))
-    found = roles.head_roles(model, text(0))
-    with pytest.raises(ValueError, match=r"there is no head 0\.7; there is 0\.0, 0\.1"):
-        role_tables.role_table(found, ["0.7"])
+    scores = roles.head_roles(model, text(0))
+    with pytest.raises(ValueError, match=r"there is no head 0\.7; choose from 0\.0, 0\.1"):
+        role_tables.role_table(scores, ["0.7"])
     with pytest.raises(ValueError, match="cannot take 5 heads of 4"):
-        role_tables.strongest(found.induction)
+        role_tables.strongest(scores.induction)
     with pytest.raises(ValueError, match="cannot show 99 tokens of a text that has"):
         role_tables.token_table(roles.attention_by_token(model, text(0)), k=99)

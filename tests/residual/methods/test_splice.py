@@ -1,4 +1,4 @@
-"""A function in place of a part of the model."""
+"""A function spliced in for a part of the model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ theorem = settings(deadline=None, max_examples=25)
 
 
 def dictionary(seed=0, d_model=shared.D_MODEL):
-    """A small ReLU autoencoder, which reconstructs badly."""
+    """Return a small ReLU autoencoder, which reconstructs badly."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(d_model, 9), nn.ReLU(), nn.Linear(9, d_model)).double()
 
 
 def places(model):
-    """(read, write): an autoencoder's, one around the whole layer, a transcoder's."""
+    """Return pairs (read, write): for an autoencoder, for a function around the whole layer, for a transcoder."""
     pairs = [("blocks.0.resid_post", "blocks.0.resid_post"), ("blocks.0.resid_pre", "blocks.0.resid_post")]
     if model.config.d_mlp and model.config.norm != "none":
         pairs.append(("blocks.0.ln2.normalized", "blocks.0.mlp_out"))
@@ -36,7 +36,7 @@ def places(model):
 
 
 class ByHand:
-    """The stateful tap that splice saves its user from."""
+    """A stateful tap written by hand, which splice replaces."""
 
     def __init__(self, read, write, f, error=0):
         self.read, self.write, self.f, self.error = read, write, f, error
@@ -49,7 +49,7 @@ class ByHand:
 
 @theorem
 @given(models(min_layers=1), st.integers(0, 99))
-def test_the_activation_itself_changes_nothing(model, seed):
+def test_splicing_in_the_identity_changes_nothing(model, seed):
     tokens = batch(seed)
     for name in ("blocks.0.resid_post", "blocks.0.attn.z"):
         assert torch.equal(model(tokens, tap=splice(name, name, lambda x: x)), model(tokens, tap=record(name)))
@@ -62,7 +62,7 @@ def test_without_its_error_it_is_the_tap_written_by_hand(model, seed):
     for read, write in places(model):
         tap = splice(read, write, f)
         same(model(tokens, tap=tap), model(tokens, tap=ByHand(read, write, f)))
-        other = batch(seed + 1, size=2)  # another run with the same tap, of another size
+        other = batch(seed + 1, size=2)  # another run with the same tap and another batch size
         same(model(other, tap=tap), model(other, tap=ByHand(read, write, f)))
 
 
@@ -111,8 +111,8 @@ def test_a_function_that_writes_to_its_argument_changes_nothing_but_what_it_retu
     SMALL(
         tokens, tap=compose(seen := record("blocks.0.resid_pre"), splice("blocks.0.resid_pre", name, doubled_in_place))
     )
-    SMALL(tokens, tap=(kept := record("blocks.0.resid_pre")))
-    assert torch.equal(seen["blocks.0.resid_pre"], kept["blocks.0.resid_pre"])
+    SMALL(tokens, tap=(recorded := record("blocks.0.resid_pre")))
+    assert torch.equal(seen["blocks.0.resid_pre"], recorded["blocks.0.resid_pre"])
 
 
 def test_two_dictionaries_compose():
@@ -136,18 +136,18 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
     ("tap", "words"),
     [
         (lambda: splice("blocks.0.resid_post", "blocks.0.resid_pre", nn.Identity()), "is computed before"),
-        (lambda: splice("blocks.0.resid", "blocks.0.resid_post", nn.Identity()), "there is blocks.0.resid_p"),
-        (lambda: splice("embed", "embed", nn.Identity(), error="kept"), "there is keep"),
+        (lambda: splice("blocks.0.resid", "blocks.0.resid_post", nn.Identity()), "choose from blocks.0.resid_p"),
+        (lambda: splice("embed", "embed", nn.Identity(), error="kept"), "choose from keep"),
         (lambda: splice("embed", "embed", lambda x: x[..., :2]), "f returned shape [3, 4, 2] for embed"),
     ],
 )
-def test_errors_are_sentences(tap, words):
+def test_mistakes_give_readable_errors(tap, words):
     with pytest.raises(ValueError) as raised:
         SMALL(batch(0), tap=tap())
     assert words in str(raised.value)
 
 
-def test_it_reads_what_later_taps_leave():
+def test_it_reads_the_value_after_later_taps():
     read, write, f = "blocks.0.attn_out", "blocks.0.resid_post", dictionary()
     expected = SMALL(batch(0), tap=ByHand(read, write, lambda x: f(0 * x)))
     for taps in ((ablate(read), splice(read, write, f)), (splice(read, write, f), ablate(read))):
@@ -167,6 +167,6 @@ def test_what_f_returns_is_checked(f, kind, words):
         SMALL(batch(0), tap=splice("embed", "embed", f))
 
 
-def test_there_is_no_error_none():
-    with pytest.raises(ValueError, match=r"no error None; there is .*, or give a tensor"):
+def test_error_none_is_refused():
+    with pytest.raises(ValueError, match=r"no error None; choose from .*, or give a tensor"):
         splice("embed", "embed", nn.Identity(), error=None)

@@ -1,4 +1,4 @@
-"""Each sweep against the plain loop over the model with one tap at a time."""
+"""Sweeps, against a plain loop that runs the model with one tap at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def batch(seed, size=3):
 
 
 def difference(logits):
-    """A logit difference, one for each example, of ``[batch d_vocab]``."""
+    """Return a logit difference for each example, from ``[batch d_vocab]``."""
     return logits[..., 1] - logits[..., 2]
 
 
@@ -61,7 +61,7 @@ def read(logits, position):
 
 
 def loop(model, tokens, tap_at, position, heads=(None,)):
-    """``tap_at(layer, head, pos)`` one after the other; ``[layer head pos …]``, where the last pos is all of them."""
+    """Call ``tap_at(layer, head, pos)`` one at a time; return ``[layer head pos …]``, where the last pos means all."""
     rows = []
     for layer in range(model.config.n_layers):
         rows.append([])
@@ -80,7 +80,7 @@ def heads_of(model, name):
 
 
 def pair(seed, prefix):
-    """Two batches whose first ``prefix`` tokens are the same."""
+    """Return two batches whose first ``prefix`` tokens are equal."""
     clean, corrupted = batch(seed), batch(seed + 100)
     return clean, torch.cat([clean[:, :prefix], corrupted[:, prefix:]], dim=1)
 
@@ -130,7 +130,7 @@ def test_ablating_heads_is_the_loop(model, name, position, how, with_reference):
 @given(models(), reads, of_stream, st.booleans(), st.integers(0, 3))
 def test_layers_patched_or_ablated_are_the_loop(model, position, name, patching, prefix):
     if name in ("resid_mid", "mlp_out") and not model.config.d_mlp:
-        with pytest.raises(ValueError, match=f"no '{name}' in this model's layers; there is "):
+        with pytest.raises(ValueError, match=f"no '{name}' in this model's layers; choose from "):
             sweeps.patch_resid(model, batch(3), batch(4), difference, name=name)
         return
     clean, corrupted = pair(3, prefix)
@@ -158,7 +158,7 @@ def test_layers_patched_or_ablated_are_the_loop(model, position, name, patching,
 @theorem
 @given(models(), of_heads, reads, st.integers(0, 99))
 def test_positions_marked_in_each_example(model, name, position, seed):
-    """Only some, all at once, and others in each example."""
+    """Some positions, all at once, and different ones in each example."""
     clean, corrupted = pair(seed, 0)
     options = {"name": name, "positions": MARKS, "together": True, "position": position}
     got = sweeps.patch_heads(model, clean, corrupted, difference, **options)
@@ -177,7 +177,7 @@ def test_positions_marked_in_each_example(model, name, position, seed):
 @theorem
 @given(models(), of_heads, reads)
 def test_a_part_of_a_sweep_is_that_part_of_the_whole(model, name, position):
-    """Layers, positions and heads by name: integers of all kinds, lists, slices."""
+    """Layers, positions and heads by name: integers of all types, lists, slices."""
     n_layers, clean, corrupted = model.config.n_layers, *pair(7, 1)
     if not n_layers:
         return
@@ -212,7 +212,7 @@ def test_a_part_of_a_sweep_is_that_part_of_the_whole(model, name, position):
 @theorem
 @given(st.sampled_from([1e2, 1e4, 1e6]), st.integers(0, 999))
 def test_hard_attention_keeps_its_digits(sharp, seed):
-    """Where one key has all the weight and is the one that changes, what is left of the sum is not a difference."""
+    """If the changed key has all the weight, the rest of the sum is not computed as a difference."""
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.8), seed=seed).requires_grad_(False)
     model.blocks[1].attn.W_Q.mul_(sharp)
     clean, corrupted = batch(seed), batch(seed + 1)
@@ -227,7 +227,7 @@ def test_hard_attention_keeps_its_digits(sharp, seed):
     assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_in_single_precision_to_1e_5():
+def test_single_precision_agrees_to_1e_5():
     model = Transformer(Config(2, 32, 4, 8, 24, 20, init_std=0.3)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     clean, corrupted = torch.randint(20, (2, 2, 24), generator=generator)
@@ -258,36 +258,36 @@ def test_metrics_of_any_shape_and_those_that_torch_cannot_batch():
     def with_item(logits):
         return torch.tensor(loss(logits).item(), dtype=torch.float64)
 
-    one = sweeps.patch_heads(model, batch(0), batch(1), loss)
-    assert one.shape == (2, 4, N_POS)
-    same(one, sweeps.patch_heads(model, batch(0), batch(1), with_item))
+    batched = sweeps.patch_heads(model, batch(0), batch(1), loss)
+    assert batched.shape == (2, 4, N_POS)
+    same(batched, sweeps.patch_heads(model, batch(0), batch(1), with_item))
     assert sweeps.patch_heads(model, batch(0), batch(1), lambda logits: logits).shape == (2, 4, N_POS, 3, D_VOCAB)
 
 
 SLIPS = [
     ({"position": 5}, "there is no position 5 in 5 tokens"),
-    ({"position": 1.5}, "position is 1.5; the metric reads at a whole number, or at one for each of the 3 examples"),
-    ({"position": [0, 1]}, r"position is \[0, 1\]; the metric reads at a whole number, or at one for each"),
-    ({"name": "zz"}, "no 'zz' in this model's layers; there is z"),
-    ({"heads": ["0.4"]}, r"there is no head 0\.4; there is 0\.0"),
-    ({"heads": ["0.2"], "name": "k"}, r"there is no key head 0\.2; there is 0\.0, 0\.1"),
-    ({"heads": ["1"]}, "the head '1' has no such name; head 3 of layer 1 is '1.3'"),
-    ({"heads": [5]}, r"there is no head 0\.5; there is "),
-    ({"heads": ["0.1"], "layers": [0]}, "the names of heads say their layers; leave layers out"),
+    ({"position": 1.5}, "position is 1.5; it must be a whole number, or one for each of the 3 examples"),
+    ({"position": [0, 1]}, r"position is \[0, 1\]; it must be a whole number, or one for each"),
+    ({"name": "zz"}, "no 'zz' in this model's layers; choose from z"),
+    ({"heads": ["0.4"]}, r"there is no head 0\.4; choose from 0\.0"),
+    ({"heads": ["0.2"], "name": "k"}, r"there is no key head 0\.2; choose from 0\.0, 0\.1"),
+    ({"heads": ["1"]}, "'1' is not the name of a head; head 3 of layer 1 is '1.3'"),
+    ({"heads": [5]}, r"there is no head 0\.5; choose from "),
+    ({"heads": ["0.1"], "layers": [0]}, "the names of heads include their layers; leave layers out"),
     ({"layers": [1]}, r"there is no layer \[1\] among 1"),
     ({"positions": 5}, "tokens has 5 positions; there is no position 5"),
-    ({"positions": 0.5}, "a position is a whole number; 0.5 is none"),
-    ({"positions": "2"}, "a position is a whole number; '2' is none"),
-    ({"positions": True}, "a position is a whole number; True is none"),
-    ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: positions of every example, or"),
-    ({"positions": MARKS}, "positions of each example are changed all at once; give together=True, too"),
-    ({"positions": per_example([1, 2, 3])}, "positions of each example are changed all at once; give together=True"),
+    ({"positions": 0.5}, "a position is a whole number; 0.5 is not"),
+    ({"positions": "2"}, "a position is a whole number; '2' is not"),
+    ({"positions": True}, "a position is a whole number; True is not"),
+    ({"positions": torch.tensor([1, 2, 3])}, r"positions is a tensor of shape \[3\]: the same for every example, or"),
+    ({"positions": MARKS}, "positions that differ by example are changed all at once; give together=True as well"),
+    ({"positions": per_example([1, 2, 3])}, "positions that differ by example are changed all at once; give"),
     ({"positions": MARKS[:2], "together": True}, r"positions mark \[2, 5\] \[batch pos\]; tokens has shape \[3, 5\]"),
 ]
 
 
 @pytest.mark.parametrize(("options", "sentence"), SLIPS)
-def test_slips_are_sentences(options, sentence):
+def test_mistakes_give_readable_errors(options, sentence):
     model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB, n_kv_heads=2))
     with pytest.raises(ValueError, match=f"^{sentence}"):
         sweeps.patch_heads(model, batch(0), batch(1), difference, **options)
@@ -299,11 +299,11 @@ def test_slips_are_sentences(options, sentence):
     ("tokens", "sentence"),
     [
         (torch.arange(5), r"tokens have shape \[5\]; the model takes \[batch pos\]"),
-        ([[1, 2], [3]], r"tokens are no table \[batch pos\] of whole numbers; rows of unequal length need padding"),
-        (["a", "bc"], "the texts have 1, 2 tokens; positions mean the same in all: give equally many"),
+        ([[1, 2], [3]], r"tokens must be a table \[batch pos\] of whole numbers; rows of unequal length need padding"),
+        (["a", "bc"], "the texts have 1, 2 tokens; give texts of equal length"),
     ],
 )
-def test_other_tokens_are_sentences(tokens, sentence):
+def test_bad_tokens_are_readable_errors(tokens, sentence):
     model = Transformer(Config(1, 6, 4, 2, N_POS, D_VOCAB))
 
     class Reader:
@@ -347,13 +347,13 @@ def test_a_metric_may_write_to_its_logits(position, fits_vmap):
 
 def test_heads_and_positions_may_be_iterators():
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
-    found = sweeps.ablate_heads(model, batch(0), difference, heads=iter(["0.1", "1.0"]), positions=iter([1, 3]))
-    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.1", "1.0"], positions=[1, 3]))
+    metrics = sweeps.ablate_heads(model, batch(0), difference, heads=iter(["0.1", "1.0"]), positions=iter([1, 3]))
+    assert_close(metrics, sweeps.ablate_heads(model, batch(0), difference, heads=["0.1", "1.0"], positions=[1, 3]))
 
 
 def test_heads_may_count_from_the_last():
     model = Transformer(Config(2, 6, N_HEADS, 2, N_POS, D_VOCAB, init_std=0.5)).double()
-    found = sweeps.ablate_heads(model, batch(0), difference, heads=-1, positions=[2])
-    assert_close(found, sweeps.ablate_heads(model, batch(0), difference, heads=["0.3", "1.3"], positions=[2]))
+    metrics = sweeps.ablate_heads(model, batch(0), difference, heads=-1, positions=[2])
+    assert_close(metrics, sweeps.ablate_heads(model, batch(0), difference, heads=["0.3", "1.3"], positions=[2]))
     with pytest.raises(ValueError, match=r"there is no head 0\.-5"):
         sweeps.ablate_heads(model, batch(0), difference, heads=-5)

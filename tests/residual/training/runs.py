@@ -1,4 +1,4 @@
-"""A small run in a process of its own, for the tests that kill one or start several: python runs.py OUT [options]."""
+"""A small run in a separate process, for tests that kill a run or start several: python runs.py OUT [options]."""
 
 import argparse
 import json
@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--state", type=Path)
-    parser.add_argument("--die-at", type=int, help="kill -9 this process after so many updates")
+    parser.add_argument("--die-at", type=int, help="kill -9 this process after this many updates")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args(arguments)
     rank = int(os.environ.get("RANK", 0))
-    model, history = Transformer(CONFIG, seed=rank), History()  # seed 0 is to win
+    model, history = Transformer(CONFIG, seed=rank), History()  # the weights of seed 0 must win
 
     def loss(step: int) -> torch.Tensor:
         if step == options.die_at:
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     out = options.out.with_name(f"{options.out.name}-{rank}")
     save(Run(model, Card("small", {}, losses=history.losses)), out)
-    told = {"losses": history.losses, "evaluations": history.evaluations}
-    out.with_suffix(".history").write_text(json.dumps(told))
+    record = {"losses": history.losses, "evaluations": history.evaluations}
+    out.with_suffix(".history").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

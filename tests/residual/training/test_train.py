@@ -1,4 +1,4 @@
-"""The loop against one written out by hand; and the same arguments, the same weights."""
+"""The training loop against a loop written by hand; the same arguments give the same weights."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def trained(steps=12, seed=0, **options):
 
 def test_the_same_arguments_give_the_same_weights_to_the_bit():
     torch.manual_seed(1)
-    one, losses = trained()
+    model, losses = trained()
     torch.manual_seed(2)
     other, again = trained()
     assert torch.equal(losses, again)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     different, _ = trained(seed=1)
-    assert not torch.equal(one.W_E, different.W_E)
+    assert not torch.equal(model.W_E, different.W_E)
 
 
 def test_one_parameter_against_adamw_by_hand():
@@ -78,8 +78,8 @@ def test_the_learning_rate_rises_and_falls_in_lines(steps, warmup, highest):
         assert all(slope == pytest.approx(slopes[0], rel=1e-6, abs=1e-9) for slope in slopes)
 
 
-def test_a_model_learns_what_can_be_learnt():
-    """A stream that repeats with period 2 has no entropy left once the previous token is known."""
+def test_a_model_learns_a_deterministic_stream():
+    """A stream with period 2 has no entropy left once the previous token is known."""
     config = Config(n_layers=0, d_model=4, n_ctx=8, d_vocab=5, positions="none")
     model, stream = Transformer(config), torch.tensor([1, 3] * 50)
     losses = train(model, lambda step: next_token_loss(model, windows(stream, 4, 9, step=step)), steps=150, lr=0.1)
@@ -93,14 +93,14 @@ def test_watch_sees_every_number_of_updates():
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_loss_that_is_no_number_stops_the_run():
+def test_a_loss_that_is_not_finite_stops_the_run():
     model = Transformer(CONFIG)
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 2; try a learning rate below 0.01"):
         train(model, lambda step: model.W_E.sum() * (math.nan if step == 2 else 1), steps=5, lr=0.01)
 
 
-def test_no_turns_are_no_training():
-    """In no turns at all, a run would end with losses of zero and weights as they began."""
+def test_zero_turns_are_refused():
+    """With accumulate=0 a run would end with losses of zero and its initial weights."""
     with pytest.raises(ValueError, match="accumulate is 0; a batch is computed in at least one turn"):
         trained(steps=3, accumulate=0)
 
@@ -135,6 +135,6 @@ def test_the_loss_is_the_mean_surprise_of_the_next_token():
     assert next_token_loss(model, tokens).item() == pytest.approx(sum(expected) / len(expected), abs=1e-12)
 
 
-def test_no_progress_bar_where_nobody_watches(capfd):
+def test_no_progress_bar_without_a_terminal(capfd):
     trained(steps=3)
     assert capfd.readouterr().err == ""
