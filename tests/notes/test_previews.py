@@ -13,7 +13,7 @@ Accepted, because it reads well enough and the site is better for it:
 - The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelt out they would make the sources unreadable.
 - The glossary's `:   meaning` stands in a line of its own below the word, with its colon.
 - `::: module` in the reference, which is generated, stands below a heading that says the same.
-- Elements of the site's own, `<kronecker-builder>`, show nothing; the text before says what they are for.
+- Elements of the site's own, `<kronecker-builder>`, show the sentence inside them.
 """
 
 from __future__ import annotations
