@@ -1,4 +1,4 @@
-"""A live element is one file: a site in a folder of its own gets a new one, and nothing else is told of it."""
+"""A live element is one file: a new one works on a small site without any other change."""
 
 from __future__ import annotations
 
