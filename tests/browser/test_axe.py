@@ -91,7 +91,7 @@ def violations(page: Any, within: str = "html", rules: dict[str, Any] | None = N
     page.wait_for_timeout(300)  # colours change over a quarter of a second
     page.add_script_tag(path=str(AXE))
     found = page.evaluate(
-        "([within, rules]) => axe.run(within, { resultTypes: ['violations'], ...rules }).then((result) => result.violations)",
+        "([within, rules]) => axe.run(within, { resultTypes: ['violations'], ...rules }).then((r) => r.violations)",
         [within, rules or {}],
     )
     return [f"{rule['id']}: {json.dumps([node['html'][:160] for node in rule['nodes'][:3]])}" for rule in found]

@@ -53,7 +53,7 @@ def broken(site: BuiltSite, pages: list[str]) -> list[str]:
         for line, tag, link in read(here).links:
             url = urljoin(page, link)
             if not url.startswith(site.url):
-                # A link may lead to another site, but nothing is loaded from there; our own host outside the sub-path is an error.
+                # A link may lead to another site, but nothing is loaded from there or lies outside the sub-path.
                 if urlsplit(url).netloc == urlsplit(site.url).netloc or tag not in ("a", "area"):
                     found.append(f"{here.relative_to(site.folder)}:{line}: <{tag}> leaves the site: {link}")
                 continue

@@ -258,9 +258,7 @@ def test_the_ledger_lists_the_claims_and_theorems_of_the_notes(browser: Any, sit
     with opened(browser, site) as (page, wrong):
         numbers, theorems = [], []
         for note in NOTES:
-            page.goto(
-                f"{site.url}notes/{note}/", wait_until="networkidle"
-            )  # so that the next page does not abort its fonts
+            page.goto(f"{site.url}notes/{note}/", wait_until="networkidle")  # else the next page aborts its fonts
             numbers += page.locator("article a.weave-claim").all_text_contents()  # some are folded
             theorems += page.locator("article a.weave-theorem").all_text_contents()
         (ledger,) = [url for url in site.pages if url.rstrip("/").endswith("ledger")]

@@ -20,6 +20,7 @@ from weave.site import about, accessible, cards, colab, feeds, policy
 from weave.source.layout import Layout
 
 _CARDS = "assets/cards"
+_COMMENT = re.compile(r"^ *//[^\n]*\n|^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 
 
 def content(html: str, page: Page, config: MkDocsConfig, layout: Layout, requirements: str) -> str:
@@ -49,7 +50,7 @@ def context(page: Page, config: MkDocsConfig, root: Path, serving: bool) -> dict
             shutil.copyfile(path, folder / path.name)
         return f"{_CARDS}/{path.name}"
 
-    return {"late_search": re.sub(r"^ *//.*\n|/\*\*.*?\*/\n", "", script, flags=re.MULTILINE | re.DOTALL), "card": card}
+    return {"late_search": _COMMENT.sub("", script), "card": card}
 
 
 def finish(html: str) -> str:
