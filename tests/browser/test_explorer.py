@@ -92,5 +92,7 @@ def test_without_scripts_there_is_a_sentence_in_its_place(site: BuiltSite, brows
     page = context.new_page()
     page.goto(f"{site.url}notes/induction-heads/")
     assert page.locator("figure").count() > 5
-    assert "With JavaScript, you can type a text" in page.locator("attention-explorer").first.inner_text()
+    explorer = page.locator("attention-explorer").first
+    explorer.scroll_into_view_if_needed()
+    assert explorer.inner_text() == "With JavaScript, you can type a text here and see where every head looks."
     context.close()

@@ -55,7 +55,7 @@ def context(page: Page, config: MkDocsConfig, root: Path, serving: bool) -> dict
 
 def finish(html: str) -> str:
     """Return a page in its template, with names for listeners and without requests to other sites."""
-    return accessible.page(html)
+    return policy.without_requests(accessible.page(html))
 
 
 def publish(site: Path, files: Files, config: MkDocsConfig, layout: Layout, requirements: str) -> None:

@@ -13,6 +13,14 @@ _INLINE = re.compile(r"<script(?![^>]*\bsrc=)(?![^>]*application/json)[^>]*>(.*?
 _PLACE = re.compile(r'<meta charset="utf-8"[^>]*>|<head\b[^>]*>', re.IGNORECASE)
 
 
+def without_requests(html: str) -> str:
+    """Return a page whose theme makes no request that the policy refuses.
+
+    Material asks GitHub for the stars of the repository that a page links to.
+    """
+    return html.replace(' class="md-source" data-md-component="source"', ' class="md-source"')
+
+
 def protect(site: Path) -> None:
     """Put one policy into every HTML file of a folder.
 

@@ -67,6 +67,13 @@ def test_a_page_gets_the_policy_early_in_its_head(html: str, before: str, tmp_pa
     assert re.search(re.escape(before) + r'\s*<meta http-equiv="Content-Security-Policy" content="default-src', page)
 
 
+def test_the_theme_does_not_ask_github_for_stars() -> None:
+    link = '<a href="https://github.com/a/b" title="Go to repository" class="md-source" data-md-component="source">'
+    assert (
+        policy.without_requests(link) == '<a href="https://github.com/a/b" title="Go to repository" class="md-source">'
+    )
+
+
 def test_all_pages_allow_the_same_scripts(tmp_path: Path) -> None:
     head = '<head><meta charset="utf-8"></head>'
     (tmp_path / "a.html").write_text(f"{head}<script>1</script>")
