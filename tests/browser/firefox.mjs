@@ -1,4 +1,4 @@
-// Debian's Firefox over WebDriver BiDi: pages read without an error, a snippet runs, each live piece starts.
+// Firefox over WebDriver BiDi: pages load without an error, a snippet runs, each live element starts.
 import puppeteer from "puppeteer-core";
 
 const [, , executablePath, site] = process.argv;
@@ -8,8 +8,8 @@ try {
   const page = await browser.newPage();
   await page.setViewport({ width: 1280, height: 900 });
   page.on("pageerror", (error) => problems.push(String(error)));
-  page.on("console", (said) => { if (said.type() === "error") problems.push(said.text()); });
-  page.on("request", (request) => { if (!/^(blob:|data:)/.test(request.url()) && !request.url().startsWith(site)) problems.push(`asks ${request.url()}`); });
+  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  page.on("request", (request) => { if (!/^(blob:|data:)/.test(request.url()) && !request.url().startsWith(site)) problems.push(`requests ${request.url()}`); });
   const open = async (path) => {
     await page.goto(site + path, { waitUntil: "load" });
     await page.waitForSelector("main h1", { timeout: 30000 });
@@ -17,14 +17,14 @@ try {
     if (state[0] > 0 || state[1] !== 1) problems.push(`${path}: ${state}`);
   };
   const press = (tag, name) => page.waitForFunction((tag, name) => {
-    const piece = document.querySelector(tag), root = piece?.shadowRoot ?? piece;
-    const button = [...(root?.querySelectorAll("button") ?? [])].find((one) => one.textContent.includes(name));
+    const element = document.querySelector(tag), root = element?.shadowRoot ?? element;
+    const button = [...(root?.querySelectorAll("button") ?? [])].find((candidate) => candidate.textContent.includes(name));
     button?.click();
     return Boolean(button);
   }, { timeout: 30000 }, tag, name);
   const wait = (tag, selector, text) => page.waitForFunction((tag, selector, text) => {
-    const piece = document.querySelector(tag), root = piece?.shadowRoot ?? piece;
-    return [...root.querySelectorAll(selector)].some((one) => one.textContent.includes(text));
+    const element = document.querySelector(tag), root = element?.shadowRoot ?? element;
+    return [...root.querySelectorAll(selector)].some((part) => part.textContent.includes(text));
   }, { timeout: 90000 }, tag, selector, text);
 
   for (const path of ["", "log/", "pages/ledger/", "notebooks/two_layer/"]) await open(path);

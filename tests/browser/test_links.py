@@ -1,4 +1,4 @@
-"""Every link, image, script and style of the built site leads to a file of it, every anchor to an element."""
+"""Every link, image, script and style sheet of the built site leads to a file of it, every anchor to an element."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 if TYPE_CHECKING:
     from conftest import BuiltSite
 
-# Where a reader may be sent by a click. What a page loads by itself must be ours (test_pages.py).
+# Links may lead to other sites; what a page loads by itself must be ours (test_pages.py).
 HREF = {"a": "href", "area": "href", "link": "href", "script": "src", "img": "src", "source": "src", "iframe": "src"}
 
 
 @dataclass
 class Html(HTMLParser):
-    """What a page refers to, with the line it stands on, and the anchors it has."""
+    """The links of a page, each with its line, and the page's anchors."""
 
     ids: set[str] = field(default_factory=set)
     links: list[tuple[int, str, str]] = field(default_factory=list)
@@ -46,14 +46,14 @@ def read(path: Path) -> Html:
 
 
 def broken(site: BuiltSite, pages: list[str]) -> list[str]:
-    """`page:line: link` for each link inside the site that leads nowhere."""
+    """Return `page:line: problem` for each link that leads nowhere, or to where it must not lead."""
     found = []
     for page in pages:
         here = site.file(page)
         for line, tag, link in read(here).links:
             url = urljoin(page, link)
             if not url.startswith(site.url):
-                # Another site is fine to be sent to, not to load from; our own host outside the sub-path never is.
+                # A link may lead to another site, but nothing is loaded from there or lies outside the sub-path.
                 if urlsplit(url).netloc == urlsplit(site.url).netloc or tag not in ("a", "area"):
                     found.append(f"{here.relative_to(site.folder)}:{line}: <{tag}> leaves the site: {link}")
                 continue
@@ -116,6 +116,6 @@ def test_the_search_index_holds_text_and_tex_but_no_markup(site: BuiltSite) -> N
 
 
 def test_nothing_but_the_site_is_published(site: BuiltSite) -> None:
-    """No source of the tooling, cache or half-written file lands in the folder that is uploaded."""
+    """No source of the tooling, cache or half-written file is in the folder that is uploaded."""
     stray = [path for path in site.folder.rglob("*") if path.name.startswith(".") or path.suffix in {".pyc", ".part"}]
     assert [path for path in stray if path.name != ".nojekyll"] == []

@@ -1,4 +1,4 @@
-"""Every page in a browser: it loads, asks nobody else, and can be seen: light, dark and on a phone."""
+"""Every page in a browser: it loads, requests nothing from elsewhere, and is readable: light, dark and on a phone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from conftest import BuiltSite
 
 NOTES = ("tensor-products", "attention-heads", "zero-layer")
-VIEWS = {  # width, height, colour scheme; a reader's scheme is asked for when a page loads
+VIEWS = {  # width, height, colour scheme; a page asks for the reader's scheme when it loads
     "light": (1280, 900, "light"),
     "narrow": (360, 740, "light"),
     "dark": (1280, 900, "dark"),
     "phone": (390, 844, "dark"),
 }
 
-# Pages of programs are all made alike: these stand for all.
+# All pages of Python files are made the same way: these stand for all.
 PROGRAMS = ("code/residual/model.py/", "tests/residual/test_two_layer.py/", "tests/residual/test_transformer.py/")
 
-# No movement, and what is far below is there as it is when a reader comes near.
+# Nothing moves, and blocks far below are laid out as they are when a reader comes near.
 STILL = "* { transition: none !important; animation: none !important; content-visibility: visible !important }"
 
-# What a page looks like from inside, as plain data.
+# How a page looks from inside, as plain data.
 LOOK = r"""
 () => {
   const article = document.querySelector("article") || document.body;
@@ -49,7 +49,7 @@ LOOK = r"""
       if (colour.alpha === 1) return colour.rgb; }
     return [255, 255, 255]; };
 
-  // Text that a reader sees outside of code and formulas.
+  // The text outside of code and formulas.
   const prose = [];
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   for (let node; (node = walker.nextNode());) {
@@ -81,7 +81,7 @@ LOOK = r"""
 
 @dataclass
 class Visit:
-    """What happened when a page was opened, and what it looked like in each of VIEWS."""
+    """The result of opening a page: what went wrong, and how it looks in each of VIEWS."""
 
     status: int
     looks: dict[str, Any]
@@ -91,11 +91,11 @@ class Visit:
 
 @contextmanager
 def opened(browser: Any, site: BuiltSite, **options: Any) -> Iterator[tuple[Any, list[str]]]:
-    """A page as a new visitor has it, and the list of what goes wrong on it."""
+    """Yield a page as a new visitor has it, and the list of what goes wrong on it."""
     wrong: list[str] = []
     context = browser.new_context(**options)
     page = context.new_page()
-    page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+    page.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(f"exception: {error}"))
     page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url} ({request.failure})"))
     page.on("response", lambda answer: wrong.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
@@ -111,8 +111,8 @@ def opened(browser: Any, site: BuiltSite, **options: Any) -> Iterator[tuple[Any,
 
 @pytest.fixture(scope="module")
 def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
-    """Every page of the site, by its path, opened by day and by night, and looked at in each of VIEWS."""
-    found: dict[str, Visit] = {}
+    """Every page of the site by its path, opened in light and dark, and looked at in each of VIEWS."""
+    visits: dict[str, Visit] = {}
     for scheme in ("light", "dark"):
         views = {view: size for view, (*size, its_scheme) in VIEWS.items() if its_scheme == scheme}
         with opened(browser, site, color_scheme=scheme) as (page, wrong):
@@ -122,7 +122,7 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                 if program and not url.endswith(PROGRAMS):
                     continue
                 if scheme == "dark" and "/notebooks/" in url and not url.endswith("/one_layer/"):
-                    continue  # what they show by night, the notes show, too
+                    continue  # the notes show the same outputs in the dark
                 looks = {}
                 for view, (width, height) in views.items():
                     page.set_viewport_size({"width": width, "height": height})
@@ -133,31 +133,31 @@ def visits(browser: Any, site: BuiltSite) -> dict[str, Visit]:
                         page.add_style_tag(content=STILL)
                     page.evaluate("document.fonts.ready.then(() => null)")
                     looks[view] = page.evaluate(LOOK)
-                visit = found.setdefault(url.removeprefix(site.url), Visit(status, {}, []))
+                visit = visits.setdefault(url.removeprefix(site.url), Visit(status, {}, []))
                 visit.looks |= looks
                 visit.wrong += wrong
-    return found
+    return visits
 
 
 def seen(visits: dict[str, Visit], view: str) -> dict[str, Any]:
-    """What the pages looked like in one of VIEWS, by path."""
+    """Return how the pages look in one of VIEWS, by path."""
     return {name: visit.looks[view] for name, visit in visits.items() if view in visit.looks}
 
 
-def test_every_page_loads_without_an_error_and_without_asking_anyone_else(visits: dict[str, Visit]) -> None:
+def test_every_page_loads_without_an_error_and_without_requests_to_elsewhere(visits: dict[str, Visit]) -> None:
     assert len(visits) >= 10
     assert {name: visit.status for name, visit in visits.items() if visit.status != 200} == {}
     assert {name: visit.wrong for name, visit in visits.items() if visit.wrong} == {}
 
 
-def test_what_goes_wrong_is_seen(browser: Any, site: BuiltSite) -> None:
+def test_what_goes_wrong_is_noticed(browser: Any, site: BuiltSite) -> None:
     """The test above can fail: an error, a missing file and a request to elsewhere are each noticed."""
     with opened(browser, site, bypass_csp=True) as (page, wrong):
         page.goto(site.url)
         page.set_content("<img src='nowhere.png'><img src='http://example.org/x.png'><script>undefined.x</script>")
         page.wait_for_load_state("load")
-    said = "\n".join(wrong)
-    assert "404:" in said and "elsewhere: http://example.org/x.png" in said and "exception:" in said
+    listed = "\n".join(wrong)
+    assert "404:" in listed and "elsewhere: http://example.org/x.png" in listed and "exception:" in listed
 
 
 @pytest.mark.parametrize("note", NOTES)
@@ -165,7 +165,7 @@ def test_math_is_visible(visits: dict[str, Visit], note: str) -> None:
     look = visits[f"notes/{note}/"].looks["light"]
     assert len(look["formulas"]) >= 5
     assert [formula for formula in look["formulas"] if formula["width"] < 2 or formula["height"] < 2] == []
-    assert {"KaTeX_Main", "KaTeX_Math"} <= set(look["fonts"]), "KaTeX's own fonts are what the formulas are set in"
+    assert {"KaTeX_Main", "KaTeX_Math"} <= set(look["fonts"]), "formulas are set in KaTeX's own fonts"
 
 
 def test_no_tex_is_left_in_the_text(visits: dict[str, Visit]) -> None:
@@ -232,9 +232,9 @@ def test_search_finds_a_word_and_shows_no_markup(browser: Any, site: BuiltSite) 
         page.keyboard.type("Kronecker", delay=20)
         results = page.locator(".md-search-result__item")
         results.first.wait_for(state="visible")
-        said = results.all_inner_texts()
-        assert any("ensor products" in result for result in said)
-        for result in said:
+        texts = results.all_inner_texts()
+        assert any("ensor products" in result for result in texts)
+        for result in texts:
             assert not re.search(r"</?[a-z]+[ >]|katex|class=|&[a-z]+;", result), result
         page.keyboard.press("Enter")
         page.wait_for_url(re.compile(re.escape(site.url) + r"(notes|notebooks|source)/"))
@@ -247,10 +247,10 @@ def test_a_claim_leads_to_the_cell_that_computed_it(browser: Any, site: BuiltSit
         page.add_style_tag(content=STILL)
         claim = page.locator("article a.weave-claim").first
         assert re.search(r"\d", claim.inner_text())
-        anchor = claim.get_attribute("href").partition("#")[2]  # the address follows what is in view
+        anchor = claim.get_attribute("href").partition("#")[2]  # scrolling changes the address
         claim.click()
         page.wait_for_url(re.compile(r"/notebooks/.*#"))
-        assert page.locator(f'[id="{anchor}"] pre').first.inner_text().strip()
+        assert page.locator(f'[id="{anchor}"] pre').first.text_content().strip()  # it may not be laid out yet
         assert wrong == []
 
 

@@ -1,4 +1,4 @@
-"""The page under a reader's hands: snippets, hovers, filters, what is loaded, what the policy lets through."""
+"""A page as a reader uses it: snippets, previews, filters, loading, its policy, feeds and pictures, print."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PACKAGES = ["numpy", "einops"]
 def page(browser: Any):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.problems, page.asked = [], []
+    page.problems, page.requests = [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda said: page.problems.append(said.text) if said.type == "error" else None)
-    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: page.requests.append(request.url))
     yield page
     context.close()
 
 
 def numbers(text: str) -> list[float]:
-    return [float(one) for one in re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", text)]
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", text)]
 
 
 def words(text: str) -> list[str]:
@@ -44,7 +44,7 @@ def words(text: str) -> list[str]:
 
 
 def run(snippet: Any) -> str:
-    """Press Run and wait; what the snippet says it did."""
+    """Press Run and wait; return the snippet's status."""
     snippet.get_by_role("button", name="Run").click()
     status = snippet.locator("[role=status]")
     status.filter(has_text=re.compile(r"^(ran|raised|stopped|Python did)")).wait_for(timeout=90_000)
@@ -52,16 +52,15 @@ def run(snippet: Any) -> str:
 
 
 @pytest.mark.parametrize("note", SNIPPET_NOTES)
-def test_every_live_snippet_gives_in_the_browser_what_it_gives_here(
+def test_every_live_snippet_prints_in_the_browser_what_it_prints_here(
     site: BuiltSite, page: Any, note: str, tmp_path: Path
 ) -> None:
-    found = snippets.find((ROOT / f"docs/notes/{note}.md").read_text(), PACKAGES)
-    here = snippets.record(tmp_path, found, PACKAGES)
+    here = snippets.record(tmp_path, snippets.find((ROOT / f"docs/notes/{note}.md").read_text(), PACKAGES), PACKAGES)
     assert len(here) >= 6
     page.goto(f"{site.url}notes/{note}/")
-    assert not any("pyodide" in url for url in page.asked), "Python comes on the first click"
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    page.add_style_tag(content="* { content-visibility: visible !important }")  # what is far below can be read, too
+    assert not any("pyodide" in url for url in page.requests), "Python is fetched on the first click"
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    page.add_style_tag(content="* { content-visibility: visible !important }")  # blocks far below can be read, too
     live = page.locator("py-snippet.live")
     assert live.count() == len(here)
     assert run(live.last).startswith("ran")
@@ -71,44 +70,44 @@ def test_every_live_snippet_gives_in_the_browser_what_it_gives_here(
         text = shown.inner_text() if shown.count() else ""
         assert words(text) == words(expected["text"]) and not expected["error"]
         assert numbers(text) == pytest.approx(numbers(expected["text"]), rel=1e-6, abs=1e-12), f"snippet {number}"
-    assert not page.problems and all(url.startswith((site.url, "blob:")) for url in page.asked)
+    assert not page.problems and all(url.startswith((site.url, "blob:")) for url in page.requests)
 
 
-def test_a_snippet_can_be_changed_broken_stopped_and_put_back(site: BuiltSite, page: Any) -> None:
+def test_a_snippet_can_be_edited_broken_stopped_and_reset(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
-    one = page.locator("py-snippet.live").first
-    assert run(one).startswith("ran")
-    field = one.locator("textarea")
+    snippet = page.locator("py-snippet.live").first
+    assert run(snippet).startswith("ran")
+    field = snippet.locator("textarea")
 
-    def change(code: str, said: str) -> None:
+    def change(code: str, status: str) -> None:
         if not field.is_visible():
-            one.get_by_role("button", name="Edit").click()
+            snippet.get_by_role("button", name="Edit").click()
         field.fill(code)
         field.press("Control+Enter")
-        one.locator("[role=status]").filter(has_text=re.compile(said)).wait_for(timeout=60_000)
+        snippet.locator("[role=status]").filter(has_text=re.compile(status)).wait_for(timeout=60_000)
 
     change("import numpy as np\nnp.eye(3)", "^ran")
-    assert one.locator(".weave-gave[role] svg[role=img] path").count() == 1, "an array is shown as a picture too"
+    assert snippet.locator(".weave-gave[role] svg[role=img] path").count() == 1, "an array is also shown as a picture"
     change("x = 1\ny = x / 0", "^raised")
-    error = one.locator(".weave-gave[role]").inner_text()
+    error = snippet.locator(".weave-gave[role]").inner_text()
     assert "line 2" in error and "ZeroDivisionError" in error and "session.py" not in error
     change("while True: pass", "runs")
-    assert page.evaluate("1 + 1") == 2, "the page stays quick"
-    one.get_by_role("button", name="Stop").click()
-    one.locator("[role=status]").filter(has_text="stopped").wait_for()
+    assert page.evaluate("1 + 1") == 2, "the page stays responsive"
+    snippet.get_by_role("button", name="Stop").click()
+    snippet.locator("[role=status]").filter(has_text="stopped").wait_for()
     field.press("Escape")
-    assert not field.is_visible() and "while True" in one.locator("code").first.inner_text()
-    one.get_by_role("button", name="Reset").click()
-    assert "by_hand" in one.locator("code").first.inner_text()
-    assert run(one).startswith("ran") and "0.5" in one.locator(".weave-gave[role]").inner_text()
+    assert not field.is_visible() and "while True" in snippet.locator("code").first.inner_text()
+    snippet.get_by_role("button", name="Reset").click()
+    assert "by_hand" in snippet.locator("code").first.inner_text()
+    assert run(snippet).startswith("ran") and "0.5" in snippet.locator(".weave-gave[role]").inner_text()
     assert not page.problems
 
 
-def test_run_says_what_it_waits_for_and_keeps_the_focus(site: BuiltSite, page: Any) -> None:
+def test_run_says_that_it_waits_and_keeps_the_focus(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
     first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
     third.get_by_role("button", name="Run").press("Enter")
-    assert "waits" in third.locator("[role=status]").inner_text(), "it is the first that runs, out of sight perhaps"
+    assert "waits" in third.locator("[role=status]").inner_text(), "the first snippet runs, perhaps out of sight"
     assert third.get_by_role("button", name="Stop").is_visible()
     third.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
     assert page.evaluate("document.activeElement.ariaLabel") == "Run snippet 3"
@@ -119,20 +118,20 @@ def test_run_says_what_it_waits_for_and_keeps_the_focus(site: BuiltSite, page: A
     first.locator("[role=status]").filter(has_text="runs").wait_for()
     second.get_by_role("button", name="Run").click()
     third.get_by_role("button", name="Stop").click()
-    for one in (second, third):  # and none of them begins the loop anew
-        one.locator("[role=status]").filter(has_text="did not run").wait_for()
+    for snippet in (second, third):  # and neither starts the loop again
+        snippet.locator("[role=status]").filter(has_text="did not run").wait_for()
     first.locator("textarea").fill("1 / 0")
     third.get_by_role("button", name="Run").click()
     third.locator("[role=status]").filter(has_text="raised an error").wait_for(timeout=60_000)
     assert not page.problems
 
 
-def test_what_stands_below_a_changed_snippet_runs_again(site: BuiltSite, page: Any) -> None:
+def test_snippets_below_a_changed_one_run_again(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
     first, second, third = (page.locator("py-snippet.live").nth(i) for i in range(3))
-    for one, code in ((first, "x = 1"), (second, "y = x + 1"), (third, "print(y)")):
-        one.get_by_role("button", name="Edit").click()
-        one.locator("textarea").fill(code)
+    for snippet, code in ((first, "x = 1"), (second, "y = x + 1"), (third, "print(y)")):
+        snippet.get_by_role("button", name="Edit").click()
+        snippet.locator("textarea").fill(code)
     gave = third.locator(".weave-gave[role] pre")
     third.get_by_role("button", name="Run").click()
     gave.filter(has_text=re.compile("^2$")).wait_for(timeout=60_000)
@@ -141,53 +140,53 @@ def test_what_stands_below_a_changed_snippet_runs_again(site: BuiltSite, page: A
     gave.filter(has_text=re.compile("^11$")).wait_for()
     colours = "py-snippet.live pre > code > span"
     before = first.locator("textarea").input_value()
-    assert not first.locator("pre").first.is_visible(), "its code is shown once: in the field"
+    assert not first.locator("pre").first.is_visible(), "its code is shown once, in the editor"
     first.get_by_role("button", name="Done").click()
     assert first.locator("code").first.inner_text() == before
     first.get_by_role("button", name="Reset").click()
-    assert page.locator(colours).first.is_visible(), "as it was written, colours too"
+    assert page.locator(colours).first.is_visible(), "the author's code, in its colours"
     assert not page.problems
 
 
-def test_a_page_that_is_left_takes_its_endless_loop_along(site: BuiltSite, page: Any) -> None:
+def test_leaving_a_page_ends_its_endless_loop(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
-    one = page.locator("py-snippet.live").first
-    assert run(one).startswith("ran")
-    one.get_by_role("button", name="Edit").click()
-    one.locator("textarea").fill("while True: pass")
-    one.locator("textarea").press("Control+Enter")
-    one.locator("[role=status]").filter(has_text="runs").wait_for()
+    snippet = page.locator("py-snippet.live").first
+    assert run(snippet).startswith("ran")
+    snippet.get_by_role("button", name="Edit").click()
+    snippet.locator("textarea").fill("while True: pass")
+    snippet.locator("textarea").press("Control+Enter")
+    snippet.locator("[role=status]").filter(has_text="runs").wait_for()
     page.locator(".md-nav--primary").get_by_role("link", name="Einstein notation").first.click()
     page.locator("h1", has_text="Einstein").wait_for()
     assert run(page.locator("py-snippet.live").first).startswith("ran")
 
 
-def test_what_a_snippet_gives_stays_of_a_size(site: BuiltSite, page: Any) -> None:
+def test_the_output_of_a_snippet_stays_small(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
-    one = page.locator("py-snippet.live").first
-    one.get_by_role("button", name="Edit").click()
+    snippet = page.locator("py-snippet.live").first
+    snippet.get_by_role("button", name="Edit").click()
     for code in (
         "import numpy as np\nnp.ones((4096, 1))",
         "import numpy as np\nnp.ones((1, 4096))",
         "for i in range(5000): print(i)",
         "input()",
     ):
-        one.locator("textarea").fill(code)
-        assert run(one).startswith("ran" if "input" not in code else "raised")
-        assert one.locator(".weave-gave[role]").bounding_box()["height"] < 900, code
+        snippet.locator("textarea").fill(code)
+        assert run(snippet).startswith("ran" if "input" not in code else "raised")
+        assert snippet.locator(".weave-gave[role]").bounding_box()["height"] < 900, code
         if "numpy" in code:
-            assert one.locator(".weave-gave svg").bounding_box()["height"] > 10, code
-    assert "EOFError" in one.locator(".weave-gave[role]").inner_text() and not page.problems
+            assert snippet.locator(".weave-gave svg").bounding_box()["height"] > 10, code
+    assert "EOFError" in snippet.locator(".weave-gave[role]").inner_text() and not page.problems
 
 
-def test_a_python_that_cannot_start_says_so_and_can_be_asked_again(site: BuiltSite, page: Any) -> None:
+def test_a_python_that_cannot_start_says_so_and_can_be_started_again(site: BuiltSite, page: Any) -> None:
     page.route("**/pyodide.asm.wasm", lambda route: route.abort())
     page.goto(f"{site.url}notes/tensor-products/")
-    one = page.locator("py-snippet.live").first
-    assert "did not start" in run(one)
+    snippet = page.locator("py-snippet.live").first
+    assert "did not start" in run(snippet)
     page.unroute("**/pyodide.asm.wasm")
-    one.get_by_role("button", name="Run").click()
-    one.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
+    snippet.get_by_role("button", name="Run").click()
+    snippet.locator("[role=status]").filter(has_text=re.compile("^ran")).wait_for(timeout=60_000)
 
 
 def test_snippets_and_figures_work_after_an_instant_navigation(site: BuiltSite, page: Any) -> None:
@@ -217,16 +216,16 @@ def test_the_kronecker_product_is_numpys(site: BuiltSite, page: Any) -> None:
     builder.get_by_label("B, row 1, column 2").fill("7")
     A, B = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.1, 0.6, -4]]), np.array([[1, 7], [2, -1]])
 
-    def shown() -> list[float]:
+    def entries() -> list[float]:
         return [float(text.replace("−", "-")) for text in builder.locator("svg text").all_text_contents()]
 
-    assert np.allclose(shown(), np.kron(A, B).ravel(), atol=0.005)
+    assert np.allclose(entries(), np.kron(A, B).ravel(), atol=0.005)
     builder.get_by_label("order").select_option("B ⊗ A")
-    assert np.allclose(shown(), np.kron(B, A).ravel(), atol=0.005)
+    assert np.allclose(entries(), np.kron(B, A).ravel(), atol=0.005)
     builder.locator(".product").press("ArrowRight")
-    said = builder.locator("[role=status]").inner_text()
-    row, column = (int(found) - 1 for found in re.search(r"Row (\d+).*column (\d+)", said).groups())
-    assert float(said.rpartition("= ")[2].replace("−", "-")) == pytest.approx(np.kron(B, A)[row, column], abs=0.005)
+    status = builder.locator("[role=status]").inner_text()
+    row, column = (int(number) - 1 for number in re.search(r"Row (\d+).*column (\d+)", status).groups())
+    assert float(status.rpartition("= ")[2].replace("−", "-")) == pytest.approx(np.kron(B, A)[row, column], abs=0.005)
     assert not page.problems
 
 
@@ -237,10 +236,10 @@ def test_any_number_may_be_typed_into_a_matrix(site: BuiltSite, page: Any) -> No
     field, first = builder.get_by_label("A, row 1, column 1"), builder.locator("svg text").first
     for typed, shown in {"0,5": "0.5", "1e5": "100000", "−2": "−2", "-": None, "abc": None, "1e999": None}.items():
         field.fill(typed)
-        assert field.evaluate("(one) => one.matches(':invalid')") == (shown is None), typed
-        assert first.text_content() == (shown or "−2"), "what is no number changes nothing"
+        assert field.evaluate("(field) => field.matches(':invalid')") == (shown is None), typed
+        assert first.text_content() == (shown or "−2"), "text that is not a number changes nothing"
     field.fill("-123456.789")
-    assert first.evaluate("(one) => one.getBBox().width") < 1, "it stays in its cell"
+    assert first.evaluate("(text) => text.getBBox().width") < 1, "it stays in its cell"
     assert not page.problems
 
 
@@ -251,7 +250,7 @@ def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     lookup.locator("tbody tr").first.wait_for()
     assert lookup.locator("tbody tr").count() == 12
     first = lookup.locator("tbody tr").first.inner_text()
-    assert first.startswith("0.2") and "·or" in first, "either … or, which the note speaks of"
+    assert first.startswith("0.2") and "·or" in first, "either … or, which the note discusses"
     lookup.get_by_label("seen before").fill("unbelievable")
     assert "“unbelievable” is more than one token" in lookup.locator("[role=status]").inner_text()
     lookup.get_by_label("seen before").fill("")
@@ -259,7 +258,7 @@ def test_a_skip_trigram_is_looked_up(site: BuiltSite, page: Any) -> None:
     assert not page.problems
 
 
-# -- hovers
+# -- previews
 
 
 def test_a_claim_shows_its_value_by_mouse_keyboard_and_touch(site: BuiltSite, browser: Any, page: Any) -> None:
@@ -272,7 +271,7 @@ def test_a_claim_shows_its_value_by_mouse_keyboard_and_touch(site: BuiltSite, br
     page.keyboard.press("Escape")
     assert not card.is_visible()
     page.mouse.move(0, 0)
-    page.keyboard.press("Tab")  # whoever uses the keyboard sees where it is
+    page.keyboard.press("Tab")  # the focus ring shows only after a key
     claim.focus()
     card.wait_for()
     assert claim.get_attribute("aria-describedby") == "weave-card"
@@ -282,7 +281,7 @@ def test_a_claim_shows_its_value_by_mouse_keyboard_and_touch(site: BuiltSite, br
     phone.goto(f"{site.url}notes/tensor-products/")
     phone.locator("article a.weave-claim").first.tap()
     phone.locator("#weave-card").wait_for()
-    assert "/notes/" in phone.url, "the first tap shows, it does not leave"
+    assert "/notes/" in phone.url, "the first tap shows the card and stays on the page"
     box = phone.locator("#weave-card").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     phone.locator("#weave-card").get_by_role("link", name="Go there").tap()
@@ -311,34 +310,34 @@ def test_a_card_does_not_cover_the_second_line_of_its_link(site: BuiltSite, page
     page.set_viewport_size({"width": 500, "height": 800})
     page.goto(f"{site.url}notes/residual-stream/")
     link = page.locator("article a.weave-cite", has_text="section on the residual stream").first
-    page.add_style_tag(content="* { content-visibility: visible !important }")  # nothing moves any more
-    link.evaluate("(one) => one.scrollIntoView({ block: 'center' })")
+    page.add_style_tag(content="* { content-visibility: visible !important }")  # nothing moves from here on
+    link.evaluate("(link) => link.scrollIntoView({ block: 'center' })")
     page.wait_for_timeout(500)
-    lines = link.evaluate("(one) => [...one.getClientRects()].map((box) => [box.x + 4, box.y + box.height / 2])")
+    lines = link.evaluate("(link) => [...link.getClientRects()].map((box) => [box.x + 4, box.y + box.height / 2])")
     assert len(lines) == 2
     page.mouse.move(*lines[1])
     page.locator("#weave-card").wait_for()
-    assert link.evaluate("(one, [x, y]) => one.contains(document.elementFromPoint(x, y))", lines[1])
+    assert link.evaluate("(link, [x, y]) => link.contains(document.elementFromPoint(x, y))", lines[1])
 
 
 @pytest.mark.parametrize("by", ["load", "instant navigation"])
-def test_a_link_to_a_cell_arrives_below_the_header(site: BuiltSite, page: Any, by: str) -> None:
+def test_a_link_to_a_cell_scrolls_it_below_the_header(site: BuiltSite, page: Any, by: str) -> None:
     page.goto(f"{site.url}pages/ledger/")
     link = page.locator("article tbody a[href*='notebooks/residual_stream']").last
-    address, cell = link.evaluate("(one) => [one.href, one.hash.slice(1)]")
+    address, cell = link.evaluate("(link) => [link.href, link.hash.slice(1)]")
     if by == "load":
-        page.goto(f"{address}%")  # a mistyped one is no error
+        page.goto(f"{address}%")  # a mistyped address is not an error
         page.goto("about:blank")
         page.goto(address)
     else:
         link.click()
     page.wait_for_timeout(3000)
-    # Material writes the heading that is read into the address
+    # Material puts the heading in view into the address
     assert page.url.partition("#")[0] == address.partition("#")[0] and not page.problems
     assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
 
 
-def test_going_back_leads_to_where_the_page_was_left(site: BuiltSite, page: Any) -> None:
+def test_going_back_returns_to_where_the_reader_was(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/residual-stream/", wait_until="load")
     page.wait_for_timeout(2500)
     page.mouse.wheel(0, 9000)
@@ -356,9 +355,7 @@ def test_going_back_leads_to_where_the_page_was_left(site: BuiltSite, page: Any)
 @pytest.mark.parametrize("note", ["tensor-products", "two-layer"])
 def test_the_name_of_a_cell_stays_in_the_margin(site: BuiltSite, page: Any, note: str) -> None:
     page.goto(f"{site.url}notes/{note}/")
-    over = (
-        "(all) => all.map((one) => one.getBoundingClientRect().right - one.parentElement.getBoundingClientRect().right)"
-    )
+    over = "(all) => all.map((a) => a.getBoundingClientRect().right - a.parentElement.getBoundingClientRect().right)"
     assert max(page.locator("figcaption a.weave-cell").evaluate_all(over)) < 1
 
 
@@ -385,7 +382,7 @@ def test_with_what_it_needs_is_copied(site: BuiltSite, browser: Any) -> None:
     context.close()
 
 
-# -- what is loaded, and how
+# -- loading
 
 
 @pytest.mark.parametrize("path", [f"notes/{path.stem}/" for path in sorted((ROOT / "docs/notes").glob("*.md"))] + [""])
@@ -394,11 +391,11 @@ def test_a_first_load_is_small(site: BuiltSite, page: Any, path: str) -> None:
     page.mouse.wheel(0, 6000)
     page.wait_for_timeout(300)
     sizes = {}
-    for url in dict.fromkeys(url.partition("#")[0] for url in page.asked):
+    for url in dict.fromkeys(url.partition("#")[0] for url in page.requests):
         data = site.file(url).read_bytes()
         packed = url.endswith((".woff", ".woff2", ".png"))
         sizes[url.removeprefix(site.url)] = len(data) if packed else len(gzip.compress(data, 6))
-    assert sum(sizes.values()) <= 300_000, sorted(sizes.items(), key=lambda one: -one[1])[:8]
+    assert sum(sizes.values()) <= 300_000, sorted(sizes.items(), key=lambda item: -item[1])[:8]
     assert not page.problems
 
 
@@ -406,25 +403,26 @@ def test_a_first_load_is_small(site: BuiltSite, page: Any, path: str) -> None:
 def test_nothing_shifts_while_a_page_loads(site: BuiltSite, browser: Any, page: Any, path: str) -> None:
     def shift(page: Any) -> float:
         page.add_init_script(
-            "window.shift = 0; new PerformanceObserver((list) => { for (const one of list.getEntries())"
-            " if (!one.hadRecentInput) window.shift += one.value; }).observe({ type: 'layout-shift', buffered: true });"
+            "window.shift = 0; new PerformanceObserver((list) => { for (const entry of list.getEntries())"
+            " if (!entry.hadRecentInput) window.shift += entry.value; })"
+            ".observe({ type: 'layout-shift', buffered: true });"
         )
         page.goto(f"{site.url}{path}", wait_until="networkidle")
-        for _ in range(15):  # as a reader turns pages
+        for _ in range(15):  # as a reader scrolls
             page.mouse.wheel(0, 400)
             page.wait_for_timeout(40)
         page.wait_for_timeout(300)
         return page.evaluate("window.shift")
 
-    if shift(page) >= 0.01:  # this machine was busy, and painted before it read a font that it had: once more
+    if shift(page) >= 0.01:  # a busy machine paints before it has read a cached font: once more
         other = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         assert shift(other) < 0.01
         other.context.close()
 
 
-def test_the_search_index_comes_when_it_is_wanted(site: BuiltSite, page: Any) -> None:
+def test_the_search_index_is_fetched_when_the_reader_searches(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/two-layer/", wait_until="networkidle")
-    assert not any("search_index" in url for url in page.asked)
+    assert not any("search_index" in url for url in page.requests)
     for query, expected in {
         "commutation matrix": "Tensor products",
         "mathbb": "",  # TeX source
@@ -435,10 +433,10 @@ def test_the_search_index_comes_when_it_is_wanted(site: BuiltSite, page: Any) ->
         page.locator(".md-search-result__item").first.wait_for()
         results = page.locator(".md-search-result__list").inner_text()
         assert expected in results and not re.search(r"</?(span|div|svg|tex-math|py-snippet)\b", results), query
-    assert any("search_index" in url for url in page.asked)
+    assert any("search_index" in url for url in page.requests)
 
 
-def test_the_policy_lets_nothing_else_through(site: BuiltSite, page: Any) -> None:
+def test_the_policy_allows_nothing_else(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/tensor-products/")
     policy = page.locator('meta[http-equiv="Content-Security-Policy"]').get_attribute("content")
     assert "default-src 'self'" in policy and "http" not in policy and "'unsafe-eval'" not in policy
@@ -452,7 +450,7 @@ def test_the_policy_lets_nothing_else_through(site: BuiltSite, page: Any) -> Non
     )
     page.wait_for_timeout(200)
     assert page.evaluate("[window.inline, window.refused]") == [None, True]
-    assert len([one for one in page.problems if "Content Security Policy" in one]) >= 3
+    assert len([problem for problem in page.problems if "Content Security Policy" in problem]) >= 3
     policies = {
         re.search(r'Content-Security-Policy" content="([^"]*)"', path.read_text())[1]
         for path in site.folder.rglob("*.html")
@@ -468,7 +466,7 @@ def test_nothing_sticks_out(site: BuiltSite, browser: Any, path: str, width: int
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     page.goto(f"{site.url}{path}")
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
 
@@ -488,7 +486,7 @@ def test_lines_have_65_to_75_characters_where_there_is_room(site: BuiltSite, pag
     assert per_line and 62 <= typical <= 76, per_line
 
 
-# -- what others see
+# -- feeds, pictures, print
 
 
 def test_feeds_hold_every_note_and_entry(site: BuiltSite) -> None:
@@ -519,7 +517,7 @@ def test_a_note_prints_without_the_page_around_it(site: BuiltSite, browser: Any,
     page.close()
 
 
-def test_nothing_says_where_it_was_built(site: BuiltSite) -> None:
+def test_nothing_reveals_where_the_site_was_built(site: BuiltSite) -> None:
     for path in site.folder.rglob("provenance.json"):
         assert str(ROOT) not in path.read_text() and '"commit"' in path.read_text()
 
@@ -537,26 +535,26 @@ def test_firefox_reads_and_runs_the_same_pages(site: BuiltSite) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_notes_become_one_pdf_whose_links_stay_inside(site: BuiltSite, browser: Any) -> None:
-    """In a process of its own: a second browser cannot be driven beside the first."""
+def test_notes_become_one_pdf_with_links_inside_it(site: BuiltSite, browser: Any) -> None:
+    """In a process of its own, because Playwright cannot drive a second browser beside the first."""
     script = (
         "import io, sys; sys.path.insert(0, 'code/live')\n"
         "import pdf; from pathlib import Path; from pypdf import PdfReader\n"
         "names, address = ['notes/zero-layer', 'notes/one-layer'], sys.argv[2]\n"
-        "whole = pdf.joined(pdf.printed(Path(sys.argv[1]), names, address), names, address, 'Notes', 'A. Author')\n"
+        "whole = pdf.join(pdf.print_notes(Path(sys.argv[1]), names, address), names, address, 'Notes', 'A. Author')\n"
         "read = PdfReader(io.BytesIO(whole))\n"
-        "links = [one.get_object() for page in read.pages for one in page.get('/Annots', ())]\n"
-        "print(len(read.pages), sum('/Dest' in one for one in links), read.metadata.title, read.metadata.author)\n"
-        "print(*[one['/A']['/URI'] for one in links if '/A' in one])\n"
+        "links = [link.get_object() for page in read.pages for link in page.get('/Annots', ())]\n"
+        "print(len(read.pages), sum('/Dest' in link for link in links), read.metadata.title, read.metadata.author)\n"
+        "print(*[link['/A']['/URI'] for link in links if '/A' in link])\n"
         "print(read.pages[0].extract_text()[:200].replace(chr(10), ' '))"
     )
     command = [sys.executable, "-c", script, str(site.folder), site.url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    about, leads, text = done.stdout.splitlines()
+    about, addresses, text = done.stdout.splitlines()
     pages, inside, *names = about.split()
     assert int(pages) > 15 and int(inside) > 0 and names == ["Notes", "A.", "Author"]
-    assert not re.search(rf"{re.escape(site.url)}notes/(zero|one)-layer/", leads) and "Zero layers" in text
+    assert not re.search(rf"{re.escape(site.url)}notes/(zero|one)-layer/", addresses) and "Zero layers" in text
 
 
 def test_drawings_are_light_on_dark_paper(site: BuiltSite, browser: Any) -> None:
@@ -565,6 +563,6 @@ def test_drawings_are_light_on_dark_paper(site: BuiltSite, browser: Any) -> None
         page = context.new_page()
         page.goto(f"{site.url}pages/writing/")
         drawing = page.locator("article img[src$='.svg']").first
-        assert drawing.evaluate("(one) => getComputedStyle(one).filter") == expected
+        assert drawing.evaluate("(image) => getComputedStyle(image).filter") == expected
         assert drawing.get_attribute("alt")
         context.close()

@@ -1,4 +1,4 @@
-"""The page's own JavaScript: its types hold, and its tests pass."""
+"""The site's own JavaScript: it type-checks strictly, and its tests pass."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def run(*command: str) -> None:
 
 
 def test_types() -> None:
-    files = sorted(str(path) for folder in ("live", "weave") for path in (ROOT / "code" / folder).glob("*.js"))
-    assert sum(len(Path(file).read_text("utf-8").splitlines()) for file in files) <= 1500, "a page's scripts stay small"
+    files = sorted(str(path) for folder in ("live", "weave") for path in (ROOT / "code" / folder).rglob("*.js"))
+    assert len(files) >= 10
     strict = [
         "--noEmit",
         "--allowJs",

@@ -1,4 +1,4 @@
-"""What runs in the reader's browser computes what torch computes: tokens, patterns, logits, heads off or frozen."""
+"""The site's JavaScript computes what PyTorch computes: tokens, patterns, logits, heads off or frozen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ask(**cases):
 
 @settings(deadline=None, max_examples=8)
 @given(st.lists(st.text(max_size=40), min_size=20, max_size=20))
-def test_the_tokenizer_is_that_of_python(texts):
+def test_the_tokenizer_agrees_with_python(texts):
     texts = [*texts, "The State of the Union's 1,776  gold\n\n — don't  ", "Ünïcödé 🦉 … x" * 3]
     assert ask(texts=texts)["encoded"] == [tokenizer().encode(text).ids for text in texts]
 
@@ -48,8 +48,8 @@ def test_tokens_are_shown_as_in_python():
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_the_model_is_that_of_torch(name):
-    """To 1e-4, on held-out text and on random tokens; with heads off, patterns computed again or kept."""
+def test_the_model_agrees_with_torch(name):
+    """To 1e-4, on held-out text and random tokens; with heads off, with patterns computed again or kept."""
     model = checkpoints.load(name).model
     layers, file = model.config.n_layers, str(ROOT / f"code/checkpoints/{name}.safetensors")
     text = data.corpus().validation

@@ -13,7 +13,7 @@ Accepted exceptions, because they read well enough and improve the site:
 - The macros of mkdocs.yml (`\\R`, `\\tr`, …) show by their names; spelled out they would make the sources unreadable.
 - The glossary's `:   meaning` is a separate line below the word, with its colon.
 - `::: module` in the reference, which is generated, appears below a heading that says the same.
-- The site's own elements, `<kronecker-builder>`, show nothing; the text before them says what they are for.
+- The site's own elements, `<kronecker-builder>`, show the sentence inside them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from weave.note.math import render_html
 from weave.note.page import start_page
 from weave.run import provenance
 from weave.run.store import digest, write_whole
-from weave.site import collected, fonts, publish
+from weave.site import collected, every_page, fonts, publish
 from weave.site.drafts import leave_out
 from weave.site.notebook_pages import NotebookPages, download_bytes
 from weave.source.layout import Layout
@@ -54,6 +54,8 @@ class WeaveConfig(Config):
     """Modules imported before any notebook runs, because they take long and most notebooks need them."""
     browser_packages = config_options.ListOfItems(config_options.Type(str), default=[])
     """Packages that snippets can import in the reader's browser; without any, no snippet runs there."""
+    colab = config_options.Type(str, default="")
+    """The file of requirements that a notebook installs in Colab; without one, no notebook is prepared for Colab."""
 
 
 def plugin_of(config: MkDocsConfig) -> WeavePlugin:
@@ -193,6 +195,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
         start_page(None)
+        if self.mode != "check":
+            html = every_page.content(html, page, config, self.book.layout, self.config.colab)
         if source := collected.source_of(self.book, page.file):
             wrong = "".join(error_html(str(problem)) for problem in above(self.book, source))
             html = wrong + self._weave_snippets(html, page, self.book.layout.read(source))
@@ -250,8 +254,15 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     # -- after rendering
 
+    def on_page_context(self, context: Any, page: MkDocsPage, config: MkDocsConfig, nav: Navigation) -> Any:
+        return context | every_page.context(page, config, self.book.layout.root, self.mode == "serve")
+
+    def on_post_template(self, output_content: str, template_name: str, config: MkDocsConfig) -> str:
+        return every_page.finish(output_content) if template_name == "404.html" else output_content
+
     @event_priority(-100)
     def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
+        output = every_page.finish(output)
         if page.file.src_uri in self.notebooks.headings:
             path = self._path_of(page.file)
             output = self.notebooks.annotate(output, path, lambda user: self._url(user, page))
@@ -269,6 +280,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             write_whole(site_dir / name, make())
         copy_katex(root, site_dir)
         if self.mode == "build":
+            every_page.publish(site_dir, self.files, config, self.book.layout, self.config.colab)
             fonts.shrink(site_dir, root / ".cache/weave/fonts")
             engine().keep(root / FORMULAS)
             if not publish.strict_warnings():

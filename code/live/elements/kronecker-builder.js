@@ -1,9 +1,10 @@
 // @ts-check
-/** <kronecker-builder>: type two small matrices and see their tensor product; choose an entry and see its two factors. */
-import { STYLE, element, starter } from "./element.js";
-import { board, paint, svg } from "./svg.js";
+/** <kronecker-builder>: two small matrices to type into and their tensor product; a chosen entry shows its two factors. */
+import { element } from "../lib/element.js";
+import { LiveFigure } from "../lib/figure.js";
+import { board, paint, svg } from "../lib/svg.js";
 
-const OWN_STYLE = `
+const STYLE = `
   .parts { display: flex; flex-wrap: wrap; gap: 1em 2em; align-items: flex-start; }
   fieldset { border: 0; padding: 0; margin: 0; } legend { font-style: italic; padding: 0; margin-bottom: 0.3em; }
   .grid { display: grid; gap: 3px; width: max-content; }
@@ -15,25 +16,21 @@ const OWN_STYLE = `
   text { font-size: 0.3px; text-anchor: middle; dominant-baseline: central; fill: var(--md-default-fg-color); }
   select { padding: 0.2em 0.4em; }`;
 
-class KroneckerBuilder extends HTMLElement {
+export default class KroneckerBuilder extends LiveFigure {
+  static label = "Try it: build a tensor product";
+  static style = STYLE;
+
   /** @type {Record<string, number[][]>} */
   matrices = { A: [[1, 0, 0], [0.5, 0.5, 0], [0.1, 0.6, 0.3]], B: [[1, 0], [2, -1]] };
   /** @type {Record<string, HTMLInputElement[][]>} */ inputs = {};
-  chosen = [4, 2]; // row and column in the product
+  /** Row and column of the chosen entry of the product. */
+  chosen = [4, 2];
+  /** Show B ⊗ A instead of A ⊗ B. */
   swapped = false;
   /** @type {any} */ product;
-  /** @type {any} */ said;
+  /** @type {any} */ status;
 
-  connectedCallback() {
-    if (this.shadowRoot) return;
-    const start = starter("Try it: build a tensor product", async () => {
-      this.build();
-      this.product.focus();
-    });
-    this.attachShadow({ mode: "open" }).append(element("style", { textContent: STYLE + OWN_STYLE }), start);
-  }
-
-  build() {
+  async start() {
     const order = element("select", {}, element("option", { textContent: "A ⊗ B" }), element("option", { textContent: "B ⊗ A" }));
     order.addEventListener("change", () => { this.swapped = order.selectedIndex === 1; this.update(); });
     this.product = element("div", { tabIndex: 0, className: "product" });
@@ -41,24 +38,24 @@ class KroneckerBuilder extends HTMLElement {
     this.product.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.key(event));
     this.product.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.point(event));
     this.product.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.point(event));
-    this.said = element("p", { role: "status" });
-    /** @type {ShadowRoot} */ (this.shadowRoot).replaceChildren(
-      element("style", { textContent: STYLE + OWN_STYLE }),
+    this.status = element("p", { role: "status" });
+    this.show(
       element("div", { className: "parts" }, this.grid("A"), this.grid("B"),
         element("label", {}, "order ", order)),
-      this.said, this.product, element("p", { className: "quiet", textContent: "Point at an entry, or move with the arrow keys. Change a number and see what moves." }));
+      this.status, this.product, element("p", { className: "quiet", textContent: "Point at an entry, or move with the arrow keys. Change a number and see what moves." }));
     this.update();
+    this.product.focus();
   }
 
-  /** @param {string} name */
+  /** Return a matrix as fields to type into. @param {string} name */
   grid(name) {
     const rows = this.matrices[name];
     this.inputs[name] = rows.map((row, i) => row.map((value, j) => {
       const input = element("input", { value: String(value), inputMode: "decimal", ariaLabel: `${name}, row ${i + 1}, column ${j + 1}` });
       input.addEventListener("input", () => {
-        const number = Number(input.value.replace(",", ".").replace("−", "-")), good = Math.abs(number) < 1e100; // products too
-        input.setCustomValidity(good ? "" : "not a number: the one before it stays");
-        if (good) this.matrices[name][i][j] = number;
+        const number = Number(input.value.replace(",", ".").replace("−", "-")), valid = Math.abs(number) < 1e100; // so that products are finite
+        input.setCustomValidity(valid ? "" : "not a number: the previous one stays");
+        if (valid) this.matrices[name][i][j] = number;
         this.update();
       });
       return input;
@@ -68,11 +65,12 @@ class KroneckerBuilder extends HTMLElement {
     return element("fieldset", {}, element("legend", { textContent: name }), grid);
   }
 
-  /** The two factors in their order, by name. @returns {[string, string]} */
+  /** The names of the two factors, in their order. @returns {[string, string]} */
   get order() {
     return this.swapped ? ["B", "A"] : ["A", "B"];
   }
 
+  /** Show the product, and the factors of the chosen entry. */
   update() {
     const [first, second] = this.order, left = this.matrices[first], right = this.matrices[second];
     const p = right.length, q = right[0].length, rows = left.length * p, columns = left[0].length * q;
@@ -90,7 +88,7 @@ class KroneckerBuilder extends HTMLElement {
     const digits = values.map((value, at) => {
       const text = svg("text", { x: (at % columns) + 0.5, y: Math.floor(at / columns) + 0.5 });
       text.textContent = n(value);
-      if (text.textContent.length > 5) text.style.fontSize = `${1.5 / text.textContent.length}px`; // it stays in its cell
+      if (text.textContent.length > 5) text.style.fontSize = `${1.5 / text.textContent.length}px`; // to fit into its cell
       return text;
     });
     const mark = svg("rect", { x: c + 0.04, y: r + 0.04, width: 0.92, height: 0.92, fill: "none", stroke: "var(--md-accent-fg-color)", "stroke-width": 0.08 });
@@ -101,11 +99,11 @@ class KroneckerBuilder extends HTMLElement {
     for (const name of ["A", "B"]) for (const input of this.inputs[name].flat()) input.classList.remove("chosen");
     this.inputs[first][i][j].classList.add("chosen");
     this.inputs[second][k][l].classList.add("chosen");
-    this.said.textContent = `Row ${r + 1} is the pair (${i + 1}, ${k + 1}), column ${c + 1} the pair (${j + 1}, ${l + 1}), the second running fastest: ` +
+    this.status.textContent = `Row ${r + 1} is the pair (${i + 1}, ${k + 1}), column ${c + 1} the pair (${j + 1}, ${l + 1}), the second running fastest: ` +
       `${first}[${i + 1}, ${j + 1}] · ${second}[${k + 1}, ${l + 1}] = ${n(left[i][j])} · ${n(right[k][l])} = ${n(values[r * columns + c])}`;
   }
 
-  /** @param {PointerEvent} event */
+  /** Choose the entry under the pointer. @param {PointerEvent} event */
   point(event) {
     const map = this.product.firstChild, box = map.getBoundingClientRect(), [, , columns, rows] = map.getAttribute("viewBox").split(" ").map(Number);
     const at = [Math.floor(((event.clientY - box.top) / box.height) * rows), Math.floor(((event.clientX - box.left) / box.width) * columns)];
@@ -115,7 +113,7 @@ class KroneckerBuilder extends HTMLElement {
     }
   }
 
-  /** @param {KeyboardEvent} event */
+  /** Choose the next entry in the direction of an arrow key. @param {KeyboardEvent} event */
   key(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!step) return;
@@ -124,5 +122,3 @@ class KroneckerBuilder extends HTMLElement {
     this.update();
   }
 }
-
-customElements.define("kronecker-builder", KroneckerBuilder);

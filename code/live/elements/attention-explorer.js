@@ -1,13 +1,15 @@
 // @ts-check
 /**
- * <attention-explorer model="induction" text="…">: a trained model under the reader's hands. What it computes with comes
- * on the first click, from this site. hook.py puts the weights beside this file.
+ * <attention-explorer model="induction" pin="1.1" text="…">: an attention-only model that the reader types into, with
+ * the pattern of every head, and heads to switch off. `pin` is the head whose pattern colours the tokens.
  */
-import { STYLE, element, load, percent, starter, visible } from "./element.js";
-import { BLUE, ORANGE, board, paint } from "./svg.js";
+import { element, percent, visible } from "../lib/element.js";
+import { LiveFigure } from "../lib/figure.js";
+import { load } from "../lib/model.js";
+import { BLUE, ORANGE, board, paint } from "../lib/svg.js";
 
-const LONGEST = 64;
-const OWN_STYLE = `
+const MAX_TOKENS = 64;
+const STYLE = `
   textarea { width: 100%; resize: vertical; }
   .tokens { display: flex; flex-wrap: wrap; gap: 2px; margin: 0.6em 0; padding: 0; }
   .tokens button { padding: 0 0.15em; border-width: 0 0 2px; border-radius: 0; white-space: pre; font-family: var(--md-code-font, monospace); }
@@ -20,44 +22,45 @@ const OWN_STYLE = `
   .heads input { margin: 0; }
   .off svg { opacity: 0.25; }`;
 
-class AttentionExplorer extends HTMLElement {
-  connectedCallback() {
-    if (this.shadowRoot) return;
-    const root = this.attachShadow({ mode: "open" });
-    const start = starter("Try it: type a text and see every head", () => this.start());
-    root.append(element("style", { textContent: STYLE + OWN_STYLE }), start);
-  }
+export default class AttentionExplorer extends LiveFigure {
+  static label = "Try it: type a text and see every head";
+  static style = STYLE;
 
-  // what start() fetches, and the parts that build() makes
+  // What `start` fetches.
   /** @type {any} */ core;
   /** @type {any} */ model;
   /** @type {any} */ tokenizer;
+  // The parts that `build` makes.
   /** @type {any} */ input;
   /** @type {any} */ weighted;
   /** @type {any} */ frozen;
   /** @type {any} */ tokens;
   /** @type {any} */ heads;
-  /** @type {any} */ said;
+  /** @type {any} */ status;
   /** @type {any} */ next;
-  /** @type {Set<string>} */ off = new Set();
+  // What the reader has chosen; `update` shows it.
+  /** Heads that are switched off, as "1.0". @type {Set<string>} */ off = new Set();
+  /** The head whose pattern colours the tokens. */
   pinned = "0.0";
-  place = -1; // the token whose row is shown; -1: none
+  /** The position that this head looks from; -1 for none: then colours show each token's loss. */
+  position = -1;
 
   async start() {
-    Object.assign(this, await load(this.getAttribute("model") ?? "induction", "tokenizer.json"));
+    Object.assign(this, await load(this));
     this.pinned = this.getAttribute("pin") ?? `${this.model.layers - 1}.0`;
     this.build();
     this.update();
     this.input.focus();
   }
 
+  /** Make the parts, and show them. */
   build() {
-    const changed = () => this.update();
+    const update = () => this.update();
     this.input = element("textarea", { rows: 3, value: this.getAttribute("text") ?? "", ariaLabel: "text for the model" });
-    this.input.addEventListener("input", changed);
+    this.input.addEventListener("input", update);
     this.weighted = element("input", { type: "checkbox" });
     this.frozen = element("input", { type: "checkbox" });
-    for (const box of [this.weighted, this.frozen]) box.addEventListener("change", changed);
+    for (const box of [this.weighted, this.frozen]) box.addEventListener("change", update);
     const all = element("button", { type: "button", textContent: "all heads on" });
     all.addEventListener("click", () => {
       this.off.clear();
@@ -77,11 +80,10 @@ class AttentionExplorer extends HTMLElement {
         pin.dataset.head = name;
       }
     }
-    this.said = element("p", { role: "status" });
+    this.status = element("p", { role: "status" });
     this.next = element("table");
-    const shadow = /** @type {ShadowRoot} */ (this.shadowRoot);
-    shadow.replaceChildren(
-      element("style", { textContent: STYLE + OWN_STYLE }), this.input, this.tokens, this.said, this.heads,
+    this.show(
+      this.input, this.tokens, this.status, this.heads,
       element("div", { className: "bar" },
         element("label", {}, this.weighted, " weigh by the length of the value"),
         element("label", {}, this.frozen, " keep the patterns when heads are off"), all),
@@ -89,27 +91,28 @@ class AttentionExplorer extends HTMLElement {
     );
   }
 
+  /** Run the model on the reader's text, and show the result. */
   update() {
     const { core, model } = this;
-    const ids = this.tokenizer.encode(this.input.value), tokens = [0, ...ids].slice(0, LONGEST);
+    const ids = this.tokenizer.encode(this.input.value), tokens = [0, ...ids].slice(0, MAX_TOKENS);
     const names = tokens.map((/** @type {number} */ id) => this.tokenizer.show(id)), n = tokens.length;
     const whole = core.run(model, tokens);
     const run = this.off.size ? core.run(model, tokens, { off: this.off, frozen: this.frozen.checked ? whole.patterns : null }) : whole;
-    this.place = Math.min(this.place, n - 1);
-    const lost = core.losses(run, tokens, model.dVocab), before = run === whole ? lost : core.losses(whole, tokens, model.dVocab);
+    this.position = Math.min(this.position, n - 1);
+    const losses = core.losses(run, tokens, model.dVocab), allOn = run === whole ? losses : core.losses(whole, tokens, model.dVocab);
 
-    const [layer, head] = this.pinned.split(".").map(Number), pattern = this.shown(run, layer, head, n);
+    const [layer, head] = this.pinned.split(".").map(Number), pattern = this.pattern(run, layer, head, n);
     this.tokens.replaceChildren(...names.map((/** @type {string} */ name, /** @type {number} */ i) => {
-      const row = this.place >= 0, share = row ? pattern[this.place * n + i] : i ? Math.min(1, lost[i - 1] / Math.log(model.dVocab)) : 0;
-      const tip = row ? `${percent(share)} of its attention` : i ? `${lost[i - 1].toFixed(2)} nats` : "start";
-      const made = element("button", { type: "button", textContent: visible(name), title: tip, ariaPressed: String(i === this.place) });
-      made.style.background = `color-mix(in srgb, ${row ? BLUE : ORANGE} ${Math.round(55 * share)}%, transparent)`;
-      made.addEventListener("click", () => {
-        this.place = this.place === i ? -1 : i;
+      const row = this.position >= 0, share = row ? pattern[this.position * n + i] : i ? Math.min(1, losses[i - 1] / Math.log(model.dVocab)) : 0;
+      const tip = row ? `${percent(share)} of its attention` : i ? `${losses[i - 1].toFixed(2)} nats` : "start";
+      const token = element("button", { type: "button", textContent: visible(name), title: tip, ariaPressed: String(i === this.position) });
+      token.style.background = `color-mix(in srgb, ${row ? BLUE : ORANGE} ${Math.round(55 * share)}%, transparent)`;
+      token.addEventListener("click", () => {
+        this.position = this.position === i ? -1 : i;
         this.update();
         /** @type {HTMLElement} */ (this.tokens.children[i]).focus();
       });
-      return made;
+      return token;
     }));
     for (const pin of /** @type {NodeListOf<HTMLElement>} */ (this.heads.querySelectorAll("button"))) {
       const [l, h] = /** @type {string} */ (pin.dataset.head).split(".").map(Number);
@@ -117,15 +120,15 @@ class AttentionExplorer extends HTMLElement {
       /** @type {HTMLElement} */ (pin.parentElement).classList.toggle("off", this.off.has(pin.dataset.head ?? ""));
       const map = /** @type {SVGElement} */ (pin.firstChild);
       map.setAttribute("viewBox", `0 0 ${n} ${n}`);
-      paint(map, this.shown(run, l, h, n), n, 1);
+      paint(map, this.pattern(run, l, h, n), n, 1);
     }
     const mean = (/** @type {number[]} */ values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
-    const cut = ids.length >= LONGEST ? ` Only the first ${LONGEST - 1} tokens are read.` : "";
-    this.said.textContent = n < 2 ? "Type something." :
-      (this.place >= 0 ? `Where head ${this.pinned} looks from “${visible(names[this.place])}”. ` : "Orange: how much each token surprised the model. Choose a token to see where the marked head looks from it. ") +
-      `Mean loss ${mean(lost).toFixed(2)} nats` + (this.off.size ? `; with all heads ${mean(before).toFixed(2)}.` : ".") + cut;
+    const cut = ids.length >= MAX_TOKENS ? ` Only the first ${MAX_TOKENS - 1} tokens are read.` : "";
+    this.status.textContent = n < 2 ? "Type something." :
+      (this.position >= 0 ? `Where head ${this.pinned} looks from “${visible(names[this.position])}”. ` : "Orange: how much each token surprised the model. Choose a token to see where the marked head looks from it. ") +
+      `Mean loss ${mean(losses).toFixed(2)} nats` + (this.off.size ? `; with all heads ${mean(allOn).toFixed(2)}.` : ".") + cut;
 
-    const from = this.place >= 0 ? this.place : n - 1;
+    const from = this.position >= 0 ? this.position : n - 1;
     const p = core.probabilities(run, from, model.dVocab), all = core.probabilities(whole, from, model.dVocab);
     const best = Array.from(p.keys()).sort((a, b) => p[b] - p[a]).slice(0, 6);
     this.next.replaceChildren(
@@ -136,13 +139,11 @@ class AttentionExplorer extends HTMLElement {
     );
   }
 
-  /** A head's pattern, or, weighted, its share of what reaches each position. @param {any} run @param {number} layer @param {number} head @param {number} n */
-  shown(run, layer, head, n) {
+  /** Return a head's pattern, row by row; where the reader weighs it, times the length of each value. @param {any} run @param {number} layer @param {number} head @param {number} n */
+  pattern(run, layer, head, n) {
     const pattern = run.patterns[layer][head];
     if (!this.weighted.checked) return pattern;
     const lengths = run.lengths[layer][head], most = Math.max(...lengths) || 1;
     return pattern.map((/** @type {number} */ value, /** @type {number} */ i) => (value * lengths[i % n]) / most);
   }
 }
-
-customElements.define("attention-explorer", AttentionExplorer);

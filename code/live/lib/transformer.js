@@ -1,5 +1,5 @@
 // @ts-check
-/** The attention-only models of code/residual/model.py, run where they are read. Shapes as there, rows first. */
+/** The attention-only models of code/residual/model.py, run in the reader's browser. Shapes as there, row-major. */
 
 /**
  * @typedef {{data: Float32Array, shape: number[]}} Weights
@@ -8,7 +8,7 @@
  * @typedef {{logits: Float32Array, patterns: Float32Array[][], lengths: Float32Array[][]}} Run
  */
 
-/** The tensors of a safetensors file (float16 or float32): a header in JSON, then the numbers. */
+/** Return the tensors of a safetensors file (float16 or float32): a header in JSON, then the numbers. */
 export function readSafetensors(/** @type {ArrayBuffer} */ file) {
   const view = new DataView(file);
   const length = Number(view.getBigUint64(0, true));
@@ -28,14 +28,14 @@ export function readSafetensors(/** @type {ArrayBuffer} */ file) {
   return weights;
 }
 
-/** A float16 as a number: sign, five bits of exponent, ten of fraction. */
+/** Return a float16 as a number: sign, five bits of exponent, ten of fraction. */
 function half(/** @type {number} */ bits) {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
   return sign * (exponent ? 1024 + fraction : fraction) * SCALES[exponent];
 }
 const SCALES = Float64Array.from({ length: 32 }, (_, e) => (e === 31 ? NaN : 2 ** (Math.max(e, 1) - 25))); // no infinities here
 
-/** @returns {Model} */
+/** Return the model that has these weights, with its sizes. @returns {Model} */
 export function modelOf(/** @type {Record<string, Weights>} */ weights) {
   const layers = Object.keys(weights).filter((name) => name.endsWith("attn.W_O")).length;
   const [heads, dHead, dModel] = weights["blocks.0.attn.W_O"].shape;
@@ -43,10 +43,10 @@ export function modelOf(/** @type {Record<string, Weights>} */ weights) {
   return { q: dHead ** -0.5, heads, dHead, dModel, dVocab: weights.W_U.shape[1], context: weights.W_pos.shape[0], layers, weights };
 }
 
-/**
+/** Run the model on a row of tokens.
  * @param {Model} model
  * @param {number[]} tokens at most `model.context`
- * @param {{off?: Set<string>, frozen?: Float32Array[][] | null}} [change] heads to silence ("1.0"), patterns to keep
+ * @param {{off?: Set<string>, frozen?: Float32Array[][] | null}} [change] heads to switch off ("1.0"), patterns to use
  * @returns {Run} logits [pos vocab]; patterns [layer][head] as [query key]; the lengths of values, [layer][head][pos]
  */
 export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
@@ -55,21 +55,21 @@ export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
   tokens.forEach((token, i) => x.set(weights.W_E.data.subarray(token * dModel, (token + 1) * dModel), i * dModel));
   const patterns = [], lengths = [];
   for (let layer = 0; layer < model.layers; layer++) {
-    const place = x.map((value, i) => value + weights.W_pos.data[i]); // positions: for queries and keys only
+    const placed = x.map((value, i) => value + weights.W_pos.data[i]); // positions, for queries and keys only
     const { data: W } = weights[`blocks.${layer}.attn.W_QKV`], { data: W_O } = weights[`blocks.${layer}.attn.W_O`];
     const smear = weights[`blocks.${layer}.attn.smear`]?.data;
-    const out = new Float32Array(n * dModel), ofLayer = [], lengthsOfLayer = [];
+    const out = new Float32Array(n * dModel), layerPatterns = [], layerLengths = [];
     for (let head = 0; head < heads; head++) {
-      const q = project(W, head, place, n, dHead, dModel);
-      let k = project(W, heads + head, place, n, dHead, dModel);
+      const q = project(W, head, placed, n, dHead, dModel);
+      let k = project(W, heads + head, placed, n, dHead, dModel);
       const v = project(W, 2 * heads + head, x, n, dHead, dModel);
       if (smear) {
         const own = 1 / (1 + Math.exp(-smear[head]));
         k = k.map((value, i) => own * value + (1 - own) * k[i < dHead ? i : i - dHead]);
       }
       const pattern = frozen ? frozen[layer][head] : attend(q, k, n, dHead, model.q);
-      ofLayer.push(pattern);
-      lengthsOfLayer.push(written(v, W_O, head, n, dHead, dModel));
+      layerPatterns.push(pattern);
+      layerLengths.push(writtenLengths(v, W_O, head, n, dHead, dModel));
       if (off.has(`${layer}.${head}`)) continue;
       const z = new Float32Array(n * dHead);
       for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) for (let d = 0; d < dHead; d++) {
@@ -78,27 +78,29 @@ export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
       add(out, z, W_O.subarray(head * dHead * dModel), n, dHead, dModel);
     }
     for (let i = 0; i < x.length; i++) x[i] += out[i];
-    patterns.push(ofLayer);
-    lengths.push(lengthsOfLayer);
+    patterns.push(layerPatterns);
+    lengths.push(layerLengths);
   }
   const logits = new Float32Array(n * dVocab);
   add(logits, x, weights.W_U.data, n, dModel, dVocab);
   return { logits, patterns, lengths };
 }
 
-/** @type {(W: Float32Array, map: number, x: Float32Array, n: number, dHead: number, dModel: number) => Float32Array} */
+/** Return x times one map of W: queries, keys, then values, of each head. Shape [pos d_head].
+ * @type {(W: Float32Array, map: number, x: Float32Array, n: number, dHead: number, dModel: number) => Float32Array} */
 function project(W, map, x, n, dHead, dModel) {
-  const made = new Float32Array(n * dHead);
+  const projected = new Float32Array(n * dHead);
   for (let i = 0; i < n; i++) {
     for (let d = 0; d < dHead; d++) {
       const row = (map * dHead + d) * dModel;
-      made[i * dHead + d] = dot(W, row, x, i * dModel, dModel);
+      projected[i * dHead + d] = dot(W, row, x, i * dModel, dModel);
     }
   }
-  return made;
+  return projected;
 }
 
-/** Four sums at once: none waits for the one before. @param {Float32Array} a @param {number} i @param {Float32Array} b @param {number} j @param {number} n */
+/** Return the dot product of n numbers from a[i] and b[j] on. Four sums at once, so that none waits for another.
+ * @type {(a: Float32Array, i: number, b: Float32Array, j: number, n: number) => number} */
 function dot(a, i, b, j, n) {
   let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
   for (const end = i + n; i < end; i += 4, j += 4) {
@@ -107,7 +109,7 @@ function dot(a, i, b, j, n) {
   return s0 + s1 + s2 + s3;
 }
 
-/** out += x W, four rows of W at a time: each sum is read and kept a quarter as often.
+/** Add x W to out, four rows of W at a time, so that each sum is read and written a quarter as often.
  * @type {(out: Float32Array, x: Float32Array, W: Float32Array, n: number, rows: number, columns: number) => void} */
 function add(out, x, W, n, rows, columns) {
   for (let i = 0; i < n; i++) for (let row = 0; row < rows; row += 4) {
@@ -116,7 +118,7 @@ function add(out, x, W, n, rows, columns) {
   }
 }
 
-/** softmax(q kᵀ scale), causal. @type {(q: Float32Array, k: Float32Array, n: number, d: number, s: number) => Float32Array} */
+/** Return softmax(q kᵀ scale), causal. @type {(q: Float32Array, k: Float32Array, n: number, d: number, s: number) => Float32Array} */
 function attend(q, k, n, dHead, scale) {
   const pattern = new Float32Array(n * n);
   for (let i = 0; i < n; i++) {
@@ -131,13 +133,14 @@ function attend(q, k, n, dHead, scale) {
   return pattern;
 }
 
-/** @type {WeakMap<Float32Array, Float32Array[]>} */
+/** W_O W_Oᵀ of each head, by the weights W_O; `writtenLengths` fills it, and it goes with the model.
+ * @type {WeakMap<Float32Array, Float32Array[]>} */
 const GRAMS = new WeakMap();
 
-/** How long each position's value is once written to the stream, ‖v W_O‖ (Kobayashi et al. 2020).
+/** Return the length of each position's value once it is written to the stream, ‖v W_O‖ (Kobayashi et al. 2020).
  * @type {(v: Float32Array, W_O: Float32Array, head: number, n: number, dHead: number, dModel: number) => Float32Array} */
-function written(v, W_O, head, n, dHead, dModel) {
-  const known = GRAMS.get(W_O) ?? [], gram = known[head] ?? new Float32Array(dHead * dHead); // W_O W_Oᵀ, once a model
+function writtenLengths(v, W_O, head, n, dHead, dModel) {
+  const known = GRAMS.get(W_O) ?? [], gram = known[head] ?? new Float32Array(dHead * dHead);
   GRAMS.set(W_O, known);
   if (!known[head]) for (let a = 0; a < dHead; a++) {
     for (let b = 0; b < dHead; b++) {
@@ -154,21 +157,21 @@ function written(v, W_O, head, n, dHead, dModel) {
   });
 }
 
-/** Probabilities after position `i`. */
+/** Return the probabilities of the token after position `i`. */
 export function probabilities(/** @type {Run} */ run, /** @type {number} */ i, /** @type {number} */ dVocab) {
   const row = run.logits.subarray(i * dVocab, (i + 1) * dVocab), most = Math.max(...row);
   const p = row.map((value) => Math.exp(value - most)), total = p.reduce((sum, value) => sum + value, 0);
   return p.map((value) => value / total);
 }
 
-/** The loss of each token after the first, in nats. */
+/** Return the loss of each token after the first, in nats. */
 export function losses(/** @type {Run} */ run, /** @type {number[]} */ tokens, /** @type {number} */ dVocab) {
   return tokens.slice(1).map((token, i) => -Math.log(probabilities(run, i, dVocab)[token]));
 }
 
-/** A one-layer model as skip-trigrams "source … destination out", positions left out: for each head, how much the
- * destination prefers each source to the mean source (nats of score), and what seeing it does to each output, less its
- * mean over outputs (nats, at full attention).
+/** Return a one-layer model's skip-trigrams "source … destination out", positions left out. For each head: how much the
+ * destination prefers each source to the mean source (in nats of score), and how much seeing it raises each output above
+ * the mean output (in nats, at full attention).
  * @param {Model} model @param {number} source @param {number} destination
  * @returns {{scores: Float32Array, outputs: Float32Array}[]} */
 export function skipTrigrams(model, source, destination) {
@@ -177,7 +180,7 @@ export function skipTrigrams(model, source, destination) {
   const row = (/** @type {number} */ token) => W_E.data.subarray(token * dModel, (token + 1) * dModel);
   return Array.from({ length: heads }, (_, head) => {
     const q = project(W, head, row(destination), 1, dHead, dModel), v = project(W, 2 * heads + head, row(source), 1, dHead, dModel);
-    const wanted = new Float32Array(dModel), written = new Float32Array(dModel); // W_K q: the key that it looks for; v W_O
+    const wanted = new Float32Array(dModel), written = new Float32Array(dModel); // W_K q, the key that the head looks for; v W_O
     for (let d = 0; d < dHead; d++) for (let m = 0; m < dModel; m++) {
       wanted[m] += q[d] * W[((heads + head) * dHead + d) * dModel + m] * model.q;
       written[m] += v[d] * W_O[(head * dHead + d) * dModel + m];
@@ -191,7 +194,7 @@ export function skipTrigrams(model, source, destination) {
   });
 }
 
-/** @param {Float32Array} values */
+/** Return the values less their mean. @param {Float32Array} values */
 function centred(values) {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   return values.map((value) => value - mean);

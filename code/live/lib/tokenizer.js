@@ -1,9 +1,9 @@
 // @ts-check
-/** Byte-level BPE, as code/residual/files/tokenizer.json describes it: GPT-2's cut into words, bytes, then merges in order. */
+/** Byte-level BPE, as code/residual/files/tokenizer.json describes it: GPT-2's split into words, then bytes, then merges. */
 
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 
-/** How each byte is written: as itself where that prints, else as the next character from U+0100 on. */
+/** The character that stands for each byte: the byte's own if it prints, else the next free one from U+0100 on. */
 const CHARACTERS = (() => {
   const printable = (/** @type {number} */ b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
   let others = 0;
@@ -11,21 +11,21 @@ const CHARACTERS = (() => {
 })();
 const BYTES = new Map(CHARACTERS.map((character, byte) => [character, byte]));
 
-/** @param {{added_tokens: {id: number, content: string}[], model: {vocab: Record<string, number>, merges: [string, string][]}}} description
- *  the tokenizer.json */
+/** Return the tokenizer that a tokenizer.json describes: `encode`, text to token ids, and `show`, one id as text.
+ * @param {{added_tokens: {id: number, content: string}[], model: {vocab: Record<string, number>, merges: [string, string][]}}} description */
 export function tokenizerOf(description) {
   const special = new Map(description.added_tokens.map(({ id, content }) => [content, id]));
-  const whole = new RegExp(`(${Array.from(special.keys(), (one) => one.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&")).join("|") || "(?!)"})`);
+  const whole = new RegExp(`(${Array.from(special.keys(), (name) => name.replace(/[|\\{}()[\]^$+*?.]/g, "\\$&")).join("|") || "(?!)"})`);
   const { vocab, merges } = description.model;
   const rank = new Map(merges.map(([a, b], i) => [`${a} ${b}`, i]));
   /** @type {string[]} */
   const names = [];
   for (const [name, id] of Object.entries(vocab)) names[id] = name;
 
-  /** @param {string} text */
+  /** Return the ids of a text's tokens. @param {string} text */
   const encode = (text) => text.split(whole).flatMap((part) => special.get(part) ?? words(part));
 
-  /** @param {string} text */
+  /** Return the ids of a text without special tokens. @param {string} text */
   function words(text) {
     /** @type {number[]} */
     const ids = [];
@@ -51,7 +51,7 @@ export function tokenizerOf(description) {
     return ids;
   }
 
-  /** One token as text; bytes that are no character alone as ‹e2›. @param {number} id */
+  /** Return a token as text; bytes that are not a character by themselves as ‹e2›. @param {number} id */
   function show(id) {
     const raw = Uint8Array.from(names[id], (character) => BYTES.get(character) ?? 0);
     try {

@@ -1,12 +1,12 @@
 // @ts-check
-/** <table-filter>: a field above tables that keeps the rows with all the words typed; the address remembers them. */
-import { element } from "./element.js";
+/** <table-filter>: a field that hides the table rows of a page without all the words typed; the address keeps the words. */
+import { element } from "../lib/element.js";
 
-class TableFilter extends HTMLElement {
+export default class TableFilter extends HTMLElement {
   connectedCallback() {
     if (this.firstChild) return;
     const field = element("input", { type: "search", placeholder: "note, value, cell, test …", ariaLabel: "show only rows with these words" });
-    const said = element("span", { role: "status" });
+    const status = element("span", { role: "status" });
     const rows = /** @type {HTMLElement[]} */ (Array.from(document.querySelectorAll("article tbody tr")));
     const texts = rows.map((row) => (row.textContent ?? "").toLowerCase());
     const filter = () => {
@@ -16,16 +16,14 @@ class TableFilter extends HTMLElement {
         row.hidden = !words.every((/** @type {string} */ word) => texts[i].includes(word));
         count += Number(!row.hidden);
       });
-      said.textContent = words.length ? `${count} of ${rows.length} rows` : "";
+      status.textContent = words.length ? `${count} of ${rows.length} rows` : "";
       const address = new URL(location.href);
       words.length ? address.searchParams.set("rows", words.join(" ")) : address.searchParams.delete("rows");
       history.replaceState(history.state, "", address);
     };
     field.addEventListener("input", filter);
-    this.append(field, said);
+    this.append(field, status);
     field.value = new URLSearchParams(location.search).get("rows") ?? "";
     if (field.value) filter();
   }
 }
-
-customElements.define("table-filter", TableFilter);
