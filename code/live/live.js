@@ -1,7 +1,6 @@
 // @ts-check
 /** Fetches the pieces that a page has, when it is shown; also after an instant navigation, which loads no scripts. */
 import "./preview.js";
-import "./take.js";
 
 const PIECES = ["attention-explorer", "kronecker-builder", "py-snippet", "skip-trigrams", "table-filter"];
 
