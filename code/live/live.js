@@ -1,7 +1,6 @@
 // @ts-check
 /** Runs on every page: loads the custom elements that the page has, and lays out what is far below a little at a time. */
 import "./preview.js";
-import "./take.js";
 
 /** Custom elements that are not defined yet; formulas (tex-math) never are, they only have a style. */
 const UNDEFINED = ":not(:defined, tex-math)";

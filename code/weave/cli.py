@@ -219,10 +219,11 @@ def next_() -> None:
     weave next
     """
     from weave.author import todo
+    from weave.book import stale
     from weave.site.build import open_book
 
     book = open_book()
-    _echo(todo.overview(book.layout, _stale(book), shutil.get_terminal_size().columns))
+    _echo(todo.overview(book.layout, stale.reasons(book), shutil.get_terminal_size().columns))
 
 
 @main.command()
@@ -232,10 +233,11 @@ def stale() -> None:
     \b
     weave stale
     """
+    from weave.book.stale import reasons
     from weave.site.build import open_book
 
-    reasons = _stale(open_book())
-    _echo([f"{path}: {', '.join(why)}" for path, why in sorted(reasons.items())] or ["nothing is stale"])
+    why_stale = reasons(open_book())
+    _echo([f"{path}: {', '.join(why)}" for path, why in sorted(why_stale.items())] or ["nothing is stale"])
 
 
 @main.command()
@@ -266,22 +268,6 @@ def snippets(page: str) -> None:
         click.echo(f"{problem.detail}{problem}", err=True)
         sys.exit(1)
     click.echo(f"{count} snippets ran" if count else f"{path} has no Python snippets")
-
-
-@main.command("open")
-@click.argument("notebook", shell_complete=complete_notebook)
-def open_(notebook: str) -> None:
-    """Open a notebook in JupyterLab, or else in VS Code. It stays the Python file that it is.
-
-    \b
-    weave open zero_layer
-    """
-    from weave.author.completion import find_notebook
-    from weave.author.jupyter import open_in_jupyter
-    from weave.source.layout import layout_here
-
-    layout = layout_here()
-    sys.exit(open_in_jupyter(layout, find_notebook(layout, notebook)))
 
 
 @main.command()
@@ -321,13 +307,6 @@ def _title(given: str | None, before_asking: str = "") -> Callable[[], str]:
         return given or click.prompt("title of today's entry")
 
     return title
-
-
-def _stale(book: Book) -> dict[str, list[str]]:
-    """Return the stale notebooks, each with the reasons."""
-    from weave.book import stale
-
-    return {path: why for path, why in stale.reasons(book).items() if why}
 
 
 def _paths(book: Book, names: tuple[str, ...]) -> set[str]:

@@ -370,18 +370,6 @@ def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, p
     assert 0 < rows.count() < total and not page.problems
 
 
-def test_with_what_it_needs_is_copied(site: BuiltSite, browser: Any) -> None:
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(f"{site.url}notes/tensor-products/")
-    link = page.locator("py-snippet a.weave-needs").nth(1)
-    link.click()
-    page.get_by_text("copied, with what it needs").wait_for()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert "by_hand = np.block(blocks)" in copied and copied.startswith("import numpy as np\n")
-    context.close()
-
-
 # -- loading
 
 

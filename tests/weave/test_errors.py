@@ -165,7 +165,9 @@ NOTEBOOK_SLIPS = {
         "# %% a b\n1\n", "'a b' cannot name a cell; use letters, digits, - and _, 64 at most (a link ends in it)"
     ),
     "bad-metadata": Slip(
-        "# %% a\n1\n\n# %% b tags=3\n2\n", "'# %% b tags=3' begins no cell that jupytext reads; write it as *", line=3
+        "# %% a\n1\n\n# %% b tags=3\n2\n",
+        "'# %% b tags=3' does not begin a cell that jupytext can read; write it as *",
+        line=3,
     ),
     "header": Slip(
         "# ---\n# jupyter:\n#   kernelspec: {}\n# ---\n\n# %% a\n1\n", "begins with a jupytext header; delete it: *"

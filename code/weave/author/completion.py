@@ -56,16 +56,3 @@ def find_page(layout: Layout, name: str) -> str:
     if len(matches) > 1:
         raise Refused(f"'{name}' may be {' or '.join(matches)}; say which")
     return matches[0]
-
-
-def find_notebook(layout: Layout, name: str) -> str:
-    """Return the path of a notebook given as ``zero_layer``, ``zero-layer``, or the path of its file or note.
-
-    Raises:
-        Refused: There is none.
-    """
-    stems = {path.stem for path in (layout.root / layout.notebooks).glob("*.py")}
-    stem = Path(name).stem if Path(name).stem in stems else Path(name).stem.replace("-", "_")
-    if stem not in stems:
-        raise Refused(f"no notebook '{name}' in {layout.notebooks}; {nearest(stem, stems)}")
-    return f"{layout.notebooks}/{stem}.py"

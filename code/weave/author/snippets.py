@@ -1,4 +1,4 @@
-"""``weave snippets``: a note's Python blocks, run from top to bottom in one namespace, as the tests run them."""
+"""``weave snippets``: run a note's Python blocks from top to bottom in one namespace, as the tests do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from weave.source.problem import Problem
 
 
 def run_snippets(path: str, text: str, before: Callable[[int], None] = lambda line: None) -> Problem | None:
-    """Run a page's snippets; what stopped them, at its line of the page, with its traceback as detail.
+    """Run a page's snippets; return the error that stopped them, at its line of the page, with its traceback as detail.
 
     Args:
-        path: The page, as messages name it.
+        path: The page's name in messages.
         text: Its Markdown.
         before: Called with the line of each snippet that is about to run.
     """
@@ -34,7 +34,9 @@ def run_snippets(path: str, text: str, before: Callable[[int], None] = lambda li
         except (Exception, SystemExit) as error:
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == path), None) or snippet.line
-            plain = [traceback.FrameSummary(one.filename, one.lineno, one.name, line=one.line) for one in frames]
+            plain = [
+                traceback.FrameSummary(frame.filename, frame.lineno, frame.name, line=frame.line) for frame in frames
+            ]
             detail = "".join(traceback.format_list(plain))
             return Problem(path, line, f"{type(error).__name__}: {error}", detail)
     return None

@@ -11,7 +11,7 @@ from typing import Any
 from weave.note.page import Answers
 from weave.run.executor import Outcome
 from weave.run.notebook import Notebook
-from weave.run.store import Run
+from weave.run.store import Result
 
 
 class Asked:
@@ -44,7 +44,7 @@ def _digest(answer: Any) -> str:
     if isinstance(answer, Outcome):
         problems = [f"{problem}{problem.detail}" for problem in answer.problems]
         return repr((answer.notebook.text, answer.running, answer.run is None, problems))
-    if isinstance(answer, Run):
+    if isinstance(answer, Result):
         return f"{answer.digest} {answer.notebook.text}"
     if isinstance(answer, Notebook):
         return answer.text

@@ -12,10 +12,11 @@ from weave.note import code_pages
 from weave.note.bibliography import Bibliography, Work, read
 from weave.note.page import Page
 from weave.run import recorder
-from weave.run.executor import Executor, Hear, Outcome
+from weave.run.executor import Executor, OnOutput, Outcome
 from weave.run.notebook import Notebook, parse
-from weave.run.store import Run, Store, digest
+from weave.run.store import Result, Store
 from weave.source import names
+from weave.source.files import digest
 from weave.source.layout import Layout
 from weave.source.names import Names
 from weave.source.problem import Problem, nearest, not_utf8, say
@@ -31,7 +32,7 @@ class Book:
     """Modules imported before any notebook runs."""
     serving: bool = False
     """Whether an author is at work: a notebook runs on from its first changed cell."""
-    hear: Hear = lambda *_: None
+    hear: OnOutput = lambda *_: None
     """Called with each notebook's progress."""
     later: Callable[[list[Notebook]], None] | None = None
     """Takes the stale notebooks instead of running them at once, so that pages need not wait."""
@@ -43,7 +44,7 @@ class Book:
     """Every page rendered so far, by source. Pages are added when they begin to be rendered; a build starts empty."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """How each notebook ended, by path. Set by `execute`; read by pages and by `problems`."""
-    last_good: dict[str, Run] = field(default_factory=dict)
+    last_good: dict[str, Result] = field(default_factory=dict)
     """The result to show for each notebook; stays while the notebook fails."""
     unreadable_pages: list[Problem] = field(default_factory=list)
     """Sources that are not UTF-8. Set by each build."""
@@ -84,8 +85,8 @@ class Book:
             timeout=self.cell_timeout,
             say=say,
             modules=self.modules,
-            hear=lambda *heard: self.hear(*heard),
-            keep=self.serving,
+            on_output=lambda *heard: self.hear(*heard),
+            resume=self.serving,
         )
 
     def notebooks(self) -> list[Notebook]:
@@ -146,15 +147,14 @@ class Book:
     def _still_fails(self, before: Outcome, notebook: Notebook) -> bool:
         if not before.inputs:  # its inputs are unknown: only an edit makes it run again
             return before.notebook.text == notebook.text
-        failed = Run(notebook, [], before.inputs)
-        return before.run is None and self.store.why_stale(failed, notebook) is None
+        return before.run is None and not any(self.store.changes(before, notebook))
 
     # -- answers to pages (note.page.Answers says what each is)
 
     def outcome(self, path: str) -> Outcome | None:
         return self.outcomes.get(path)
 
-    def result(self, path: str) -> Run | None:
+    def result(self, path: str) -> Result | None:
         return self.last_good.get(path)
 
     def notebook(self, path: str) -> Notebook:
@@ -204,7 +204,7 @@ class Book:
         return f"no work '{key}' in {self.bibliography.path}; {nearest(key, self.bibliography.works)}"
 
     def modules_digest(self) -> str:
-        digests = (recorder.digest(self.layout.root / path) or "" for path in self.layout.source_files())
+        digests = (recorder.file_digest(self.layout.root / path) or "" for path in self.layout.source_files())
         return digest(*(one.encode() for one in digests))
 
     def page_addresses(self) -> str:

@@ -1,4 +1,4 @@
-"""Every number and theorem of the site that something stands behind, as a table and as JSON."""
+"""The ledger: every claim and theorem of the site with what backs it, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from weave.note.page import Claim, Theorem
 
 
 def claims(site: Book) -> list[Claim]:
-    return sorted(
-        (claim for page in site.pages.values() for claim in page.claims), key=lambda c: (c.page, c.line, c.name)
-    )
+    everything = (claim for page in site.pages.values() for claim in page.claims)
+    return sorted(everything, key=lambda claim: (claim.page, claim.line, claim.name))
 
 
 def theorems(site: Book) -> list[Theorem]:
-    return sorted(
-        (one for page in site.pages.values() for one in page.theorems), key=lambda t: (t.page, t.line, t.test)
-    )
+    everything = (theorem for page in site.pages.values() for theorem in page.theorems)
+    return sorted(everything, key=lambda theorem: (theorem.page, theorem.line, theorem.test))
 
 
 def as_json(site: Book) -> str:
-    """What the page shows, for machines."""
-    body = {"claims": [asdict(one) for one in claims(site)], "theorems": [asdict(one) for one in theorems(site)]}
+    """The content of the ledger's page, for machines."""
+    body = {
+        "claims": [asdict(claim) for claim in claims(site)],
+        "theorems": [asdict(theorem) for theorem in theorems(site)],
+    }
     return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
 
 def as_html(site: Book, url: Callable[[str], str], json_url: str) -> str:
-    """Two tables; ``url`` turns a file of the repository into a link from the ledger's page."""
+    """The ledger's page: two tables.
+
+    Args:
+        url: Turns a file of the repository into a link from the ledger's page.
+        json_url: The link to `as_json`.
+    """
     all_claims, all_theorems = claims(site), theorems(site)
     good = sum(claim.holds for claim in all_claims)
     notes = len({claim.page for claim in all_claims})
@@ -60,12 +66,12 @@ def as_html(site: Book, url: Callable[[str], str], json_url: str) -> str:
             ["note", "statement", "test"],
             [
                 [
-                    _page_link(site, one.page, one.line, url),
-                    escape(one.summary or one.text),
-                    f'<a href="{url(one.test.partition("::")[0])}#{one.test.partition("::")[2]}">'
-                    f"<code>{one.test.partition('::')[2]}</code></a>",
+                    _page_link(site, theorem.page, theorem.line, url),
+                    escape(theorem.summary or theorem.text),
+                    f'<a href="{url(theorem.test.partition("::")[0])}#{theorem.test.partition("::")[2]}">'
+                    f"<code>{theorem.test.partition('::')[2]}</code></a>",
                 ]
-                for one in all_theorems
+                for theorem in all_theorems
             ],
         ),
     ]

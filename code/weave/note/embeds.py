@@ -101,7 +101,7 @@ class Embeds:
             cells = zip(result.notebook.code, result.outputs, strict=True)
             visible = [out for other, given in cells if other.name == cell.name for out in outputs.visible(given)]
         self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
-        if not visible and not outcome.problems and not outcome.running:
+        if not visible and outcome.run:
             what = f"cell '{cell.name}' of {posixpath.basename(path)} shows nothing; end it in a value"
             raise LinkError(target.line, what)
 
@@ -127,13 +127,12 @@ class Embeds:
         if target.query == "code":
             details.set("open", "open")
         etree.SubElement(details, "summary").text = AtomicString("code")
-        number = notebook.code.index(cell)
-        download = f"weave:notebooks/{notebook.stem}/{provenance.name_of(cell, number)}.py"
-        take = f'<a class="weave-needs" href="{download}" download>with what it needs</a>'
-        code = f'{outputs.code_html(cell.source)}<p class="weave-take">{take}</p>'
+        folder = f"weave:notebooks/{notebook.stem}"
+        script = f'<a class="weave-up-to" href="{folder}/{cell.key}.py" download>the notebook up to here</a>'
+        code = f'{outputs.code_html(cell.source)}<p class="weave-take">{script}</p>'
         self._raw(etree.SubElement(details, "div"), code)
-        if result and number < len(result.notebook.code):
-            about = provenance.as_html(result, number, f"weave:notebooks/{notebook.stem}/provenance.json")
+        if result and (ran := result.notebook.names.get(target.anchor)):
+            about = provenance.as_html(result, ran, f"{folder}/provenance.json")
             self._raw(etree.SubElement(element, "div"), about)
 
     def _raw(self, element: etree.Element, html: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weave.run.store import read_checked, write_checked
+from weave.source.files import read_checked, write_checked
 
 FORMULAS = ".cache/weave/formulas"
 """Where those of the last build are kept, below the site's root."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weave.note.numbers import Value
     from weave.run.executor import Outcome
     from weave.run.notebook import Notebook
-    from weave.run.store import Run
+    from weave.run.store import Result
     from weave.source.layout import Layout
     from weave.source.terms import Term
 
@@ -90,7 +90,7 @@ class Answers(Protocol):
     def outcome(self, path: str) -> Outcome | None:
         """How the last run of a notebook ended; None where there is no such notebook."""
 
-    def result(self, path: str) -> Run | None:
+    def result(self, path: str) -> Result | None:
         """The result to show for a notebook: today's, or the last good one while today's fails."""
 
     def notebook(self, path: str) -> Notebook:

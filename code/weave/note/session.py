@@ -1,7 +1,7 @@
 """Runs a note's snippets one after the other in one namespace.
 
-The same file does it twice: in CPython while the site is built (what a snippet gave is shown below it), and in the
-reader's browser, where it runs again as the reader has changed it. Hence nothing here but the standard library.
+The same file runs in two places: in CPython while the site is built (the page shows below a snippet what it gave), and
+in the reader's browser, which runs it again as the reader has edited it. Hence nothing here but the standard library.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ class Session:
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
     def run(self, code: str, name: str) -> dict[str, Any]:
-        """What the code gives: ``text`` (printed, and the value of a last expression), ``array`` (that value's rows,
-        where it is a matrix of numbers) and ``error`` (a traceback, from the snippet on)."""
+        """Run a snippet and return what it gave.
+
+        Returns:
+            ``text``, what it printed and the value of a last expression; ``array``, that value's rows if it is a matrix
+            of numbers, or None; and ``error``, a traceback that begins in the snippet, or "".
+        """
         text = io.StringIO()
         result: dict[str, Any] = {"text": "", "array": None, "error": ""}
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)  # for the traceback
@@ -57,7 +61,7 @@ class Session:
 
 
 def _matrix(value: Any) -> list[list[float]] | None:
-    """The rows of a real matrix without gaps; None for all else."""
+    """Return the rows of a matrix of finite real numbers; None for anything else."""
     if getattr(value, "ndim", 0) != 2 or not 1 < value.size <= LARGEST or value.dtype.kind not in "biuf":
         return None
     rows = [[float(number) for number in row] for row in value]
@@ -65,7 +69,7 @@ def _matrix(value: Any) -> list[list[float]] | None:
 
 
 def main() -> None:
-    """Snippets as JSON (pairs of name and code) come in, what each gave goes out."""
+    """Read snippets from stdin as JSON (pairs of name and code), and write what each gave."""
     session = Session()
     json.dump([session.run(code, name) for name, code in json.load(sys.stdin)], sys.stdout)
 

@@ -1,1 +1,1 @@
-"""Turns notebooks into results: parse, execute, record what was read, store, and know when a result is stale."""
+"""Turns notebooks into results: parse, execute, record what was read, store, say why a result is stale."""

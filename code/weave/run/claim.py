@@ -1,4 +1,4 @@
-"""The one function of weave that a notebook calls."""
+"""`claim`, the one function of weave that a notebook calls."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
 """The process that runs a notebook's cells: IPython behind a socket, which can be copied at any moment.
 
-A first process imports what takes long and runs nothing. Each notebook gets a copy of it (``fork``), and while an
-author is at work a copy is kept of the state before each cell: a changed cell runs on from there, in exactly the state
-that the cells before it left. The other end is ``execute.py``; both speak JSON, a line a message:
+On Linux a first process imports the modules that take long and runs nothing. Each notebook gets a copy of it
+(``fork``), and while an author is at work a copy is kept of the state before each cell: a changed cell is run in
+exactly the state that the cells before it left. The other end is ``process.py``; both speak JSON, one message per line:
 
 - ``{"do": "fork"}``: a copy of this process connects to the same address and takes orders of its own;
-- ``{"do": "begin", "root": …, "record": …}``: this process becomes a notebook's, and what it reads is written down;
-- ``{"do": "record", "record": …}``: what is read from now on is written there;
-- ``{"do": "run", "cell": 3, "source": …}``: one message for each output as it appears, then ``{"outputs": […]}``.
+- ``{"do": "begin", "root": …, "record": …}``: this process becomes a notebook's and records what it reads;
+- ``{"do": "record", "record": …}``: continue the record in another file;
+- ``{"do": "run", "cell": 3, "source": …}``: answered by one message for each output as it appears, then by
+  ``{"outputs": […], "count": …}``.
 
-It ends when its connection does, also in the middle of a cell.
+It ends when its connection does, even in the middle of a cell.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
@@ -40,41 +41,42 @@ from traitlets.config import Config
 
 from weave.run import recorder
 
-_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # looked for once a line, however long
+_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
 _ERASED = re.compile(r"[^\n\x08]\x08")
 
 
 class Outputs:
-    """What the running cell gave out so far, in nbformat's shape; each piece is told to the other end at once."""
+    """The outputs of the running cell so far, in nbformat's shape; each piece is sent to the other end at once."""
 
-    def __init__(self, tell: Any) -> None:
-        self.tell = tell
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self.send = send
+        self.clear()
+
+    def clear(self) -> None:
         self.all: list[dict[str, Any]] = []
         self.by_id: dict[str, dict[str, Any]] = {}
-        self.cleared = False
-
-    def begin(self) -> None:
-        self.all, self.by_id, self.cleared = [], {}, False
+        self.clear_before_next = False
 
     def add(self, output: dict[str, Any]) -> dict[str, Any]:
-        if self.cleared:
-            self.begin()
+        if self.clear_before_next:
+            self.clear()
         self.all.append(output)
-        self.tell({"output": output})
+        self.send({"output": output})
         return output
 
     def write(self, name: str, text: str) -> None:
+        """Add to the stream ``stdout`` or ``stderr``."""
         if not text:
             return
-        last = self.all[-1] if self.all and not self.cleared else {}
+        last = self.all[-1] if self.all and not self.clear_before_next else {}
         if last.get("name") == name:
             last["text"] += text
-            self.tell({"output": {"output_type": "stream", "name": name, "text": text}})
+            self.send({"output": {"output_type": "stream", "name": name, "text": text}})
         else:
             self.add({"output_type": "stream", "name": name, "text": text})
 
     def finished(self) -> list[dict[str, Any]]:
-        """All of them, as a terminal would show what was overwritten with carriage returns."""
+        """Return all outputs, with text as a terminal shows it: carriage returns overwrite, backspaces erase."""
         for output in self.all:
             if output["output_type"] == "stream":
                 text = _OVERWRITTEN.sub("", output["text"])
@@ -85,7 +87,7 @@ class Outputs:
 
 
 class Stream(io.TextIOBase):
-    """``sys.stdout`` or ``sys.stderr``."""
+    """``sys.stdout`` or ``sys.stderr`` of a cell."""
 
     encoding = "utf-8"  # type: ignore[assignment]
 
@@ -102,10 +104,12 @@ class Stream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        return self.descriptor  # for programs that the notebook starts
+        return self.descriptor  # of the real stream, for programs that the notebook starts
 
 
 class Publisher(DisplayPublisher):
+    """Receives what ``display`` shows."""
+
     outputs: Outputs
 
     def publish(  # type: ignore[override]
@@ -122,12 +126,14 @@ class Publisher(DisplayPublisher):
 
     def clear_output(self, wait: bool = False) -> None:
         if wait:
-            self.outputs.cleared = True
+            self.outputs.clear_before_next = True
         else:
-            self.outputs.begin()
+            self.outputs.clear()
 
 
-class Hook(DisplayHook):
+class LastValue(DisplayHook):
+    """Receives the value of a cell's last expression."""
+
     outputs: Outputs
 
     def write_output_prompt(self) -> None:
@@ -142,7 +148,7 @@ class Hook(DisplayHook):
 
 class Shell(InteractiveShell):
     display_pub_class = Type(Publisher)
-    displayhook_class = Type(Hook)
+    displayhook_class = Type(LastValue)
     outputs: Outputs
     system = InteractiveShell.system_raw  # a program has no terminal here
 
@@ -155,10 +161,12 @@ class Shell(InteractiveShell):
 
 
 class Kernel:
+    """Takes orders, each of which is a method of the same name; see the head of this file."""
+
     def __init__(self, address: str, shell: Shell) -> None:
         self.address, self.shell = address, shell
         self.recorder: recorder.Recorder | None = None
-        self.outputs = Outputs(self.tell)
+        self.outputs = Outputs(self.send)
         for part in (shell, shell.display_pub, shell.displayhook):
             part.outputs = self.outputs  # type: ignore[union-attr]
         self.connect()
@@ -168,20 +176,20 @@ class Kernel:
         self.socket.connect(self.address)
         self.lines = self.socket.makefile("r", encoding="utf-8")
         self.pid = os.getpid()
-        self.tell({"pid": self.pid})
+        self.send({"pid": self.pid})
         threading.Thread(target=_end_with, args=(self.socket,), daemon=True, name="weave").start()
-        # What is written past sys.stdout (by compiled code, by programs) goes through a file of this process alone.
+        # What bypasses sys.stdout (compiled code, programs) goes through files that belong to this process alone.
         self.files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
         self.read_up_to = [0, 0]
         for descriptor, file in enumerate(self.files, start=1):
             os.dup2(file.fileno(), descriptor)
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self.pid:  # a process that a cell has forked
             return
         with contextlib.suppress(OSError):  # nobody listens any more: the watching thread ends this process
             text = json.dumps(message, default=str, ensure_ascii=False)
-            self.socket.sendall(text.encode(errors="replace") + b"\n")  # half a character can be shown nowhere
+            self.socket.sendall(text.encode(errors="replace") + b"\n")  # half a surrogate pair cannot be shown
 
     def serve(self) -> None:
         while line := self.lines.readline():
@@ -192,13 +200,15 @@ class Kernel:
     # -- orders
 
     def fork(self) -> None:
-        with self.unnoticed():
-            drawn = random.getstate()  # Python seeds its generator anew in a copy
+        paused = self.recorder.paused() if self.recorder else contextlib.nullcontext()
+        with paused, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forking beside a thread; ours only waits
+            drawn = random.getstate()  # Python seeds its generator anew in a child
             child = os.fork()
             if child:
                 os.waitpid(child, 0)
                 return
-            if os.fork():  # so that the copy is no child of this process, which a notebook might see
+            if os.fork():  # the copy is a grandchild: a notebook might see children of its process
                 os._exit(0)
             random.setstate(drawn)
             os.close(self.socket.detach())  # the original keeps its own
@@ -206,7 +216,7 @@ class Kernel:
 
     def begin(self, root: str, record: str) -> None:
         os.chdir(root)
-        # As in a process that has just started: what nobody seeds is not the same twice.
+        # As in a process that has just started: what nobody seeds differs from run to run.
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
@@ -214,10 +224,10 @@ class Kernel:
 
     def record(self, record: str) -> None:
         assert self.recorder
-        self.recorder.move(record)
+        self.recorder.write_to(record)
 
     def run(self, cell: int, source: str) -> None:
-        self.outputs.begin()
+        self.outputs.clear()
         if self.recorder:
             self.recorder.cell = cell
         streams = sys.stdout, sys.stderr
@@ -227,37 +237,25 @@ class Kernel:
             result = self.shell.run_cell(source, store_history=True)
         finally:
             sys.stdout, sys.stderr = streams
-        if os.getpid() != self.pid:  # it would take the orders of the process that it was forked from
+        if os.getpid() != self.pid:  # a process that the cell forked must not take the orders meant for this one
             os._exit(0)
         for number, name in enumerate(("stdout", "stderr")):
             file, start = self.files[number].fileno(), self.read_up_to[number]
             text = os.pread(file, max(os.fstat(file).st_size - start, 0), start)
             self.read_up_to[number] += len(text)
             self.outputs.write(name, text.decode(errors="replace"))
-        if self.recorder and threading.active_count() > 2:  # its own two: a copy would be without the others
-            self.recorder.note("effects", "threads", lambda _: None)
+        if self.recorder and threading.active_count() > 2:  # more than our own two: a copy would lack the others
+            self.recorder.record("effects", "threads")
         error = result.error_before_exec or result.error_in_exec
-        if error and not any(one["output_type"] == "error" for one in self.outputs.all):  # SystemExit
+        if error and not any(output["output_type"] == "error" for output in self.outputs.all):  # SystemExit
             self.outputs.add(
                 {"output_type": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": []}
             )
-        self.tell({"outputs": self.outputs.finished(), "count": count})
-
-    @contextlib.contextmanager
-    def unnoticed(self) -> Iterator[None]:
-        """What is done here is not the notebook's doing."""
-        here = self.recorder.here if self.recorder else threading.local()
-        here.busy = True
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread, which only waits
-                yield
-        finally:
-            here.busy = False
+        self.send({"outputs": self.outputs.finished(), "count": count})
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process when nobody is at the other end any more."""
+    """End this process when the other end of its connection closes."""
     poll = select.poll()
     poll.register(connection.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
     poll.poll()

@@ -1,4 +1,4 @@
-"""A notebook as it lies in git: a Python file whose cells begin with ``# %%`` (jupytext's percent format)."""
+"""A notebook as git stores it: a Python file whose cells begin with ``# %%`` (jupytext's percent format)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ _GRAMMAR = """write it as # %% name tags=["hide-input"]"""
 class Cell:
     kind: Literal["code", "markdown"]
     name: str | None
+    """The name that the author gave a code cell; only named cells can be embedded."""
+    key: str
+    """The cell's id on pages and in downloads: its name, or ``cell-N`` for the Nth code cell, counted from 1.
+    Markdown has ``prose-N``, where N is its index among all cells."""
     tags: tuple[str, ...]
     line: int
-    """Line of the notebook's file where ``source`` begins, counted from 1."""
+    """Line of the notebook's file on which ``source`` begins, counted from 1."""
     source: str
 
 
@@ -53,43 +57,53 @@ class Notebook:
 
 @lru_cache(maxsize=256)
 def parse(path: str, text: str) -> Notebook:
-    """Split a notebook into cells that know their line. What is wrong with it is in ``problems``."""
+    """Split a notebook into cells that know their line; what is wrong with it goes into ``problems``."""
     lines = text.removesuffix("\n").split("\n")
     if _HEADER.match(text):
         what = "begins with a jupytext header; delete it: a notebook begins with its first cell (# %%)"
         return Notebook(path, text, (), (Problem(path, 1, what),))
     cells: list[Cell] = []
     problems: list[Problem] = []
-    seen: dict[str, int] = {}
-    start = 0
+    lines_of_names: dict[str, int] = {}
+    start = code_cells = 0
     while start < len(lines):
         marker, start_line = lines[start], start + 1
-        # As jupytext.reads does, which does not tell the lines.
+        # The loop of jupytext.reads, which does not report the lines of cells.
         try:
             cell, used = _READER({"extension": ".py", "format_name": "percent"}, "python").read(lines[start:])
-        except Exception:  # whatever the bad metadata provoked
-            what = f"'{marker}' begins no cell that jupytext reads; {_GRAMMAR}"
+        except Exception:  # anything may come of bad metadata
+            what = f"'{marker}' does not begin a cell that jupytext can read; {_GRAMMAR}"
             return Notebook(path, text, (), (*problems, Problem(path, start_line, what)))
         if "incorrectly_encoded_metadata" in cell.metadata:
             problems.append(Problem(path, start_line, f"cannot read what follows '# %%'; {_GRAMMAR}"))
+        kind: Literal["code", "markdown"] = "code" if cell.cell_type == "code" else "markdown"
         label = _LABEL.search(cell.source)
         name = label[1] if label else cell.metadata.get("title") or cell.metadata.get("name")
-        if name and cell.cell_type == "code":
+        if name and kind == "code":
             what = ""
             if not _NAME.fullmatch(name):
                 what = f"'{name}' cannot name a cell; use letters, digits, - and _, 64 at most (a link ends in it)"
-            elif name in seen:
-                what = f"two cells are named '{name}', the other at line {seen[name]}; rename one"
-            seen[name] = start_line
+            elif name in lines_of_names:
+                what = f"two cells are named '{name}', the other at line {lines_of_names[name]}; rename one"
+            lines_of_names[name] = start_line
             if what:
                 problems.append(Problem(path, start_line, what))
                 name = None
-        kind: Literal["code", "markdown"] = "code" if cell.cell_type == "code" else "markdown"
+        if kind == "code":
+            code_cells += 1
+            key = name or f"cell-{code_cells}"
+        else:
+            name, key = None, f"prose-{len(cells)}"
         blank = ("",) if kind == "code" else ("", "#", '"""', "'''", 'r"""')
         line = start_line + bool(_MARKER.match(marker))
         while line < start + used and lines[line - 1].strip() in blank:
             line += 1
         tags = tuple(cell.metadata.get("tags", ()))
-        cells.append(Cell(kind, name if kind == "code" else None, tags, line, cell.source.strip("\n")))
+        cells.append(Cell(kind, name, key, tags, line, cell.source.strip("\n")))
         start += used
+    keys_of_unnamed = {cell.key for cell in cells if not cell.name}
+    for named in cells:
+        if named.name in keys_of_unnamed:
+            what = f"'{named.name}' is also the id of a cell that has no name; rename this cell, or name that one"
+            problems.append(Problem(path, lines_of_names[named.key], what))
     return Notebook(path, text, tuple(cells), tuple(problems))

@@ -1,4 +1,4 @@
-"""Where a figure or number comes from: the cell, the code it needs, seeds, versions, machine, time, and who checked."""
+"""The origin of a figure or number: its cell, the code up to it, seeds, versions, machine, time, and who checked."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import os
 import platform
 import re
 import subprocess
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from weave.run import slices
-from weave.run.notebook import Cell
-from weave.run.store import Run
+from weave.run.notebook import Cell, Notebook
+from weave.run.store import Result
 
 _SEED = re.compile(r"(?:\bseed\w*\s*=\s*|\b(?:manual_seed|default_rng|RandomState|seed)\(\s*)(\d+)")
-_NAMED = ("torch", "numpy", "einops")
+_IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 
 
-def surroundings(root: Path) -> dict[str, str]:
-    """What is true of a run as a whole, noted when it runs."""
+def circumstances(root: Path) -> dict[str, str]:
+    """The ``commit`` and the ``device`` of a run, asked for when it runs."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
@@ -35,46 +33,53 @@ def surroundings(root: Path) -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=1024)
-def script(sources: tuple[str, ...], number: int) -> str:
-    """A cell with what it needs; the cell alone where it is not plain Python."""
-    try:
-        return slices.script(sources[:number], sources[number])
-    except SyntaxError:
-        return sources[number] + "\n"
+# -- the notebook up to a cell
 
 
-def script_of(run: Run, number: int) -> str:
-    cell = run.notebook.code[number]
-    head = f"# {run.notebook.path}, cell {name_of(cell, number)}, with what it needs\n"
-    return head + script(tuple(one.source for one in run.notebook.code), number)
+def up_to(notebook: Notebook, cell: Cell) -> str:
+    """The text of a notebook from its first line to the last line of a cell."""
+    end = cell.line + cell.source.count("\n")
+    return "\n".join(notebook.text.split("\n")[:end]) + "\n"
 
 
-def script_bytes(run: Run, number: int) -> bytes:
-    return script_of(run, number).encode()
+def script(notebook: Notebook, cell: Cell, repository: str) -> bytes:
+    """The notebook up to a cell as a script, which says at its head how to get what it imports.
+
+    Args:
+        repository: The address to clone; empty if the site does not know it.
+    """
+    name = repository.rstrip("/").rpartition("/")[2].removesuffix(".git") or "repository"
+    head = (
+        f"# {notebook.path} up to the cell '{cell.key}'.\n"
+        "# To run it with Python 3.11 or newer, get the packages that it imports, once:\n"
+        f"#   git clone {repository or '<address of the repository>'} {name}\n"
+        f"#   python -m pip install --editable {name}\n\n"
+    )
+    return (head + up_to(notebook, cell)).encode()
 
 
-def as_json(run: Run) -> bytes:
-    """All of a notebook's cells."""
-    return (json.dumps([of(run, number) for number in range(len(run.notebook.code))], indent=1) + "\n").encode()
+# -- provenance
 
 
-def name_of(cell: Cell, number: int) -> str:
-    return cell.name or f"cell-{number + 1}"
+def as_json(result: Result) -> bytes:
+    """The provenance of all code cells."""
+    return (json.dumps([of(result, cell) for cell in result.notebook.code], indent=1) + "\n").encode()
 
 
-def of(run: Run, number: int) -> dict[str, Any]:
-    """Everything that is known of one cell's result, for machines."""
-    seeds = sorted({int(seed) for seed in _SEED.findall(script_of(run, number))})
-    seconds = run.made.get("cell_seconds", [])
-    files = run.inputs.get("files", {})
+def of(result: Result, cell: Cell) -> dict[str, Any]:
+    """Everything that is known about one code cell's outputs, for machines."""
+    cells = result.notebook.code
+    number = cells.index(cell)
+    code = "\n".join(earlier.source for earlier in cells[: number + 1])
+    seconds = result.circumstances.get("cell_seconds", [])
+    files = result.inputs.get("files", {})
     return {
-        "cell": f"{run.notebook.path}#{name_of(run.notebook.code[number], number)}",
-        "commit": run.made.get("commit", ""),
-        "seeds": seeds,
-        "device": run.made.get("device", ""),
-        "python": run.inputs.get("python", ""),
-        "packages": run.inputs.get("packages", {}),
+        "cell": f"{result.notebook.path}#{cell.key}",
+        "commit": result.circumstances.get("commit", ""),
+        "seeds": sorted({int(seed) for seed in _SEED.findall(code)}),
+        "device": result.circumstances.get("device", ""),
+        "python": result.inputs.get("python", ""),
+        "packages": result.inputs.get("packages", {}),
         "weights": sorted(Path(name).stem for name in files if name.endswith(".safetensors")),
         "seconds": seconds[number] if number < len(seconds) else None,
         "verified": verified(),
@@ -82,21 +87,22 @@ def of(run: Run, number: int) -> dict[str, Any]:
 
 
 def verified() -> str:
-    """The CI run that builds this page, and so has checked it; empty where it is built by hand."""
+    """The address of the CI run that builds this page, and so has checked it; empty outside CI."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return ""
     server, repository, run = (os.environ.get(f"GITHUB_{key}", "") for key in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     return f"{server}/{repository}/actions/runs/{run}"
 
 
-def as_html(run: Run, number: int, json_url: str) -> str:
-    """To be unfolded below a figure."""
-    about = of(run, number)
-    versions = [f"{name} {about['packages'][name]}" for name in _NAMED if name in about["packages"]]
+def as_html(result: Result, cell: Cell, json_url: str) -> str:
+    """A panel that unfolds below a figure."""
+    about = of(result, cell)
+    imported = set(_IMPORT.findall(result.notebook.text))
+    versions = [f"{name} {version}" for name, version in about["packages"].items() if name in imported]
     rows = {
         "code at": f"commit {about['commit']}" if about["commit"] else "",
-        "seed" if len(about["seeds"]) == 1 else "seeds": ", ".join(map(str, about["seeds"])),
-        "trained weights": _some(about["weights"]),
+        "seeds up to here": ", ".join(map(str, about["seeds"])),
+        "trained weights": _first_three(about["weights"]),
         "with": ", ".join([f"Python {about['python']}", *versions]),
         "on": about["device"],
         "took": "" if about["seconds"] is None else f"{about['seconds']:.2g} s",
@@ -113,5 +119,5 @@ def as_html(run: Run, number: int, json_url: str) -> str:
     )
 
 
-def _some(names: list[str]) -> str:
+def _first_three(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -97,7 +97,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _content(path: str) -> str:
-    return recorder.digest(Path(path)) or recorder.listing_digest(Path(path))
+    return recorder.file_digest(Path(path)) or recorder.listing_digest(Path(path))
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

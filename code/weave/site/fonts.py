@@ -8,7 +8,7 @@ import string
 from io import BytesIO
 from pathlib import Path
 
-from weave.run.store import digest, write_whole
+from weave.source.files import digest, write_atomically
 
 # What a page can ask of a face: pairs set closer, ligatures, accents, and the digits of a table.
 _FEATURES = ["kern", "liga", "calt", "ccmp", "locl", "mark", "mkmk", "lnum", "tnum"]
@@ -36,5 +36,5 @@ def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
         cut.flavor = "woff2"
         small = BytesIO()
         cut.save(small)
-        write_whole(path, small.getvalue())
+        write_atomically(path, small.getvalue())
     return path.read_bytes()

@@ -25,7 +25,8 @@ from weave.note import outputs
 from weave.note.embeds import error_html
 from weave.note.numbers import show
 from weave.run.claim import CLAIM_MIME
-from weave.run.store import Run, digest, kept, write_whole
+from weave.run.store import Result
+from weave.source.files import cached, digest, write_atomically
 
 _CONVERTERS = [version(name).encode() for name in ("mkdocs-jupyter", "nbconvert")]
 _PRE = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
@@ -72,7 +73,7 @@ class NotebookPages:
         for path in self.book.outcomes:
             file = self._file(path)
             if not file.exists():
-                write_whole(file, b"{}")
+                write_atomically(file, b"{}")
             files.append(File(self._uri(path), str(file.parents[1]), config.site_dir, config.use_directory_urls))
 
     def write(self, files: Files, config: MkDocsConfig) -> None:
@@ -82,7 +83,7 @@ class NotebookPages:
             file = files.get_file_from_path(uri)
             assert file is not None
             notebook = outcome.run.notebook if outcome.run else outcome.notebook
-            run = self.book.result(path) or Run(notebook, [[] for _ in notebook.code])
+            run = self.book.result(path) or Result(notebook, [[] for _ in notebook.code])
             if known := self.rendered.get(path, run.notebook.text):
                 self.headings[uri], self.book.pages[path] = known
                 continue
@@ -94,7 +95,7 @@ class NotebookPages:
             body = json.dumps(document(run, prose, errors), sort_keys=True).encode()
             target = self._file(path)
             if target.read_bytes() != body:
-                write_whole(target, body)
+                write_atomically(target, body)
             self.rendered.put(path, run.notebook.text, asked, (headings, self.book.pages[path]))
 
     def render_with(self, page: MkDocsPage) -> None:
@@ -112,7 +113,7 @@ class NotebookPages:
             key = digest(
                 self._file(path).read_bytes(), repr(sorted(hidden)).encode(), Path(__file__).read_bytes(), *_CONVERTERS
             )
-            page.content = kept(self.book.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+            page.content = cached(self.book.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
             headings = self.headings[uri]
             page.toc = get_toc(headings)
             page.title = next((heading["name"] for heading in headings if heading["level"] == 1), Path(path).name)
@@ -145,8 +146,8 @@ class NotebookPages:
             users = [user for user, cells in uses.items() if cell in cells]
             used = f"used in {links(users)} · " if users else ""
             href = f"weave:notebooks/{stem}/{cell}.py"
-            take = f'<a class="weave-needs" href="{href}" download>with what it needs</a>'
-            return f'<p class="weave-used">{used}{take}</p>'
+            script = f'<a class="weave-up-to" href="{href}" download>the notebook up to here</a>'
+            return f'<p class="weave-used">{used}{script}</p>'
 
         output = output.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
         return _CODE_CELL.sub(lambda match: match[0] + above(match[1]), output)
@@ -160,18 +161,18 @@ class NotebookPages:
         return Path(self.folder.name) / self._uri(path)
 
 
-def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, Any]:
+def document(run: Result, prose: dict[int, str], errors: list[str]) -> dict[str, Any]:
     """Return the executed notebook for mkdocs-jupyter: prose as HTML, figures as on the notes, cells by name."""
     cells: list[dict[str, Any]] = [_html_cell("weave-top", f'<div class="weave-top">{"".join(errors)}</div>')]
     count = 0
     for number, cell in enumerate(run.notebook.cells):
         if cell.kind == "markdown":
-            cells.append(_html_cell(f"prose-{number}", prose.get(number, "")))
+            cells.append(_html_cell(cell.key, prose.get(number, "")))
             continue
         count += 1
         if "remove-cell" in cell.tags:
             continue
-        name = cell.name or f"cell-{count}"
+        name = cell.key
         cells.append(
             {
                 "cell_type": "code",
@@ -187,12 +188,12 @@ def document(run: Run, prose: dict[int, str], errors: list[str]) -> dict[str, An
     return {**_NOTEBOOK, "cells": cells}
 
 
-def download(run: Run) -> dict[str, Any]:
+def download(run: Result) -> dict[str, Any]:
     """Return the executed notebook as Jupyter expects it."""
     cells: list[dict[str, Any]] = []
     count = 0
-    for number, cell in enumerate(run.notebook.cells):
-        common = {"id": cell.name or f"cell-{number}", "metadata": {"tags": list(cell.tags)}, "source": cell.source}
+    for cell in run.notebook.cells:
+        common = {"id": cell.key, "metadata": {"tags": list(cell.tags)}, "source": cell.source}
         if cell.kind == "markdown":
             cells.append({"cell_type": "markdown", **common})
         else:
@@ -205,7 +206,7 @@ def download(run: Run) -> dict[str, Any]:
     return {**_NOTEBOOK, "cells": cells}
 
 
-def download_bytes(run: Run) -> bytes:
+def download_bytes(run: Result) -> bytes:
     return (json.dumps(download(run), indent=1, ensure_ascii=False) + "\n").encode()
 
 

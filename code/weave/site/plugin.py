@@ -29,10 +29,10 @@ from weave.note.katex import FORMULAS, EngineError, copy_katex, engine, render_t
 from weave.note.math import render_html
 from weave.note.page import start_page
 from weave.run import provenance
-from weave.run.store import digest, write_whole
 from weave.site import collected, every_page, fonts, publish
 from weave.site.drafts import leave_out
 from weave.site.notebook_pages import NotebookPages, download_bytes
+from weave.source.files import digest, write_atomically
 from weave.source.layout import Layout
 from weave.source.problem import Problem, Refused, not_utf8, say
 
@@ -109,6 +109,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
             self.notebooks = NotebookPages(self.book, self.rendered)
+        self.repository = config.repo_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
         self.rendered.kept.clear()  # the settings may have changed
         if jupyter := config.plugins.get("mkdocs-jupyter"):
@@ -277,7 +278,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_post_build(self, config: MkDocsConfig) -> None:
         site_dir, root = Path(config.site_dir), self.book.layout.root
         for name, make in self.extra_files().items():
-            write_whole(site_dir / name, make())
+            write_atomically(site_dir / name, make())
         copy_katex(root, site_dir)
         if self.mode == "build":
             every_page.publish(site_dir, self.files, config, self.book.layout, self.config.colab)
@@ -299,13 +300,12 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             if run := self.book.result(path):
                 extra[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(download_bytes, run)
                 extra[f"{folder}/provenance.json"] = partial(provenance.as_json, run)
-                for number, cell in enumerate(run.notebook.code):
-                    name = provenance.name_of(cell, number)
-                    extra[f"{folder}/{name}.py"] = partial(provenance.script_bytes, run, number)
+                for cell in run.notebook.code:
+                    extra[f"{folder}/{cell.key}.py"] = partial(provenance.script, run.notebook, cell, self.repository)
         for uri, shown in self.snippets.items():
             for snippet in shown:
-                name = snippets.script_file(uri).format(snippet.number)
-                extra[name] = partial(snippets.script_bytes, shown, snippet.number)
+                name = snippets.script_path(uri).format(snippet.number)
+                extra[name] = partial(snippets.script, shown, snippet.number)
         return extra
 
     def on_shutdown(self) -> None:
@@ -321,7 +321,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         uri, packages = page.file.src_uri, self.config.browser_packages
         self.snippets[uri] = shown = snippets.find(text, packages)
         folder = self.book.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
-        return snippets.weave(html, shown, snippets.record(folder, shown, packages), snippets.script_file(uri))
+        return snippets.weave(html, shown, snippets.record(folder, shown, packages), snippets.script_path(uri))
 
     def _path_of(self, file: File) -> str:
         """Return the source of a page, relative to the repository's root."""

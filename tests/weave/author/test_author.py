@@ -552,7 +552,7 @@ def test_without_a_site_every_command_says_so(bare: Small, config: str | bytes |
     (bare.root / "mkdocs.yml").unlink()
     if config:
         bare.write("mkdocs.yml", config)
-    for command in (["new", "x"], ["log", "x"], ["start", "x"], ["stop"], ["snippets", "x"], ["open", "x"]):
+    for command in (["new", "x"], ["log", "x"], ["start", "x"], ["stop"], ["snippets", "x"]):
         result = bare.weave(*command)
         assert result.exit_code == 1 and said in result.output, command
 
@@ -562,8 +562,8 @@ def test_without_a_site_every_command_says_so(bare: Small, config: str | bytes |
 
 def test_every_command_explains_itself_with_an_example(small: Small) -> None:
     listed = re.findall(r"^  (\w+)  +\S", small.weave("--help").output.partition("Commands:")[2], re.MULTILINE)
-    assert {"new", "log", "start", "stop", "next", "stale", "snippets", "open", "completion"} <= set(listed)
-    for name in ("new", "log", "start", "stop", "next", "stale", "snippets", "open"):
+    assert {"new", "log", "start", "stop", "next", "stale", "snippets", "completion"} <= set(listed)
+    for name in ("new", "log", "start", "stop", "next", "stale", "snippets"):
         assert re.search(rf"^  weave {name}", small.weave(name, "--help").output, re.MULTILINE), name
 
 
@@ -581,7 +581,7 @@ def complete(site: Small, *words: str) -> list[str]:
 
 def test_names_complete(small: Small) -> None:
     small.weave("new", "Heavy water")
-    assert complete(small, "open", "he") == ["heat", "heavy_water"]
+    assert complete(small, "run", "he") == ["heat", "heavy_water"]
     assert complete(small, "run", "heat", "heav") == ["heavy_water"]
     assert complete(small, "snippets", "hea") == ["heat", "heavy-water"]
     assert complete(small, "completion", "z") == ["zsh"]

@@ -1,12 +1,10 @@
-"""``weave open``: Jupyter reads a notebook's Python file and writes it back unchanged; what it left behind is kept."""
+"""Jupyter opens a notebook's Python file and saves it back unchanged, by the configuration in pyproject.toml."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jupytext
 import nbformat
@@ -15,20 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupytext.config import load_jupytext_config, notebook_formats
 
-from weave.author import jupyter
 from weave.run.notebook import parse
-from weave.source.layout import Layout
-
-if TYPE_CHECKING:
-    from conftest import Small
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = sorted((ROOT / "code/notebooks").glob("*.py"))
 
 
 class Jupyter:
-    """What jupytext's contents manager does in a Jupyter server when a notebook is opened and saved: the same two calls
-    with the configuration that it finds. (The manager itself needs a Jupyter server installed.)"""
+    """The calls that jupytext's contents manager makes in a Jupyter server when it opens and saves a notebook, with the
+    configuration that it finds. (The manager itself needs a Jupyter server installed.)"""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -108,95 +101,3 @@ def test_a_first_tag_and_an_edit_made_in_jupyter_are_saved_and_nothing_else_chan
     server.save(path, notebook)
     expected = text.replace("# %% a", '# %% a tags=["hide-input"]').replace("y = 2", "y = 3")
     assert (repository / path).read_text() == expected
-
-
-# -- copies
-
-
-@pytest.fixture
-def notebook(tmp_path: Path) -> Path:
-    path = tmp_path / "code/notebooks/heat.py"
-    path.parent.mkdir(parents=True)
-    path.write_text("# %% a\nx = 1\n")
-    os.utime(path, (1000, 1000))
-    return path
-
-
-def copy(path: Path, source: str, age: int) -> str:
-    path.parent.mkdir(exist_ok=True)
-    if path.suffix == ".py":
-        path.write_text(f"# %% a\n{source}\n")
-    else:
-        jupytext.write(jupytext.reads(f"# %% a\n{source}\n", "py:percent"), path)
-    os.utime(path, (age, age))
-    return path.as_posix()
-
-
-@pytest.mark.parametrize(
-    "name", ["heat.ipynb", ".ipynb_checkpoints/heat-checkpoint.ipynb", ".ipynb_checkpoints/heat-checkpoint.py"]
-)
-def test_only_a_newer_copy_that_differs_is_told_of(notebook: Path, name: str) -> None:
-    place, path = Layout(notebook.parents[2]), "code/notebooks/heat.py"
-    beside = notebook.parent / name
-    assert jupyter.copies(place, path) == []
-    copy(beside, "x = 2", 2000)
-    assert jupyter.copies(place, path) == [f"code/notebooks/{name}"]
-    copy(beside, "x = 2", 500)
-    assert jupyter.copies(place, path) == [], "older: it is what the notebook was before"
-    copy(beside, "x = 1", 2000)
-    assert jupyter.copies(place, path) == [], "the same"
-    beside.write_text("{")
-    assert jupyter.copies(place, path) == [f"code/notebooks/{name}"], "no longer a notebook"
-
-
-# -- opening
-
-
-LAB = "import os, sys\nprint('lab', *sys.argv[1:], os.environ['JUPYTER_CONFIG_PATH'])\n"
-
-
-def test_it_starts_jupyterlab_which_shows_python_files_as_notebooks(small: Small) -> None:
-    small.write("code/jupyterlab/__main__.py", LAB)  # stands in for the real one
-    small.write("code/jupyterlab/__init__.py", "")
-    ran = small.run("weave.cli", "open", "heat")
-    assert ran.returncode == 0, ran.stderr
-    settings = small.root / ".cache/weave/jupyter"
-    assert f"lab code/notebooks/heat.py --ServerApp.root_dir={small.root} {settings}" in ran.stdout
-    assert '"python": "Jupytext Notebook"' in (settings / "labconfig/default_setting_overrides.json").read_text()
-
-
-@pytest.mark.skipif(
-    shutil.which("jupyter-lab", path=str(Path(sys.executable).parent)) is not None, reason="is installed"
-)
-def test_without_jupyterlab_it_says_what_to_install_and_offers_vs_code(
-    small: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(small.root / "bin"))
-    result = small.weave("open", "heat")
-    assert result.exit_code == 1
-    assert "pip install jupyterlab" in result.output and "any editor edits it" in result.output
-    small.write("bin/code", '#!/bin/sh\necho "$@" > said\n')
-    (small.root / "bin/code").chmod(0o755)
-    result = small.weave("open", "code/notebooks/heat.py", answer="n\n")
-    assert result.exit_code == 1 and "open it in VS Code" in result.output and not (small.root / "said").exists()
-    result = small.weave("open", "heat", answer="\n")
-    assert result.exit_code == 0, result.output
-    assert small.read("said") == f"{small.root} --goto {small.root}/code/notebooks/heat.py\n"
-
-
-def test_a_newer_copy_is_told_of_and_kept(small: Small) -> None:
-    small.write("code/jupyterlab/__main__.py", LAB)
-    small.write("code/jupyterlab/__init__.py", "")
-    newer = small.root / "code/notebooks/heat.ipynb"
-    copy(newer, "x = 2", int((small.root / "code/notebooks/heat.py").stat().st_mtime) + 10)
-    before = newer.read_bytes(), small.read("code/notebooks/heat.py")
-    ran = small.run("weave.cli", "open", "heat")
-    assert (
-        "code/notebooks/heat.ipynb is newer than code/notebooks/heat.py and not the same; both are kept" in ran.stdout
-    )
-    assert (newer.read_bytes(), small.read("code/notebooks/heat.py")) == before
-
-
-def test_an_unknown_notebook_is_said_with_those_there_are(small: Small) -> None:
-    result = small.weave("open", "heet")
-    assert result.exit_code == 1 and "no notebook 'heet' in code/notebooks; it has: heat" in result.output

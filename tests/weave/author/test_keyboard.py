@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -144,18 +143,6 @@ def test_snippets_speak_while_they_run(desk: Desk) -> None:
     child.close()
     assert child.signalstatus == signal.SIGINT or child.exitstatus not in (0, None)
     assert "Traceback" not in (child.before or "")
-
-
-def test_vs_code_is_offered_where_there_is_no_jupyterlab(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.site.write("bin/code", '#!/bin/sh\necho "opened $3"\n')
-    (desk.site.root / "bin/code").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{desk.site.root}/bin:{os.environ['PATH']}")
-    child = desk.type("open", "heat")
-    if child.expect_exact(["open it in VS Code", "opens in JupyterLab"]) == 1:
-        child.close(force=True)
-        pytest.skip("JupyterLab is installed here")
-    child.sendline("")
-    assert f"opened {Path(desk.site.root)}/code/notebooks/heat.py" in finish(child)
 
 
 def test_commands_and_names_complete_on_tab(desk: Desk) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import Result
 
-from weave.book import stale as freshness
+from weave.book import stale
 from weave.book.book import Book
-from weave.run import store
+from weave.run.inputs import platform_inputs, version_of
+from weave.run.notebook import parse
+from weave.run.store import Store
 from weave.source.layout import Layout
 
 if TYPE_CHECKING:
@@ -45,12 +49,13 @@ def said(small: Small) -> list[str]:
 
 def edit_inputs(small: Small, change: Callable[[dict[str, Any]], object]) -> None:
     """Make the stored result one of another machine, another time."""
-    (path,) = (small.root / ".cache/weave/runs/heat").iterdir()
-    body = json.loads(path.read_bytes())
-    del body["sha256"]
-    change(body["inputs"])
-    body["sha256"] = store._checksum(body)
-    path.write_text(json.dumps(body))
+    store = Store(small.root, small.root / ".cache/weave/runs", print)
+    result = store.last(parse(HEAT, small.read(HEAT)))
+    assert result
+    inputs = json.loads(json.dumps(result.inputs))
+    change(inputs)
+    shutil.rmtree(store.folder / "heat")
+    store.save(replace(result, inputs=inputs))
 
 
 def test_nothing_changed(small: Small) -> None:
@@ -84,11 +89,11 @@ def test_all_that_changed_is_said_at_once(small: Small) -> None:
 
     small.write("data/new.csv", "")
     edit_inputs(small, older)
-    numpy = store.version_of("numpy")
+    numpy = version_of("numpy")
     assert sorted(said(small)) == sorted(
         [
             "23: stale: the code of cell 'words' changed",
-            f"1: stale: Python changed from 3.10.1 to {store.surroundings()['python']}",
+            f"1: stale: Python changed from 3.10.1 to {platform_inputs()['python']}",
             "1: stale: data/new.csv appeared",
             "1: stale: code/lab.py changed",
             "1: stale: data/gone.csv vanished",
@@ -132,7 +137,9 @@ def test_going_back_makes_an_older_result_fresh_again(small: Small) -> None:
     assert fresh(small).exit_code == 0
 
 
-def test_the_list_for_others_names_every_notebook(small: Small) -> None:
+def test_the_list_for_others_names_the_stale_notebooks(small: Small) -> None:
     small.write("code/notebooks/new.py", "# %% a\n1\n")
     site = Book(Layout(small.root))
-    assert freshness.reasons(site) == {HEAT: [], "code/notebooks/new.py": ["never ran"]}
+    assert stale.reasons(site) == {"code/notebooks/new.py": ["never ran"]}
+    small.write("code/notebooks/new.py", "# %% a b\n1\n")
+    assert [reason[:24] for reason in stale.reasons(site)["code/notebooks/new.py"]] == ["cannot be run: 'a b' can"]

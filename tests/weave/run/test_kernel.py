@@ -1,7 +1,10 @@
-"""A notebook that runs on from a changed cell gives what a run from the top gives."""
+"""A notebook that continues from a changed cell gives what a run from the top gives; so do kernels without forks."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weave.run.executor import Executor, State
+from weave.run.executor import Executor
+from weave.run.kernels import Kernels, can_fork
 from weave.run.notebook import Notebook, parse
+from weave.run.snapshots import SnapshotCache, Snapshots
 from weave.run.store import Store
+from weave.source.problem import Refused
 
 # Cells that read, bind, change in place, draw at random, define, and show: each may stand anywhere.
 CELLS = [
@@ -36,8 +42,9 @@ def notebook(cells: list[str]) -> Notebook:
     return parse("code/notebooks/n.py", "".join(f"# %% c{i}\n{cell}\n\n" for i, cell in enumerate(cells)))
 
 
-def executor(root: Path, keep: bool, said: list[str]) -> Executor:
-    return Executor(root, Store(root, root / f".cache/{keep}", said.append), timeout=30, say=said.append, keep=keep)
+def executor(root: Path, said: list[str], resume: bool = False, **options: Any) -> Executor:
+    store = Store(root, root / f".cache/{resume}", said.append)
+    return Executor(root, store, timeout=30, say=said.append, resume=resume, **options)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +56,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(root: Path) -> Any:
-    """Two executors of the same folder: one runs on, the other always from the top."""
+    """Two executors of the same folder: the first continues from snapshots, the second always runs from the top."""
     said: list[str] = []
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", f"{root / 'code'}:{Path(__file__).parents[3] / 'code'}")
-    kept, plain = executor(root, True, said), executor(root, False, said)
-    yield kept, plain, said
-    kept.close()
+    resuming, plain = executor(root, said, resume=True), executor(root, said)
+    yield resuming, plain, said
+    resuming.close()
     patch.undo()
 
 
@@ -75,8 +82,8 @@ edits = st.lists(
 @settings(max_examples=settings().max_examples // 8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=cells, edits=edits)
 def test_running_on_is_running_from_the_top(root: Path, both: Any, start: list[str], edits: list[Any]) -> None:
-    kept, plain, _ = both
-    kept.close()
+    resuming, plain, _ = both
+    resuming.close()
     data, value = "one", 1
     now = list(start)
     for kind, where, cell in [("", 0, ""), *edits]:
@@ -90,7 +97,7 @@ def test_running_on_is_running_from_the_top(root: Path, both: Any, start: list[s
             value = where
         (root / "data.txt").write_text(data)
         (root / "code/lab.py").write_text(f"VALUE = {value}\n")
-        [a], [b] = kept.run([notebook(now)]), plain.run([notebook(now)])
+        [a], [b] = resuming.run([notebook(now)]), plain.run([notebook(now)])
         assert [str(one) for one in a.problems] == [str(one) for one in b.problems]
         assert (a.run is None) == (b.run is None)
         if a.run and b.run:
@@ -103,20 +110,20 @@ def ran(said: list[str]) -> str:
 
 
 def test_it_runs_from_the_first_cell_that_changed_or_read_what_changed(root: Path, both: Any) -> None:
-    kept, _, said = both
-    kept.close()
+    resuming, _, said = both
+    resuming.close()
     (root / "data.txt").write_text("data")
     cells = ["x = 1", "y = len(open('data.txt').read())", "x + y", "y"]
-    kept.run([notebook(cells)])
+    resuming.run([notebook(cells)])
     assert ran(said) == "4 cells"
-    kept.run([notebook([*cells[:3], "y + 1"])])
+    resuming.run([notebook([*cells[:3], "y + 1"])])
     assert ran(said) == "cell 4 of 4 on"
-    kept.run([notebook([*cells[:3], "y + 1", "x"])])
+    resuming.run([notebook([*cells[:3], "y + 1", "x"])])
     assert ran(said) == "cell 5 of 5 on"
     (root / "data.txt").write_text("other")
-    [outcome] = kept.run([notebook(cells)])
+    [outcome] = resuming.run([notebook(cells)])
     assert ran(said) == "cell 2 of 4 on" and outcome.run.outputs[2][0]["data"]["text/plain"] == "6"
-    kept.run([notebook(["x = 2", *cells[1:]])])
+    resuming.run([notebook(["x = 2", *cells[1:]])])
     assert ran(said) == "4 cells"
 
 
@@ -131,34 +138,43 @@ def test_it_runs_from_the_first_cell_that_changed_or_read_what_changed(root: Pat
 )
 def test_after_an_effect_on_the_world_it_runs_from_the_top(root: Path, both: Any, cell: str) -> None:
     """The state of the process before the cell is there, the state of the world is not."""
-    kept, _, said = both
-    kept.close()
-    kept.run([notebook(["x = 1", "y = 2", cell, "x"])])
-    kept.run([notebook(["x = 1", "y = 2", cell, "x + 1"])])
+    resuming, _, said = both
+    resuming.close()
+    resuming.run([notebook(["x = 1", "y = 2", cell, "x"])])
+    resuming.run([notebook(["x = 1", "y = 2", cell, "x + 1"])])
     assert ran(said) == "cell 4 of 4 on", "the effect is before it, and stays"
-    kept.run([notebook(["x = 1", "y = 3", cell, "x + 1"])])
+    resuming.run([notebook(["x = 1", "y = 3", cell, "x + 1"])])
     assert ran(said) == "4 cells"
 
 
 def test_a_mended_cell_runs_on_from_where_it_failed(root: Path, both: Any) -> None:
-    kept, _, said = both
-    kept.close()
-    [failed] = kept.run([notebook(["x = 1", "x / 0", "x"])])
+    resuming, _, said = both
+    resuming.close()
+    [failed] = resuming.run([notebook(["x = 1", "x / 0", "x"])])
     assert failed.problems and failed.problems[0].line == 5
-    [good] = kept.run([notebook(["x = 1", "x / 1", "x"])])
+    [good] = resuming.run([notebook(["x = 1", "x / 1", "x"])])
     assert ran(said) == "cell 2 of 3 on" and good.run and good.run.outputs[2][0]["data"]["text/plain"] == "1"
 
 
 def test_nothing_is_left_when_it_ends(root: Path, both: Any) -> None:
-    kept, _, _ = both
-    kept.run([notebook(["x = 1", "x"])])
-    pids = [kernel.pid for kernel in kept.states["code/notebooks/n.py"].before]
-    assert pids and all(Path(f"/proc/{pid}").exists() for pid in pids)
-    kept.close()
+    resuming, _, _ = both
+    resuming.run([notebook(["x = 1", "x"])])
+    assert processes_in(root)
+    resuming.close()
     end = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+    while processes_in(root) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert processes_in(root) == []
+
+
+def processes_in(root: Path) -> list[int]:
+    """Processes whose working folder is the site's: the kernels of its notebooks."""
+    folders = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                folders[int(entry.name)] = os.readlink(entry / "cwd")
+    return [pid for pid, folder in folders.items() if folder == str(root.resolve())]
 
 
 def test_what_is_not_seeded_differs_between_runs(root: Path, both: Any) -> None:
@@ -203,17 +219,23 @@ def test_a_process_that_a_cell_forked_does_not_answer_for_it(root: Path, both: A
     assert outcome.run and [given[0]["text"] for given in outcome.run.outputs] == ["True\n", "next\n"]
 
 
-def test_two_notebooks_that_end_at_once_tidy_up_once(root: Path) -> None:
-    """The second finds the oldest states gone that the first is about to end."""
-    kept = executor(root, True, [])
+def test_the_snapshots_of_three_notebooks_are_kept_and_all_others_closed_once() -> None:
+    """Also where notebooks end at the same moment, and closing one takes a while."""
+    cache, closed = SnapshotCache(), []
 
-    class Slow(State):
-        def end(self) -> None:
-            kept.states.pop("b", None)
+    class Slow(Snapshots):
+        def close(self) -> None:
+            time.sleep(0.001)
+            closed.append(self.notebook.path)
 
-    kept.states = {name: Slow(notebook(["1"])) for name in "abcd"}
-    kept._keep(State(notebook(["1"])))
-    assert list(kept.states) == ["c", "d", "code/notebooks/n.py"]
+    paths = [f"code/notebooks/{number}.py" for number in range(24)]
+    threads = [threading.Thread(target=cache.put, args=(Slow(parse(path, "# %%\n1\n")),)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = [path for path in paths if (snapshots := cache.take(path)) and snapshots.notebook.path == path]
+    assert len(kept) == 3 and sorted(closed) == sorted(set(paths) - set(kept))
 
 
 def test_half_a_character_is_a_question_mark(root: Path, both: Any) -> None:
@@ -223,3 +245,72 @@ def test_half_a_character_is_a_question_mark(root: Path, both: Any) -> None:
     assert "ValueError: ?; the traceback is below" in outcome.problems[0].message
     [outcome] = plain.run([notebook(["print('a\\udcff → ü\\u2028\\x85')"])])
     assert outcome.run and outcome.run.outputs[0][0]["text"] == "a? → ü\u2028\x85\n"
+
+
+# -- without a fork, as on macOS
+
+
+def test_forks_are_for_linux_and_windows_is_sent_to_wsl() -> None:
+    assert can_fork("linux") and not can_fork("darwin")
+    with pytest.raises(Refused, match=r"notebooks run on Linux and macOS; on Windows, .* WSL"):
+        can_fork("win32")
+
+
+PICTURE = """
+import matplotlib.pyplot as plt
+from weave import claim
+plt.plot([1, 2, 4])
+plt.show()
+claim(x=1.5, agreeing=(2, 3))
+{'a': object()}
+"""
+
+
+def test_a_kernel_that_is_not_forked_gives_the_same(root: Path, both: Any) -> None:
+    """Outputs, figures and published values, to the byte; and it never continues from a snapshot."""
+    _, plain, _ = both
+    said: list[str] = []
+    unforked = executor(root, said, resume=True, modules=("numpy",), fork=False)
+    (root / "data.txt").write_text("data")
+    (root / "code/lab.py").write_text("VALUE = 3\n")
+    cells = [*CELLS[:4], CELLS[6 - 1], CELLS[6], *CELLS[7:10], PICTURE, "print('before')\n1 / 0"]
+    for count in (len(cells) - 1, len(cells)):
+        [a], [b] = plain.run([notebook(cells[:count])]), unforked.run([notebook(cells[:count])])
+        assert [(str(problem), problem.detail) for problem in a.problems] == [
+            (str(problem), problem.detail) for problem in b.problems
+        ]
+        assert (a.run is None) == (b.run is None) == (count == len(cells))
+        if a.run and b.run:
+            assert a.run.outputs == b.run.outputs and a.run.published == b.run.published
+            assert a.run.inputs == {**b.run.inputs, "packages": a.run.inputs["packages"]}
+            assert set(b.run.published) == {"x", "agreeing"}
+    assert ran(said) == f"{len(cells)} cells" and processes_in(root) == []
+
+
+def test_a_kernel_that_does_not_start_says_why(root: Path, both: Any) -> None:
+    for fork in (True, False):
+        [outcome] = executor(root, [], modules=("no_such_module",), fork=fork).run([notebook(["1"])])
+        [problem] = outcome.problems
+        assert "its kernel did not start (ModuleNotFoundError: No module named 'no_such_module')" in str(problem)
+
+
+def test_modules_are_packages_and_not_files_of_the_repository(root: Path, both: Any) -> None:
+    """Else every notebook would go on with the module as it was when the first kernel started."""
+    (root / "code/preloaded.py").write_text("X = 1\n")
+    [outcome] = executor(root, [], modules=("preloaded",)).run([notebook(["1"])])
+    [problem] = outcome.problems
+    assert str(problem).startswith("mkdocs.yml:1: weave: modules imports code/preloaded.py, a file of this repository;")
+
+
+def test_a_new_environment_or_package_starts_a_new_first_process(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = Kernels([], fork=True)
+    try:
+        kernels.start().end()
+        assert kernels.current()
+        monkeypatch.setenv("SOMETHING", "else")
+        assert not kernels.current()
+        kernels.start().end()
+        assert kernels.current()
+    finally:
+        kernels.close()
+    assert not kernels.current()

@@ -143,7 +143,7 @@ def test_a_record_cut_short_keeps_its_whole_lines(tmp_path: Path) -> None:
         (tmp_path / "record").write_text(text[:cut])
         found = recorder.read(tmp_path / "record")
         assert found == facts[: len(found)]
-    assert found == facts and recorder.of_kind(found, "files") == {"a": "1"}
+    assert found == facts and recorder.digests(found, "files") == {"a": "1"}
     assert recorder.read(tmp_path / "nothing") == []
 
 

@@ -127,7 +127,7 @@ BREAKS = {
         runs=("heat",),
     ),
     "metadata": Break(
-        NOTEBOOK, "# %% decay", "# %% decay tags=3", f"{NOTEBOOK}:11: '# %% decay tags=3' begins no cell"
+        NOTEBOOK, "# %% decay", "# %% decay tags=3", f"{NOTEBOOK}:11: '# %% decay tags=3' does not begin a cell"
     ),
 }
 

@@ -1,0 +1,90 @@
+"""What a kernel answered, as outputs to store and as problems to report.
+
+An answer is what `kernel.py` sends for a cell: its ``outputs``, in nbformat's shape, and the ``count`` that IPython
+gave the cell (-1 if it was skipped).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from weave.run.claim import CLAIM_MIME
+from weave.run.notebook import Cell, Notebook
+from weave.source.problem import Problem
+
+Answer = dict[str, Any]
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r"Cell In ?\[(\d+)\], line (\d+)")
+_TEMPORARY_FILE = re.compile(r" \((\S*\.py|<ipython-input-[^>]*>), line \d+\)$")
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+(?=>)")
+_TEMPORARY_CELL = re.compile(r"<ipython-input-\d+-[0-9a-f]+>")
+
+
+def without_noise(output: Any, root: Path) -> dict[str, Any]:
+    """Return an output without what differs between machines and runs: counters, folders, addresses."""
+    home = Path.home()
+    at_home = f"~{os.sep}{root.relative_to(home)}{os.sep}" if root.is_relative_to(home) else f"{root}{os.sep}"
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            value = value.replace(f"{root}{os.sep}", "").replace(at_home, "")
+            return _ADDRESS.sub("", _TEMPORARY_CELL.sub("<cell>", value))
+        if isinstance(value, list):
+            return [clean(part) for part in value]
+        if isinstance(value, dict):
+            return {name: clean(part) for name, part in value.items()}
+        return value
+
+    plain = clean(json.loads(json.dumps(output)))
+    plain.pop("execution_count", None)
+    return plain
+
+
+def failed(cell: Cell, answer: Answer) -> bool:
+    return _raised(answer["outputs"]) and "raises-exception" not in cell.tags
+
+
+def error(notebook: Notebook, answers: list[Answer]) -> Problem:
+    """The error of the last cell that ran, at the innermost line of the notebook in its traceback."""
+    raised = next(output for output in reversed(answers[-1]["outputs"]) if output["output_type"] == "error")
+    detail = _ANSI.sub("", "\n".join(raised["traceback"]))
+    cell, offset = notebook.code[len(answers) - 1], 0
+    by_count = {answer["count"]: number for number, answer in enumerate(answers)}
+    for count, line in _FRAME.findall(detail):
+        if int(count) in by_count:
+            cell, offset = notebook.code[by_count[int(count)]], int(line) - 1
+    first = _TEMPORARY_FILE.sub("", (raised["evalue"].strip().splitlines() or [""])[0])
+    what = f"{raised['ename']}: {first}" if first else raised["ename"]
+    return problem(notebook, cell, f"{what}; the traceback is below", offset, detail)
+
+
+def problems(notebook: Notebook, outputs: list[list[dict[str, Any]]]) -> list[Problem]:
+    """What is wrong with a run in which no cell failed: a promised error is missing, or a name is published twice."""
+    for cell, given in zip(notebook.code, outputs, strict=True):
+        if "raises-exception" in cell.tags and not _raised(given):
+            return [problem(notebook, cell, "is tagged raises-exception and raised nothing; drop the tag")]
+    first: dict[str, Cell] = {}
+    twice = []
+    for cell, given in zip(notebook.code, outputs, strict=True):
+        for output in given:
+            for name in output.get("data", {}).get(CLAIM_MIME, {}):
+                if name in first:
+                    what = f"publishes '{name}' again (first at line {first[name].line}); rename one"
+                    twice.append(problem(notebook, cell, what))
+                first[name] = cell
+    return twice
+
+
+def problem(notebook: Notebook, cell: Cell, what: str, offset: int = 0, detail: str = "") -> Problem:
+    """A problem of a cell, ``offset`` lines below its first line."""
+    named = f"cell '{cell.name}': " if cell.name else ""
+    return Problem(notebook.path, cell.line + offset, named + what, detail)
+
+
+def _raised(outputs: list[dict[str, Any]]) -> bool:
+    return any(output["output_type"] == "error" for output in outputs)
