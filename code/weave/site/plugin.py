@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,34 +12,29 @@ from mkdocs.config.base import Config
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import Abort
 from mkdocs.plugins import BasePlugin, event_priority
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page as MkDocsPage
 from mkdocs.structure.toc import get_toc
 from mkdocs.utils import get_relative_url
 
-from weave.book import drafts, ledger, render
+from weave.book import drafts, ledger
 from weave.book.asked import Rendered
 from weave.book.book import Book
 from weave.book.problems import above, dangling, problems
-from weave.note import finish, headings, snippets
+from weave.note import finish, headings
 from weave.note.embeds import error_html
 from weave.note.katex import FORMULAS, EngineError, copy_katex, engine, render_tex
 from weave.note.math import render_html
 from weave.note.page import start_page
-from weave.run import provenance
-from weave.site import collected, every_page, fonts, publish
-from weave.site.drafts import leave_out
-from weave.site.notebook_pages import NotebookPages, download_bytes
+from weave.site import collected, every_page, extra, fonts, publish, sources
+from weave.site.note_pages import NotePages
+from weave.site.notebook_pages import NotebookPages
 from weave.source.files import digest, write_atomically
 from weave.source.layout import Layout
-from weave.source.problem import Problem, Refused, not_utf8, say
+from weave.source.problem import Problem, Refused, say
 
 _LEDGER = "<!-- weave:ledger -->"
-_JSON = "assets/ledger.json"
-_STYLE_SHEET = "assets/weave.css"
-# What MkDocs sets on a page when it renders its Markdown.
-_RENDERED = ("content", "toc", "_title_from_render", "present_anchor_ids", "links_to_anchors")
 
 
 class WeaveConfig(Config):
@@ -76,6 +70,7 @@ def book_of(config: MkDocsConfig, options: WeaveConfig) -> Book:
 
 class WeavePlugin(BasePlugin[WeaveConfig]):
     book: Book
+    notes: NotePages
     notebooks: NotebookPages
 
     def __init__(self) -> None:
@@ -86,8 +81,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """The backlinks below each note, by page. Written when all are rendered, read when one is rendered alone."""
         self.reported: list[Problem] = []
         """The problems of the last build: while serving, each is reported once."""
-        self.snippets: dict[str, list[snippets.Snippet]] = {}
-        """Each page's snippets, by its path under docs/. Written when the page is rendered, read by `extra_files`."""
 
     def on_startup(self, *, command: str, dirty: bool) -> None:
         """MkDocs keeps a plugin that has this method alive between the builds of a server."""
@@ -108,13 +101,14 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if not hasattr(self, "book"):
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
+            self.notes = NotePages(self.book, self.rendered, self.config.browser_packages)
             self.notebooks = NotebookPages(self.book, self.rendered)
         self.repository = config.repo_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
         self.rendered.kept.clear()  # the settings may have changed
         if jupyter := config.plugins.get("mkdocs-jupyter"):
             jupyter.config["cache"] = False  # it is written in place, where a kill leaves half an entry
-        config.extra_css[:0] = ["assets/katex/katex.min.css", _STYLE_SHEET]
+        config.extra_css[:0] = ["assets/katex/katex.min.css", extra.STYLE_SHEET]
         if self.mode == "build":
             self.final = Path(config.site_dir)
             config.site_dir = publish.folder_aside(self.final)
@@ -129,20 +123,15 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_files(self, files: Files, config: MkDocsConfig) -> Files:
         """Run the stale notebooks; add a page for each notebook, test and module."""
         book = self.book
-        book.unreadable_pages.clear()
-        for file in list(files.documentation_pages()):
-            self._check_encoding(file, files, config)
+        sources.replace_unreadable(book, files, config)
         book.drafts = drafts.drafts(book.layout)
         if self.mode == "build" and book.drafts:
             book.execute({notebook.path for notebook in book.notebooks()} - book.drafts)
-            leave_out(book.drafts, book.layout, files, config)
+            sources.leave_out(book.drafts, book.layout, files, config)
         else:
             book.execute()
         self.notebooks.add(files, config)
-        for path in book.layout.source_files():  # on_env drops those that no page links to
-            head = f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n"
-            uri = f"source/{path}.md"
-            files.append(File.generated(config, uri, content=head, inclusion=InclusionLevel.NOT_IN_NAV))
+        sources.add_code(book.layout, files, config)
         return files
 
     def on_nav(self, nav: Navigation, config: MkDocsConfig, files: Files) -> None:
@@ -161,24 +150,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             page.render = lambda config, files: setattr(page, "content", "")  # type: ignore[method-assign]
             page.toc = get_toc([])
         elif self.mode == "serve" and (path := collected.source_of(self.book, page.file)):
-            self._render_if_stale(page, path)
+            self.notes.render_with(page, path)
         return page
-
-    def _render_if_stale(self, page: MkDocsPage, path: str) -> None:
-        convert = page.render
-
-        def render(config: MkDocsConfig, files: Files) -> None:
-            text = f"{page.markdown}\0{self.book.layout.read(path)}"  # front matter moves the lines below it
-            if known := self.rendered.get(path, text):
-                attributes, self.book.pages[path] = known
-                for name, value in attributes.items():
-                    setattr(page, name, value)
-            else:
-                convert(config, files)
-                attributes = {name: getattr(page, name) for name in _RENDERED if hasattr(page, name)}
-                self.rendered.put(path, text, self.asked, (attributes, self.book.pages[path]))
-
-        page.render = render  # type: ignore[method-assign]
 
     @event_priority(100)
     def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
@@ -186,12 +159,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if path is None:
             start_page(None)
             return markdown
-        about, self.asked = render.begin(self.book, path, self.book.layout.read(path), markdown)
-        start_page(about)
-        scan = (self.book.layout.root / path).with_suffix(".pdf")
-        if scan.is_file() and scan.name not in markdown:  # dropped beside the note
-            markdown += f"\n\n## By hand\n\n![The same, by hand.]({scan.name})\n"
-        return markdown
+        return self.notes.begin(path, markdown)
 
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
@@ -200,7 +168,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             html = every_page.content(html, page, config, self.book.layout, self.config.colab)
         if source := collected.source_of(self.book, page.file):
             wrong = "".join(error_html(str(problem)) for problem in above(self.book, source))
-            html = wrong + self._weave_snippets(html, page, self.book.layout.read(source))
+            html = wrong + self.notes.with_snippets(html, page.file.src_uri, source)
             html = (drafts.BANNER if source in self.book.drafts else "") + html
         if about := self.book.pages.get(self._path_of(page.file)):
             if page.file.src_uri not in self.notebooks.headings:  # a notebook's are known since its prose was rendered
@@ -268,7 +236,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             path = self._path_of(page.file)
             output = self.notebooks.annotate(output, path, lambda user: self._url(user, page))
         if _LEDGER in output:
-            table = ledger.as_html(self.book, lambda path: self._url(path, page), get_relative_url(_JSON, page.url))
+            table = ledger.as_html(
+                self.book, lambda path: self._url(path, page), get_relative_url(extra.LEDGER, page.url)
+            )
             output = output.replace(_LEDGER, table)
         output = finish.without_marks(headings.link(output, self.book.pages))
         macros = config.mdx_configs.get("weave.math", {}).get("macros", {})
@@ -290,23 +260,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
-        extra: dict[str, Callable[[], bytes]] = {
-            _STYLE_SHEET: Path(__file__).with_name("weave.css").read_bytes,
-            _JSON: lambda: ledger.as_json(self.book).encode(),
-        }
-        for path, outcome in self.book.outcomes.items():
-            folder = f"notebooks/{outcome.notebook.stem}"
-            extra[f"{folder}/{outcome.notebook.stem}.py"] = outcome.notebook.text.encode
-            if run := self.book.result(path):
-                extra[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(download_bytes, run)
-                extra[f"{folder}/provenance.json"] = partial(provenance.as_json, run)
-                for cell in run.notebook.code:
-                    extra[f"{folder}/{cell.key}.py"] = partial(provenance.script, run.notebook, cell, self.repository)
-        for uri, shown in self.snippets.items():
-            for snippet in shown:
-                name = snippets.script_path(uri).format(snippet.number)
-                extra[name] = partial(snippets.script, shown, snippet.number)
-        return extra
+        return extra.files(self.book, self.notes.snippets, self.repository)
 
     def on_shutdown(self) -> None:
         """Also called after an error or Ctrl-C."""
@@ -317,30 +271,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     # -- pieces
 
-    def _weave_snippets(self, html: str, page: MkDocsPage, text: str) -> str:
-        uri, packages = page.file.src_uri, self.config.browser_packages
-        self.snippets[uri] = shown = snippets.find(text, packages)
-        folder = self.book.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
-        return snippets.weave(html, shown, snippets.record(folder, shown, packages), snippets.script_path(uri))
-
     def _path_of(self, file: File) -> str:
         """Return the source of a page, relative to the repository's root."""
         uri = file.src_uri
         return self.notebooks.path_of(uri) if uri in self.notebooks.headings else f"{self.book.layout.docs}/{uri}"
-
-    def _check_encoding(self, file: File, files: Files, config: MkDocsConfig) -> None:
-        path = collected.source_of(self.book, file)
-        if path is None:
-            return
-        data = (self.book.layout.root / path).read_bytes()
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            problem = not_utf8(path, data, error)
-            self.book.unreadable_pages.append(problem)
-            files.remove(file)
-            content = f"# {file.src_uri}\n\n{error_html(str(problem))}\n"
-            files.append(File.generated(config, file.src_uri, content=content))
 
     def _url(self, path: str, page: MkDocsPage) -> str:
         uri = self.book.layout.page_uri(path)

@@ -1,0 +1,45 @@
+"""What the site has beside pages: downloads of notebooks, cells and snippets, provenance, the ledger for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from weave.book import ledger
+from weave.book.book import Book
+from weave.note import snippets
+from weave.run import provenance
+from weave.site.notebook_pages import download_bytes
+
+LEDGER = "assets/ledger.json"
+STYLE_SHEET = "assets/weave.css"
+
+
+def files(
+    book: Book, shown: Mapping[str, Sequence[snippets.Snippet]], repository: str
+) -> dict[str, Callable[[], bytes]]:
+    """Return a function that makes each file, by its path on the site.
+
+    Args:
+        book: Has the notebooks and their results.
+        shown: The snippets of each page, by its path under docs/.
+        repository: The address to clone.
+    """
+    extra: dict[str, Callable[[], bytes]] = {
+        STYLE_SHEET: Path(__file__).with_name("weave.css").read_bytes,
+        LEDGER: lambda: ledger.as_json(book).encode(),
+    }
+    for path, outcome in book.outcomes.items():
+        folder = f"notebooks/{outcome.notebook.stem}"
+        extra[f"{folder}/{outcome.notebook.stem}.py"] = outcome.notebook.text.encode
+        if run := book.result(path):
+            extra[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(download_bytes, run)
+            extra[f"{folder}/provenance.json"] = partial(provenance.as_json, run)
+            for cell in run.notebook.code:
+                extra[f"{folder}/{cell.key}.py"] = partial(provenance.script, run.notebook, cell, repository)
+    for uri, of_page in shown.items():
+        for snippet in of_page:
+            name = snippets.script_path(uri).format(snippet.number)
+            extra[name] = partial(snippets.script, of_page, snippet.number)
+    return extra
