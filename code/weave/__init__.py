@@ -8,10 +8,21 @@ Seven rooms, each importing only rooms named before it, and `cli.py` on top:
     book     holds all notes and results, and says what is wrong
     site     shows the book as a finished site, through MkDocs
     serve    shows it to its author while it changes
-    author   writes files: the author's commands
+    author   writes files: the author's commands, each file named after its command
 
-A claim `[0.97](x.py#=score)` is read in note/extension.py (`_Weave.claim`), its number by note/numbers.py, and compared
-with the value that run/claim.py published by `numbers.holds`; what is wrong is collected by book/book.py.
+Where to look:
+
+    a number `[0.97](#=score)` is compared with its value    note/links.py, Links.claim (the grammar: note/numbers.py)
+    a value is published by a notebook                       run/claim.py
+    a link, or a wiki link `[[name]]`, becomes an address    note/links.py, Links.link and Links.term
+    a cell is embedded; a new kind of embed goes             note/embeds.py, Embeds.embed
+    why a notebook's result is stale                         run/store.py, Store.reasons
+    everything that is wrong, for all commands               book/problems.py
+    when a page has to be rendered again                     book/asked.py
+    one build, for `weave check` and `weave serve`           site/build.py; `mkdocs build` calls site/plugin.py
+    a file is saved under `weave serve`                      serve/watch.py, Watcher; serve/preview.py, refresh
+    another site generator                                   book/markdown.py is the extension without MkDocs;
+                                                             only site/ and serve/ know MkDocs
 """
 
 from weave.run.claim import claim

@@ -61,8 +61,13 @@ class Engine:
         katex = katex_dir(self.root).with_name("package.json").read_bytes()
         return katex, Path(__file__).with_name("katex.mjs").read_bytes()
 
+    def start(self, file: Path) -> None:
+        """Render a formula, so that a missing engine is noticed, and `remember`. Raises EngineError."""
+        self.render("x", {})
+        self.remember(file)
+
     def remember(self, file: Path) -> None:
-        """What this KaTeX made of the formulas of the last build; not trusted without its checksum."""
+        """Read the formulas of the last build, if this KaTeX made them and the file has its checksum."""
         self._known = json.loads(read_checked(file, *self._by()) or "{}")
 
     def keep(self, file: Path) -> None:

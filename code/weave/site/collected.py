@@ -34,19 +34,20 @@ def show_sources(book: Book, files: Files) -> None:
             file.page.content = "".join(error_html(str(problem)) for problem in book.unreadable(path))
 
 
-def backlinks(book: Book, files: Files, sources: dict[str, str]) -> dict[str, str]:
-    """Return the foot of each note, by its page: the pages that link to it. ``sources`` has each page's source."""
+def add_backlinks(book: Book, files: Files, sources: dict[str, str]) -> dict[str, str]:
+    """Add to each note the pages that link to it, and return what was added. ``sources`` has each page's source."""
     shown = [(file, file.page) for file in files.documentation_pages() if file.page and file.page.content]
     linking = [
         (str(page.title), file.url, mentions.find(page.content or "", file.url))
         for file, page in shown
         if sources.get(file.src_uri) in book.pages
     ]
-    return {
-        file.src_uri: mentions.foot(file.url, linking)
-        for file, _ in shown
-        if file.src_uri.startswith("notes/") and not file.src_uri.endswith("index.md")
-    }
+    feet = {}
+    for file, page in shown:
+        if file.src_uri.startswith("notes/") and not file.src_uri.endswith("index.md"):
+            feet[file.src_uri] = mentions.foot(file.url, linking)
+            page.content = f"{page.content}{feet[file.src_uri]}"
+    return feet
 
 
 def fill_overviews(book: Book, files: Files) -> None:

@@ -24,7 +24,7 @@ from weave.book.book import Book
 from weave.book.problems import above, dangling, problems
 from weave.note import finish, headings
 from weave.note.embeds import error_html
-from weave.note.katex import FORMULAS, EngineError, copy_katex, engine, render_tex
+from weave.note.katex import FORMULAS, EngineError, copy_katex, engine
 from weave.note.math import render_html
 from weave.note.page import start_page
 from weave.site import collected, every_page, extra, fonts, publish, sources
@@ -94,10 +94,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         root = Path(config.config_file_path).resolve().parent
         publish.fix_date(root)
         try:
-            render_tex("x")
+            engine().start(root / FORMULAS)
         except EngineError as error:
             raise Abort(str(error)) from None
-        engine().remember(root / FORMULAS)
         if not hasattr(self, "book"):
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
@@ -186,10 +185,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             return
         collected.show_sources(self.book, files)
         documents = files.documentation_pages()
-        self.feet = collected.backlinks(self.book, files, {file.src_uri: self._path_of(file) for file in documents})
-        for file in documents:
-            if (foot := self.feet.get(file.src_uri)) and file.page:
-                file.page.content = f"{file.page.content}{foot}"
+        self.feet = collected.add_backlinks(self.book, files, {file.src_uri: self._path_of(file) for file in documents})
         collected.fill_overviews(self.book, files)
         for file in files.documentation_pages():
             self._show_dangling(file)
