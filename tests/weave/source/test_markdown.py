@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markdown import Markdown
 
@@ -376,6 +377,8 @@ blocks = st.recursive(st.one_of(paragraphs, headings, underlined, st.sampled_fro
 @given(st.lists(blocks, min_size=1, max_size=4).map("\n\n".join))
 @example("[a](b\n\n> c)\n\n```\n[a](b)\n````\n")
 def test_links_and_headings_are_those_that_are_rendered(text: str) -> None:
+    # Before version 13, pymdownx lets a longer run of backticks end a span of code.
+    assume(int(version("pymdown-extensions").split(".")[0]) >= 13 or "````" not in text)
     html = MARKDOWN.reset().convert(text)
     assert sorted(map(str, scanned(text))) == sorted(map(str, Page(html).seen)), html
 
