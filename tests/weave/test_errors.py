@@ -331,6 +331,14 @@ def test_the_last_good_site_stays_to_the_byte(broken: Small, before: dict[str, b
     assert not list(broken.root.glob(".site*.part*"))
 
 
+def test_the_check_fails_for_what_a_strict_build_fails_for(small: Small) -> None:
+    small.replace("mkdocs.yml", "omitted_files: ignore", "omitted_files: warn")
+    small.replace("mkdocs.yml", "plugins:\n", "nav: [index.md]\nplugins:\n")
+    result = small.weave("check")
+    assert result.exit_code == 1 and "1 problem\n" in result.output
+    assert "mkdocs.yml:1: The following pages exist in the docs directory" in result.output
+
+
 # -- each alone
 
 

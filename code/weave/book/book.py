@@ -48,6 +48,8 @@ class Book:
     """The result to show for each notebook; stays while the notebook fails."""
     unreadable_pages: list[Problem] = field(default_factory=list)
     """Sources that are not UTF-8. Set by each build."""
+    warnings: list[Problem] = field(default_factory=list)
+    """What MkDocs and other plugins warned of, for which a strict build fails. Set by site.build.checked."""
     drafts: set[str] = field(default_factory=set)
     """Unpublished notes and their notebooks. Set by each build that leaves them out."""
     names: Names = field(default_factory=Names)

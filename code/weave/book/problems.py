@@ -27,6 +27,8 @@ def problems(book: Book) -> list[Problem]:
         if path.endswith(".md") and book.is_file(path):
             every += above(book, path)
     every += drafts.links_to(book)
+    if not every:  # MkDocs would repeat some of these in its own words
+        every += book.warnings
     return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))
 
 

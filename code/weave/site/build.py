@@ -7,6 +7,7 @@ all other plugins run as in `mkdocs build`, so that all three find the same prob
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from mkdocs.structure.pages import Page
 
 from weave.book.book import Book
 from weave.site.plugin import WeavePlugin, book_of, plugin_of
-from weave.source.problem import Refused
+from weave.source.problem import Problem, Refused
 
 
 @dataclass
@@ -128,10 +129,30 @@ def open_book(settings: Path = Path("mkdocs.yml")) -> Book:
 def checked(settings: Path = Path("mkdocs.yml")) -> Book:
     """Return the book of a folder with its notebooks run and all pages rendered; no site is written. Raises Refused."""
     site = configure(settings, "check")
+    warnings = _Warnings()
+    logger = logging.getLogger("mkdocs")
+    logger.addHandler(warnings)
+    logger.setLevel(logging.WARNING)
     try:
         build(site)
     except (Abort, BuildError, ConfigurationError) as error:
         raise Refused(str(error)) from None
     finally:
+        logger.removeHandler(warnings)
         site.config.plugins.on_shutdown()
+    site.book.warnings = warnings.problems
     return site.book
+
+
+class _Warnings(logging.Handler):
+    """Collects warnings as problems; those that name no place are at the first line of mkdocs.yml."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.problems: list[Problem] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        place = re.match(r"(\S+):(\d+): ", message)
+        path, line = (place[1], int(place[2])) if place else ("mkdocs.yml", 1)
+        self.problems.append(Problem(path, line, message[place.end() if place else 0 :]))
