@@ -335,7 +335,7 @@ def _report(problems: list[Problem], good: str, unpublished: Collection[str] = (
     counted = [problem for problem in problems if problem.path not in unpublished]
     for problem in problems:
         mark = "" if problem in counted else "draft: "
-        say(mark + str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
+        say(f"{mark}{problem.with_detail}")
     if counted:
         say(f"{len(counted)} problem{'s' * (len(counted) > 1)}")
         sys.exit(1)

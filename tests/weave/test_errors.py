@@ -282,7 +282,7 @@ def test_the_server_finds_the_same_in_the_same_words(broken: Small, before: Any,
 
 
 def said(result: CompletedProcess[str]) -> list[str]:
-    """What was said, without progress and without the notebooks' own tracebacks."""
+    """The reported problems, without progress and without the notebooks' own tracebacks."""
     return re.findall(r"^(?:docs|code|tests|mkdocs)\S*:\d+: .*$", result.stderr, re.MULTILINE)
 
 

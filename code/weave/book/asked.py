@@ -1,4 +1,4 @@
-"""When a rendered page is still right: while every question that it asked of the book has the same answer.
+"""The questions that a page asked of the book: it stays fresh while their answers stay the same.
 
 The recorder's idea (run/recorder.py), applied to pages. A page is rendered with an `Asked` in the place of its book,
 which passes each question on and writes down a digest of the answer. No list of a page's inputs can fall behind.
@@ -52,7 +52,7 @@ def _digest(answer: Any) -> str:
 
 
 class Rendered:
-    """What was made of each page's text, as long as it is fresh; kept while the site is served."""
+    """The results of rendering, by page, while the site is served."""
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[str, Asked, Any]] = {}

@@ -1,4 +1,4 @@
-"""How long a page takes to read, and its date."""
+"""A page's reading time and date."""
 
 from __future__ import annotations
 

@@ -46,12 +46,12 @@ class Work:
 
     @property
     def says(self) -> str:
-        """What a citation shows when it is pointed at."""
+        """The tooltip of a citation."""
         return "\n".join(filter(None, (self.title, f"{self.authors}, {self.after}", self.verdict)))
 
     @property
     def after(self) -> str:
-        """What follows the title: where it appeared, and when."""
+        """The words after the title: publisher or journal, and year."""
         return ", ".join(filter(None, (self.where, self.year)))
 
 

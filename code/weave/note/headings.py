@@ -47,5 +47,5 @@ def link(html: str, pages: Mapping[str, Page]) -> str:
 
 
 def _spelt(text: str) -> str:
-    """What does not matter is left out: case, hyphens, marks of formulas and code."""
+    """Return a heading without case, hyphens and marks of formulas and code, for comparing."""
     return " ".join(re.sub(r"[\W_]+", " ", text).casefold().split())

@@ -146,7 +146,7 @@ def render_tex(tex: str, macros: Mapping[str, str] | None = None, display: bool 
 def _explain(
     tex: str, macros: dict[str, str], error: str, position: int | None = None, inMacro: bool = False, meant: str = ""
 ) -> TexError:
-    """What KaTeX's answer (see katex.mjs) says to the author."""
+    """Turn KaTeX's answer (see katex.mjs) into an error for the author."""
     advice = "correct the TeX"
     if unknown := re.fullmatch(r"Undefined control sequence: (\\.+)", error):
         near = next(iter(difflib.get_close_matches(unknown[1], macros, n=1)), meant)

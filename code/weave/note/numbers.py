@@ -79,7 +79,7 @@ def read(text: str) -> Written | None:
 
 
 def holds(written: Written, value: Value) -> bool:
-    """Whether the value rounds to the digits shown, or satisfies the relation."""
+    """Return whether the value rounds to the digits shown, or satisfies the relation."""
     if isinstance(value, tuple) or written.total is not None:
         if not isinstance(value, tuple) or written.total is None:
             return False

@@ -1,4 +1,4 @@
-"""What a cell gave out, as HTML for a page: figures as inline SVG with real text, tables, text, tracebacks."""
+"""A cell's outputs as HTML: figures as inline SVG with real text, tables, text, tracebacks."""
 
 from __future__ import annotations
 

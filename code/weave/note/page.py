@@ -88,7 +88,7 @@ class Answers(Protocol):
     def layout(self) -> Layout: ...
 
     def outcome(self, path: str) -> Outcome | None:
-        """How the last run of a notebook ended; None where there is no such notebook."""
+        """Return the outcome of a notebook's last run; None if there is no such notebook."""
 
     def result(self, path: str) -> Result | None:
         """The result to show for a notebook: today's, or the last good one while today's fails."""

@@ -20,7 +20,7 @@ PAGE_SCRIPT = f"{OWN}page.js"
 
 
 class Shown:
-    """What one build shows.
+    """The pages and files of one build.
 
     Args:
         site: The configured site.

@@ -1,4 +1,4 @@
-"""What pages get from other pages, once all are rendered: sources, backlinks, hours, and the pages of overviews."""
+"""Content that pages get from other pages, once all are rendered: sources, backlinks, hours, overviews."""
 
 from __future__ import annotations
 

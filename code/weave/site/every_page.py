@@ -1,4 +1,4 @@
-"""What every page gets, whatever its author wrote: the plugin's hooks call these functions.
+"""The parts that every page gets, whatever its author wrote; the plugin's hooks call these functions.
 
 Each part is a file of its own here: about (the line under a note's title), accessible (names for those who hear a
 page), cards and feeds (what others see), colab, policy, and late_search.js, which is part of the page itself because it

@@ -1,4 +1,4 @@
-"""What the site has beside pages: downloads of notebooks, cells and snippets, provenance, the ledger for machines."""
+"""The site's files beside its pages: downloads of notebooks, cells and snippets, provenance, the ledger as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STYLE_SHEET = "assets/weave.css"
 def files(
     book: Book, shown: Mapping[str, Sequence[snippets.Snippet]], repository: str
 ) -> dict[str, Callable[[], bytes]]:
-    """Return a function that makes each file, by its path on the site.
+    """Return a function that makes each file, by the file's path on the site.
 
     Args:
         book: Has the notebooks and their results.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import Files
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page as MkDocsPage
 
 from weave.book import render
@@ -14,6 +14,7 @@ from weave.book.asked import Rendered
 from weave.book.book import Book
 from weave.note import snippets
 from weave.note.page import start_page
+from weave.site.collected import source_of
 
 # What MkDocs sets on a page when it renders its Markdown.
 _RENDERED = ("content", "toc", "_title_from_render", "present_anchor_ids", "links_to_anchors")
@@ -33,8 +34,12 @@ class NotePages:
         self.snippets: dict[str, list[snippets.Snippet]] = {}
         """Each page's snippets, by its path under docs/. Written by `with_snippets`, read by extra.files."""
 
-    def begin(self, path: str, markdown: str) -> str:
-        """Make a page the current one, and return its Markdown with a scan that lies beside it."""
+    def begin(self, file: File, markdown: str) -> str:
+        """Make a page the current one, and return its Markdown with the scan beside it. A plugin's page has neither."""
+        path = source_of(self.book, file)
+        if path is None:
+            start_page(None)
+            return markdown
         page, self.asked = render.begin(self.book, path, self.book.layout.read(path), markdown)
         start_page(page)
         scan = (self.book.layout.root / path).with_suffix(".pdf")

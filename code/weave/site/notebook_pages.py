@@ -68,6 +68,11 @@ class NotebookPages:
     def close(self) -> None:
         self.folder.cleanup()
 
+    def prepare(self, config: MkDocsConfig) -> None:
+        """Turn off mkdocs-jupyter's own cache: it is written in place, where a kill leaves half an entry."""
+        if jupyter := config.plugins.get("mkdocs-jupyter"):
+            jupyter.config["cache"] = False
+
     def add(self, files: Files, config: MkDocsConfig) -> None:
         """Add a page for each notebook; `write` fills its file once every page is known."""
         for path in self.book.outcomes:

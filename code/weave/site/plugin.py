@@ -105,8 +105,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.repository = config.repo_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
         self.rendered.kept.clear()  # the settings may have changed
-        if jupyter := config.plugins.get("mkdocs-jupyter"):
-            jupyter.config["cache"] = False  # it is written in place, where a kill leaves half an entry
+        self.notebooks.prepare(config)
         config.extra_css[:0] = ["assets/katex/katex.min.css", extra.STYLE_SHEET]
         if self.mode == "build":
             self.final = Path(config.site_dir)
@@ -154,11 +153,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     @event_priority(100)
     def on_page_markdown(self, markdown: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
-        path = collected.source_of(self.book, page.file)
-        if path is None:
-            start_page(None)
-            return markdown
-        return self.notes.begin(path, markdown)
+        return self.notes.begin(page.file, markdown)
 
     @event_priority(-100)
     def on_page_content(self, html: str, page: MkDocsPage, config: MkDocsConfig, files: Files) -> str:
@@ -201,10 +196,10 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def report(self) -> list[Problem]:
         """Return every problem, and print those that the last build did not have."""
         wrong = problems(self.book)
-        new = [problem for problem in wrong if problem not in self.reported]
+        for problem in wrong:
+            if problem not in self.reported:
+                say(problem.with_detail)
         self.reported = wrong
-        for problem in new:
-            say(str(problem) + ("\n\n" + problem.detail + "\n" if problem.detail else ""))
         return wrong
 
     def finish_page(self, file: File) -> bool:

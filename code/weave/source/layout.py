@@ -1,4 +1,4 @@
-"""Where the parts of a repository lie, and how addresses on its site lead from one to another."""
+"""The places of a repository's parts, and the addresses that lead from one page of its site to another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weave.source.problem import Refused
 
 @dataclass
 class Layout:
-    """Where things lie, relative to the repository's root, with forward slashes."""
+    """Paths relative to the repository's root, with forward slashes."""
 
     root: Path
     docs: str = "docs"

@@ -27,6 +27,11 @@ class Problem:
     detail: str = field(default="", compare=False)
     """Shown below the line: a notebook's traceback."""
 
+    @property
+    def with_detail(self) -> str:
+        """The line, with the traceback below it."""
+        return f"{self}\n\n{self.detail}\n" if self.detail else str(self)
+
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.message}"
 

@@ -1,4 +1,4 @@
-"""What editors get from .vscode: snippets that weave accepts as they come, tasks that exist, schemas that are found."""
+"""The files in .vscode: snippets that weave accepts as they are, tasks that exist, schemas that are found."""
 
 from __future__ import annotations
 

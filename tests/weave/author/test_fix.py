@@ -169,7 +169,7 @@ def test_any_claims_on_any_lines(
 
 
 def test_read_only_to_the_reader(stale: Small) -> None:
-    """What is written is readable by whoever could read it before, and no half of a file is left."""
+    """A rewritten file keeps its permissions, and no half-written file is left."""
     stale.weave("fix", "--yes")
     folder: Path = stale.root / "docs/notes"
     assert [path.name for path in folder.iterdir()] == ["heat.md"]
@@ -177,7 +177,7 @@ def test_read_only_to_the_reader(stale: Small) -> None:
 
 
 def test_a_note_behind_a_symbolic_link_is_mended_where_it_lies(stale: Small) -> None:
-    """With the rights that it had; a copy in its place would part from it unnoticed."""
+    """It keeps its permissions; a copy in its place would silently replace the link."""
     note, real = stale.root / "docs/notes/heat.md", stale.root / "vault/heat.md"
     real.parent.mkdir()
     note.rename(real)

@@ -1,4 +1,4 @@
-"""What git runs before a commit refuses what is wrong, and spelling is part of it."""
+"""The checks that git runs before a commit refuse mistakes, spelling included."""
 
 from __future__ import annotations
 

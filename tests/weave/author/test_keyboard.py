@@ -37,7 +37,7 @@ class Desk:
         )  # fmt: skip
 
     def weave(self, *arguments: str, good: bool = True) -> str:
-        """What a command says that asks nothing."""
+        """Run a command that asks nothing; return its output."""
         return finish(self.type(*arguments), good)
 
 
@@ -132,7 +132,7 @@ def test_who_leaves_at_the_question_has_written_nothing(
 
 
 def test_snippets_speak_while_they_run(desk: Desk) -> None:
-    """What one prints is there before the next is through; Ctrl-C ends it."""
+    """A cell's output appears before the next cell ends; Ctrl-C stops the run."""
     blocks = "\n```python\nprint('first')\n```\n\n```python\nimport time\ntime.sleep(600)\n```\n"
     desk.site.write("docs/notes/heat.md", desk.site.read("docs/notes/heat.md") + blocks)
     child = desk.type("snippets", "heat")

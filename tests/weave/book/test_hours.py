@@ -126,7 +126,7 @@ def git(site: Small, *arguments: str, date: str = "2026-11-20T12:00:00") -> None
 
 
 def test_the_log_tells_hours_and_what_was_changed(small: Small) -> None:
-    """With the blog plugin, as the real log has it."""
+    """The blog plugin is on, as for the real log."""
     small.replace("mkdocs.yml", "  - search\n", "  - search\n  - blog: {blog_dir: log, post_url_format: '{slug}'}\n")
     small.write("docs/log/index.md", "# Log\n\n<!-- weave:hours -->\n")
     small.write(LOG, POST)

@@ -206,7 +206,7 @@ WORDS = [
 
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from(PIECES)), max_size=8))
 def test_the_source_is_read_as_it_is_rendered(desk: LinkBench, parts: list[str]) -> None:
-    """What `weave rename` takes for a link is what the page has for one."""
+    """`weave rename` and the rendered page agree on what is a link."""
     parts = [part for part in parts if "$" not in part or part in WORDS]  # TeX with brackets is no name of a note
     parts = [part for part in parts if "indented" not in part]
     text = "# T\n\n" + "\n\nNext.\n\n".join(parts)

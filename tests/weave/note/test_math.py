@@ -42,7 +42,7 @@ def convert(text: str, extensions: list[str] = EXTENSIONS, macros: dict[str, str
 
 
 def plain(text: str) -> str:
-    """What Markdown makes of it where there is no math."""
+    """Render without the math extension."""
     return markdown.markdown(text, extensions=EXTENSIONS, extension_configs=CONFIGS)
 
 
@@ -247,7 +247,7 @@ TEX = st.lists(
 )
 @settings(max_examples=300, deadline=None)
 def test_tex_reaches_the_page_unchanged(tex: str, where: str) -> None:
-    """As text of the placeholder, and as the annotation that KaTeX leaves beside its MathML."""
+    """Both as the placeholder's text and as the annotation that KaTeX leaves beside its MathML."""
     if re.search(r"\^2 (\^2|')|_i _i|' (\^2|')|_i (\^2|') _i|\^2 _i (\^2|')|' _i (\^2|')", tex):
         return  # a double superscript or subscript is an error
     page, problems = convert(where % tex)

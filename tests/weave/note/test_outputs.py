@@ -32,7 +32,7 @@ def on_page(svg: str) -> str:
 
 
 def points(path: str) -> list[tuple[float, float]]:
-    """Where a path of straight lines goes, in absolute or relative coordinates."""
+    """The points of a path of straight lines, in absolute or relative coordinates."""
     found, x, y = [], 0.0, 0.0
     for letter, numbers in re.findall(r"([MLml])([^MLmlz]*)", path):
         ab = [float(number) for number in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", numbers)]

@@ -287,7 +287,7 @@ def test_a_notebook_that_reads_what_it_writes_is_told_so_and_runs_no_more(small:
 
 
 def test_files_that_come_and_go_while_it_looks_are_no_harm(small: Small, preview: Preview) -> None:
-    """As editors write them beside what they save."""
+    """Editors write such files beside the one they save."""
     over = threading.Event()
 
     def come_and_go() -> None:
@@ -458,7 +458,7 @@ def test_it_begins_again_when_its_own_code_changes_and_only_then(small: Small, m
 
 
 def test_it_begins_again_also_while_a_notebook_runs(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose thread may wait for the lock of the one that begins again."""
+    """Its thread may wait for the lock that the restarting thread holds."""
     began = beginnings(monkeypatch)
     with preview_of(small) as preview:
         preview.own = [str(small.root / "tests")]

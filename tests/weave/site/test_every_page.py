@@ -1,4 +1,4 @@
-"""What every page gets beside its author's text: tables of text → text, and one small site."""
+"""The parts that every page gets beside its author's text: tables of text → text, and one small site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weave does for itself, so that it can be used without MkDocs, is what MkDocs does."""
+"""Weave's own front matter and addresses, which it needs without MkDocs, agree with MkDocs."""
 
 from hypothesis import given
 from hypothesis import strategies as st
