@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
@@ -34,13 +35,13 @@ def show_sources(book: Book, files: Files) -> None:
             file.page.content = "".join(error_html(str(problem)) for problem in book.unreadable(path))
 
 
-def add_backlinks(book: Book, files: Files, sources: dict[str, str]) -> dict[str, str]:
-    """Add to each note the pages that link to it, and return what was added. ``sources`` has each page's source."""
+def add_backlinks(book: Book, files: Files, path_of: Callable[[File], str]) -> dict[str, str]:
+    """Add to each note the pages that link to it; return what was added. ``path_of`` returns a page's source."""
     shown = [(file, file.page) for file in files.documentation_pages() if file.page and file.page.content]
     linking = [
         (str(page.title), file.url, mentions.find(page.content or "", file.url))
         for file, page in shown
-        if sources.get(file.src_uri) in book.pages
+        if path_of(file) in book.pages
     ]
     feet = {}
     for file, page in shown:

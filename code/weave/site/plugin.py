@@ -179,13 +179,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if self.mode == "check":  # shows nothing, and its command reports by itself
             return
         collected.show_sources(self.book, files)
-        documents = files.documentation_pages()
-        self.feet = collected.add_backlinks(self.book, files, {file.src_uri: self._path_of(file) for file in documents})
+        self.feet = collected.add_backlinks(self.book, files, self._path_of)
         collected.fill_overviews(self.book, files)
         for file in files.documentation_pages():
             self._show_dangling(file)
-        wrong = self.report()
-        if wrong and self.mode == "build":
+        if (wrong := self.report()) and self.mode == "build":
             raise Abort(f"{len(wrong)} problem{'s' * (len(wrong) > 1)}; the site was not built")
 
     def _show_dangling(self, file: File) -> None:
