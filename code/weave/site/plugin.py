@@ -107,8 +107,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         self.rendered.kept.clear()  # the settings may have changed
         self.notebooks.prepare(config)
         config.extra_css[:0] = ["assets/katex/katex.min.css", extra.STYLE_SHEET]
+        self.final = Path(config.site_dir)
         if self.mode == "build":
-            self.final = Path(config.site_dir)
             config.site_dir = publish.folder_aside(self.final)
         return config
 
@@ -255,7 +255,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Also called after an error or Ctrl-C."""
         if hasattr(self, "notebooks"):
             self.notebooks.close()
-        if hasattr(self, "final"):
             publish.clear(self.final)
 
     # -- pieces
