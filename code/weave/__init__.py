@@ -12,17 +12,18 @@ Seven rooms, each importing only rooms named before it, and `cli.py` on top:
 
 Where to look:
 
-    a number `[0.97](#=score)` is compared with its value    note/links.py, Links.claim (the grammar: note/numbers.py)
+    a number `[0.97](#=score)` is read and compared          note/links.py, Links.claim; note/numbers.py, holds
     a value is published by a notebook                       run/claim.py
-    a link, or a wiki link `[[name]]`, becomes an address    note/links.py, Links.link and Links.term
+    a link, or a wiki link `[[name]]`, becomes an address    note/links.py, Links.link and Links.term (which page a
+                                                             name means: source/names.py)
     a cell is embedded; a new kind of embed goes             note/embeds.py, Embeds.embed
     why a notebook's result is stale                         run/store.py, Store.reasons
     everything that is wrong, for all commands               book/problems.py
     when a page has to be rendered again                     book/asked.py
     one build, for `weave check` and `weave serve`           site/build.py; `mkdocs build` calls site/plugin.py
     a file is saved under `weave serve`                      serve/watch.py, Watcher; serve/preview.py, refresh
-    another site generator                                   book/markdown.py is the extension without MkDocs;
-                                                             only site/ and serve/ know MkDocs
+    another site generator                                   write another site/ and serve/, the only ones that import
+                                                             MkDocs; book/markdown.py shows how little that takes
 """
 
 from weave.run.claim import claim

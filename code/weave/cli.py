@@ -61,7 +61,7 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
 
     book = open_book()
     if len(notebooks) == 1:
-        book.hear = _show_output
+        book.on_output = _show_output
     book.execute(_paths(book, notebooks) if notebooks else None, force)
     fresh = sum(outcome.run is not None for outcome in book.outcomes.values())
     _end(book, f"{fresh} of {len(book.outcomes)} notebooks up to date")

@@ -104,9 +104,9 @@ NOTE_SLIPS = {
     "not-shown": Slip("[The settings](../../mkdocs.yml)", "mkdocs.yml is not shown on the site; link to a page, a *"),
     "no-address": Slip("[Somewhere](http://[half)", "'http://[half' is not an address; correct it"),
     "in-a-sentence": Slip(
-        f"See ![this]({HEAT}#decay) here.", "an embedded cell is a paragraph of its own; put blank lines around it"
+        f"See ![this]({HEAT}#decay) here.", "an embed is a paragraph of its own; put blank lines around it"
     ),
-    "no-caption": Slip(f"![]({HEAT}#decay)", "an embedded cell has no caption; say in it what to see: ![caption](…)"),
+    "no-caption": Slip(f"![]({HEAT}#decay)", "an embed has no caption; say in it what to see: ![caption](…)"),
     "claim-by-reference": Slip(
         "It is [0.5][rate].\n\n[rate]: ../../code/notebooks/heat.py#=rate",
         "a claim has its value's name beside it; write [0.97](#=rate), without a reference",

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from weave.note.page import Answers
+from weave.note.page import BookForPage
 from weave.run.executor import Outcome
 from weave.run.notebook import Notebook
 from weave.run.store import Result
 
 
 class Asked:
-    """A book that remembers what it was asked. It has every method of `Answers`."""
+    """A book that remembers what it was asked. It has every method of `BookForPage`."""
 
-    def __init__(self, book: Answers) -> None:
+    def __init__(self, book: BookForPage) -> None:
         self.book = book
         self.layout = book.layout  # changes only with mkdocs.yml, and then all pages are rendered again
         self.answers: dict[tuple[str, tuple[Any, ...]], str] = {}

@@ -32,9 +32,9 @@ class Book:
     """Modules imported before any notebook runs."""
     serving: bool = False
     """Whether an author is at work: a notebook runs on from its first changed cell."""
-    hear: OnOutput = lambda *_: None
+    on_output: OnOutput = lambda *_: None
     """Called with each notebook's progress."""
-    later: Callable[[list[Notebook]], None] | None = None
+    defer: Callable[[list[Notebook]], None] | None = None
     """Takes the stale notebooks instead of running them at once, so that pages need not wait."""
     workers: int | None = None
     frozen: bool = False
@@ -87,7 +87,7 @@ class Book:
             timeout=self.cell_timeout,
             say=say,
             modules=self.modules,
-            on_output=lambda *heard: self.hear(*heard),
+            on_output=lambda *progress: self.on_output(*progress),
             resume=self.serving,
         )
 
@@ -110,13 +110,13 @@ class Book:
         if self.frozen:
             return
         stale = self._stale(only, force)
-        if self.later:
-            self.later(stale)
+        if self.defer:
+            self.defer(stale)
         else:
             for outcome in self.executor.run(stale, self.workers, force):
-                self.ran(outcome)
+                self.record(outcome)
 
-    def ran(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Record the outcome of a run."""
         self.outcomes[outcome.notebook.path] = outcome
         if outcome.run:
@@ -151,7 +151,7 @@ class Book:
             return before.notebook.text == notebook.text
         return before.run is None and not any(self.store.changes(before, notebook))
 
-    # -- answers to pages (note.page.Answers says what each is)
+    # -- answers to pages (note.page.BookForPage says what each is)
 
     def outcome(self, path: str) -> Outcome | None:
         return self.outcomes.get(path)

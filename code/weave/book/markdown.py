@@ -60,7 +60,7 @@ class WeaveExtension(NoteExtension):
 def _open() -> Book:
     book = Book(layout_here())
     book.read_sources()
-    book.later = lambda _: None
+    book.defer = lambda _: None
     book.execute()
     for path, outcome in book.outcomes.items():
         if outcome.running:

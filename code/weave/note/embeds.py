@@ -1,7 +1,7 @@
 """``![caption](x.py#cell)``: a cell's output as a figure, with its code, its provenance and a link to the notebook.
 
 A new kind of embed gets a method of `Embeds`, a line in `Embeds.embed` that chooses it, and its file extension in
-`note.extension.Embed`.
+note/extension.py (`_EMBEDDED`).
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ class Embeds:
         element.set("class", "weave-figure")
         try:
             if not _alone(parent, element):
-                raise LinkError(line, "an embedded cell is a paragraph of its own; put blank lines around it")
+                raise LinkError(line, "an embed is a paragraph of its own; put blank lines around it")
             if not "".join(caption.itertext()).strip():
-                raise LinkError(line, "an embedded cell has no caption; say in it what to see: ![caption](…)")
+                raise LinkError(line, "an embed has no caption; say in it what to see: ![caption](…)")
             target = self.links.resolve(url)
             if target and target.path.endswith(".pdf"):
                 self._pdf(element, caption, target)
+                _leave_paragraph(parent)
                 return
             if target is None or not (target.short or self.book.layout.is_notebook(target.path)):
                 folder = self.book.layout.notebooks
@@ -67,10 +68,7 @@ class Embeds:
             if target.anchor not in notebook.names:
                 raise LinkError(line, f"{base} has no cell '{target.anchor}'; {nearest(target.anchor, notebook.names)}")
             self._cell(element, caption, path, target)
-            if parent.tag == "p":  # a figure may not stand in a paragraph
-                parent.tag = "div"
-                parent.set("class", "weave-embed")
-                parent.text = ""
+            _leave_paragraph(parent)
         except LinkError:
             if caption in element:
                 element.remove(caption)
@@ -137,6 +135,14 @@ class Embeds:
 
     def _raw(self, element: etree.Element, html: str) -> None:
         element.text = AtomicString(self.stash(html))
+
+
+def _leave_paragraph(parent: etree.Element) -> None:
+    """Turn the paragraph around a figure into a division: HTML allows no figure in a paragraph."""
+    if parent.tag == "p":
+        parent.tag = "div"
+        parent.set("class", "weave-embed")
+        parent.text = ""
 
 
 def show_error(element: etree.Element, text: str) -> None:

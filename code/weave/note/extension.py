@@ -50,7 +50,7 @@ class NoteExtension(Extension):
     """The extension ``weave`` for a page whose book is known (`current_page`); book/markdown.py finds it elsewhere."""
 
     def __init__(self, **kwargs: Any) -> None:
-        self.config = {"book": ["", "Answers what a page asks about the other notes and the notebooks."]}
+        self.config = {"book": ["", "BookForPage what a page asks about the other notes and the notebooks."]}
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:

@@ -18,7 +18,7 @@ from markdown.util import AMP_SUBSTITUTE, AtomicString
 from weave.note import numbers
 from weave.note.headings import HEADING
 from weave.note.lines import MarkLines, unmark
-from weave.note.page import REFERENCE, Answers, Claim, Page, Reference, Theorem, Use
+from weave.note.page import REFERENCE, BookForPage, Claim, Page, Reference, Theorem, Use
 from weave.run.executor import Outcome
 from weave.source.problem import nearest
 from weave.source.terms import Term
@@ -54,7 +54,7 @@ class Links:
         lines: Knows the line of each destination.
     """
 
-    def __init__(self, page: Page, book: Answers, lines: MarkLines) -> None:
+    def __init__(self, page: Page, book: BookForPage, lines: MarkLines) -> None:
         self.page, self.book, self.lines = page, book, lines
         self.numbered: set[str] = set()
         """Ids of the theorems numbered so far."""
@@ -76,7 +76,7 @@ class Links:
             what = f"'{url}' starts at the server's root, which moves; link by a path relative to this file"
             raise LinkError(line, what)
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.path), unquote(parts.path)))
-        if path.startswith(".."):
+        if path == ".." or path.startswith("../"):
             raise LinkError(line, f"'{url}' leaves the repository; link to a file of it, or to a full address")
         return Target(line, path, parts.query, anchor)
 

@@ -77,8 +77,8 @@ class Reference:
     """Whether ``anchor`` is the text of a heading instead of an id."""
 
 
-class Answers(Protocol):
-    """The questions that a page may ask about all notes and notebooks; book/book.py answers them.
+class BookForPage(Protocol):
+    """The book as a page sees it: questions about all notes and notebooks, which book/book.py answers.
 
     Each is a method, and each answer depends on nothing but the arguments and the files: book/asked.py writes them down
     to know when the page has to be rendered again.
@@ -139,7 +139,7 @@ class Page:
     """Source file, relative to the repository's root: ``docs/notes/x.md``."""
     first_line: int = 1
     """Line in the source file of the first line that Markdown sees (front matter is cut off before)."""
-    book: Answers | None = None
+    book: BookForPage | None = None
     title: str = ""
     problems: list[Problem] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)

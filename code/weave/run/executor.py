@@ -87,6 +87,7 @@ class Executor:
             return []
         if force:
             self.close()
+        self._stopping.clear()
         count = min(len(notebooks), workers or os.cpu_count() or 1)
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(count, thread_name_prefix="notebook") as pool:

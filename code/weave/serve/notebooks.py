@@ -21,7 +21,7 @@ class Background:
     """Runs stale notebooks in threads; the book gets their outcomes.
 
     Args:
-        book: Its `later` and `hear` are taken over.
+        book: Its `defer` and `on_output` are set.
         lock: Held whenever the book changes.
         finished: Called without the lock when a notebook has ended.
         on_progress: Called with the progress of all notebooks when that of one changes.
@@ -43,7 +43,7 @@ class Background:
         """The cell that each notebook is at, as open pages are told."""
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="notebook")
-        book.later, book.hear = self.choose, self._hear
+        book.defer, book.on_output = self.choose, self._on_output
 
     def choose(self, stale: list[Notebook]) -> None:
         """Make these the notebooks that run; stop all others."""
@@ -80,11 +80,11 @@ class Background:
             if self.running.get(notebook.path) is not notebook:  # it was edited since
                 return
             del self.running[notebook.path]
-            self.book.ran(outcome)
+            self.book.record(outcome)
             self.on_progress(list(self.progress.values()))
         self.finished()
 
-    def _hear(self, notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
+    def _on_output(self, notebook: Notebook, number: int, output: dict[str, Any] | None) -> None:
         if output is None and self.running.get(notebook.path) is not notebook:  # edited before it had a process
             self.book.executor.stop(notebook.path)
         elif output is None:

@@ -43,7 +43,7 @@ class Preview:
         self.listeners: set[queue.Queue[dict[str, Any]]] = set()
         """One queue for each open page. Filled by `tell`."""
         self.wake: Callable[[], None] = lambda: None
-        """Has the watcher call `refresh`. Set by the server."""
+        """Makes the watcher call `refresh`. Set by the server."""
         self.own = [str(Path(__file__).parents[1])]
         """The folders of the server's code."""
         self.failure = ""
@@ -51,7 +51,7 @@ class Preview:
         self.count = 0
         """The builds so far."""
         self.alone: set[str] = set()
-        """Pages rendered by themselves since the last whole build; all others are behind until the next."""
+        """Pages rendered by themselves after the last whole build; all others are out of date until the next."""
         self.notebook_ended = False
         """Whether pages are out of date though no file changed."""
         self.shown: Shown | None = None
@@ -93,7 +93,7 @@ class Preview:
             changed = self.watched.changed()
             if self.notebook_ended:
                 self.notebook_ended = False
-                changed.add("")
+                changed.add("")  # of no file
             if first:
                 self._whole(set())
             elif changed and not self._render_alone(changed, before):
@@ -176,7 +176,7 @@ class Preview:
 
     @property
     def script(self) -> str:
-        """The script by which an open page follows its source."""
+        """The script that keeps an open page up to date."""
         return f'<script type="module" src="{self.mount}{PAGE_SCRIPT}"></script>'
 
     # -- open pages

@@ -1,7 +1,7 @@
 """``weave serve``: the site while its author is at work.
 
 A request is answered from the files as they are at that moment (serve/preview.py). Notebooks run beside that; until one
-is done, pages show its last result, marked. Open pages hear of all this, and change in place (``page.js``).
+is done, pages show its last result, marked. Open pages are notified, and change in place (``page.js``).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def serve(settings: Path, host: str, port: int) -> None:
     watcher = Watcher(preview.watched, preview.refresh, observer)
     preview.wake = watcher.wake
     observer.start()
-    preview.fresh()  # now it is known what notebooks read
+    preview.fresh()  # the first build recorded what notebooks read
     watcher.follow()
     for name in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
         signal.signal(name, signal.default_int_handler)

@@ -26,10 +26,12 @@ def folder_aside(final: Path) -> str:
     """Return a new folder to build in, and delete those that killed builds left behind."""
     final.parent.mkdir(parents=True, exist_ok=True)
     for left in final.parent.glob(f".{final.name}-*.part"):
-        owner = left.name.split("-")[-2]
+        owner = left.name.removeprefix(f".{final.name}-").partition("-")[0]
         try:
             os.kill(int(owner), 0)
         except (ProcessLookupError, ValueError):
+            if left.name.endswith("-old.part") and not final.exists():  # killed between the two steps of `publish`
+                left.rename(final)
             shutil.rmtree(left, ignore_errors=True)
         except PermissionError:
             pass

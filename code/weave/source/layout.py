@@ -78,7 +78,8 @@ def layout_here() -> Layout:
         raise Refused("mkdocs.yml:1: not UTF-8; save the file as UTF-8") from None
     config = config if isinstance(config, dict) else {}
     options: dict[str, Any] = {}
-    for plugin in config.get("plugins") or ():
+    plugins = config.get("plugins") or ()
+    for plugin in [plugins] if isinstance(plugins, dict) else plugins:  # MkDocs allows both
         if isinstance(plugin, dict) and isinstance(plugin.get("weave"), dict):
             options = plugin["weave"]
     sources = tuple(options.get("sources", Layout.sources))
