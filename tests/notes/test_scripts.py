@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from weave.site.opened import rendered_site
 
 from weave.book.book import Book
 from weave.note import snippets
 from weave.run import provenance
 from weave.run.notebook import parse
+from weave.site.build import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = [  # that a notebook reaches in a few seconds
@@ -33,7 +33,7 @@ REPOSITORY = "https://example.org/somebody/residual-stream"
 @pytest.fixture(scope="module")
 def book() -> Book:
     with contextlib.chdir(ROOT):
-        return rendered_site()
+        return checked()
 
 
 def numbers(text: str) -> list[float]:
