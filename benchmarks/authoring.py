@@ -1,4 +1,4 @@
-"""How long an author waits for an edit to show, beside other tools, with every tool's server running.
+"""The time until an edit shows, beside other tools, with every tool's server running.
 
     python benchmarks/authoring.py            five repetitions, about fifteen minutes on two cores
     python benchmarks/authoring.py --quick    small books once, about three minutes: does everything run?

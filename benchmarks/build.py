@@ -1,4 +1,4 @@
-"""How long a build takes, beside other tools, on the same generated book: 12 notes and 12 notebooks by default.
+"""The time that a build takes, beside other tools, on the same generated book: 12 notes and 12 notebooks by default.
 
     python benchmarks/build.py            three repetitions, about ten minutes on two cores
     python benchmarks/build.py --quick    a small book once, to see that everything runs

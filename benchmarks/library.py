@@ -1,4 +1,4 @@
-"""How fast `residual` is beside TransformerLens and a plain PyTorch model, with the same weights, in one run.
+"""The speed of `residual` beside TransformerLens and a plain PyTorch model, with the same weights, in one run.
 
     make peers                           once: transformers and TransformerLens 4.3, each in its own environment
     python benchmarks/library.py         about a quarter of an hour on one core

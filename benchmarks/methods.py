@@ -1,4 +1,4 @@
-"""How fast the methods of `residual` are beside the tools of TransformerLens 4.3, with the same weights, in one run.
+"""The speed of the methods of `residual` beside the tools of TransformerLens 4.3, with the same weights, in one run.
 
     make .venv-peers43/.installed        once
     python benchmarks/methods.py         a few minutes on one core

@@ -94,5 +94,7 @@ def test_without_scripts_there_is_a_sentence_in_its_place(site: BuiltSite, brows
     assert page.locator("figure").count() > 5
     explorer = page.locator("attention-explorer").first
     explorer.scroll_into_view_if_needed()
-    assert explorer.inner_text() == "With JavaScript, you can type a text here and see where every head looks."
+    assert (
+        explorer.text_content() or ""
+    ).strip() == "With JavaScript, you can type a text here and see where every head looks."
     context.close()

@@ -130,7 +130,7 @@ def test_a_note_has_a_notebook_of_its_name(note: Path) -> None:
 @notes
 def test_embedded_figures_have_captions(note: Path) -> None:
     text = note.read_text(encoding="utf-8")
-    captions = re.findall(r"^ *!\[(.*)\]\([^)\s]*\.py[^)]*\)$", text, re.MULTILINE)
+    captions = re.findall(r"^ *!\[(.*)\]\([^)\s]*#[^)]*\)$", text, re.MULTILINE)
     assert captions, "a note shows something of its notebook"
     for caption in captions:
         assert re.fullmatch(r".{20,}[.?!)]", caption), f"a caption is a sentence that says what to see: {caption!r}"

@@ -1,4 +1,4 @@
-"""What readers take along runs by itself: the notebook up to a cell, and the snippets that run in the browser."""
+"""Downloads run by themselves: the notebook up to a cell, and the snippets that run in the browser."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def numbers(text: str) -> list[float]:
 def test_the_notebook_up_to_a_cell_computes_what_the_whole_notebook_did(
     book: Book, notebook: str, name: str, tmp_path: Path
 ) -> None:
-    """As a stranger runs it: a script in an empty folder, with only the packages installed."""
+    """Run as a stranger would: a script in an empty folder, with only the packages installed."""
     result = book.result(f"code/notebooks/{notebook}.py")
     assert result
     cells = result.notebook.code

@@ -468,3 +468,11 @@ def test_no_settings(small: Small) -> None:
     (small.root / "mkdocs.yml").unlink()
     result = small.weave("check")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+
+
+def test_all_of_a_notebook_s_prose_is_rendered_whatever_separates_its_lines(small: Small) -> None:
+    """Python knows more ends of lines than files do."""
+    prose = "# %% [markdown]\n# a\u2028b\n# The rate is [0.7](#=rate).\n"
+    small.write("code/notebooks/odd.py", prose + "# %% setup0\nfrom weave import claim\nclaim(rate=0.5)\n")
+    message = "code/notebooks/odd.py:3: the note says 0.7; odd.py computed 0.5"
+    assert message in small.weave("check").output

@@ -67,15 +67,19 @@ def shortened(book: Book, path: str, text: str) -> str:
     own = book.layout.notebook_of(path)
     if own not in book.outcomes:
         return text
-    cells, headings = book.notebook(own).names, set(book.pages[path].headings.values())
+    page, cells = book.pages[path], book.notebook(own).names
+    rendered = {use.line for use in page.uses if use.notebook == own}  # the others are samples of code
     edits = {}
     for link in markdown.tokens(text, "link", "image"):
         address, _, name = link["target"].partition("#")
         file, _, query = address.partition("?")
+        start = link.parts["target"][0]
+        if link.line not in rendered or text[:start].endswith("\n") or query not in ("", "code"):
+            continue
         if not file or posixpath.normpath(posixpath.join(posixpath.dirname(path), file)) != own:
             continue
-        # In a text, a name that a heading has too would mean the heading.
-        if name.startswith("=") or (name in cells and (link.kind == "image" or name not in headings)):
+        # In a text, a name that is an anchor of the page, too, would mean the anchor.
+        if name.startswith("=") or (name in cells and (link.kind == "image" or name not in page.anchors)):
             edits[link.parts["target"]] = (f"?{query}" if query else "") + f"#{name}"
     return edited(text, edits)
 

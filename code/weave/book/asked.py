@@ -64,5 +64,8 @@ class Rendered:
         known = self.kept.get(page)
         return known[2] if known and known[0] == text and known[1].is_fresh() else None
 
+    def forget(self, page: str) -> None:
+        self.kept.pop(page, None)
+
     def put(self, page: str, text: str, asked: Asked, made: Any) -> None:
         self.kept[page] = text, asked, made

@@ -59,6 +59,13 @@ class Book:
     addresses: str = ""
     """A digest of all pages' addresses; links between pages depend on it. Set by the site's plugin in each build."""
 
+    def configure(self, other: Book) -> None:
+        """Take over the settings of another book; results stay."""
+        if (self.cell_timeout, self.modules) != (other.cell_timeout, other.modules):
+            self.executor.close()
+            del self.executor
+        self.layout, self.cell_timeout, self.modules = other.layout, other.cell_timeout, other.modules
+
     def read_sources(self) -> None:
         """Read names and bibliography anew, as each build does."""
         self.names = names.read(self.layout.root, self.layout.docs, self.layout.glossary)

@@ -5,10 +5,8 @@ They are on the site while it is served, and left out when it is built. Their pr
 
 from __future__ import annotations
 
-import posixpath
 from typing import TYPE_CHECKING
 
-from weave.source import markdown
 from weave.source.front_matter import meta, read
 from weave.source.layout import Layout
 from weave.source.problem import Problem
@@ -31,18 +29,11 @@ def drafts(layout: Layout) -> set[str]:
 def links_to(book: Book) -> list[Problem]:
     """Return the links of published pages to drafts, which lead nowhere once the site is built."""
     unpublished = set() if book.serving else book.drafts
-    problems = {}
-    for page in book.pages if unpublished else ():
-        if page in unpublished or not page.endswith(".md"):
-            continue
-        for link in markdown.tokens(read(book.layout.root / page), "link", "image", "definition", "wiki"):
-            if link.kind == "wiki":
-                term = book.names.find(link["target"].partition("#")[0].strip())
-                target = term.path if term else ""
-            else:
-                path = link["target"].partition("#")[0].partition("?")[0]
-                target = posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
-            if target in unpublished:
-                what = f"leads to {target}, a draft, which is not built; publish it or take the link out"
-                problems[page, link.line, target] = Problem(page, link.line, what)
-    return list(problems.values())
+    what = "leads to {}, a draft, which is not built; publish it or take the link out"
+    return [
+        Problem(path, line, what.format(target))
+        for path, page in book.pages.items()
+        if path not in unpublished
+        for line, target in page.links
+        if target in unpublished
+    ]

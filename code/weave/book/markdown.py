@@ -25,7 +25,7 @@ from weave.note.extension import NoteExtension
 from weave.note.math import MathExtension, render_html
 from weave.note.page import Page, current_page
 from weave.run.executor import Outcome
-from weave.source.front_matter import split
+from weave.source.front_matter import read, split
 from weave.source.layout import layout_here
 from weave.source.names import source_pages
 from weave.source.problem import Problem, say
@@ -71,7 +71,7 @@ def _open() -> Book:
 
 def _path_of(book: Book, text: str) -> str:
     for path in source_pages(book.layout.root, book.layout.docs):
-        if split(book.layout.read(path))[0].strip() == text.strip():
+        if split(read(book.layout.root / path))[0].strip() == text.strip():
             return path
     return "text.md"
 

@@ -23,6 +23,7 @@ def problems(book: Book) -> list[Problem]:
     for outcome in book.outcomes.values():
         every += outcome.problems
     for path, page in book.pages.items():
+        every += _left_out(book, page)
         every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
         if path.endswith(".md") and book.is_file(path):
             every += above(book, path)
@@ -60,13 +61,25 @@ def dangling(book: Book, page: Page) -> dict[int, Problem]:
     return wrong
 
 
+def _left_out(book: Book, page: Page) -> list[Problem]:
+    """Return the links to Markdown files that exist, but are no pages (exclude_docs in mkdocs.yml)."""
+    if not book.addresses:  # not every page is rendered
+        return []
+    docs = f"{book.layout.docs}/"
+    return [
+        Problem(page.path, line, f"leads to {target}, which mkdocs.yml leaves out of the site; take the link out")
+        for line, target in page.links
+        if target.startswith(docs) and target.endswith(".md") and target not in {*book.pages, *book.drafts}
+        if book.is_file(target) and target not in {problem.path for problem in book.unreadable_pages}
+    ]
+
+
 def _ambiguous(book: Book, page: Page) -> list[Problem]:
-    """Return the links ``#name`` that could mean a heading of the page or a cell of its notebook."""
-    shared = set(page.headings.values())
+    """Return the links ``#name`` that could mean an anchor of the page or a cell of its notebook."""
     notebook = Path(book.layout.notebook_of(page.path)).name
-    what = "'#{name}' is a heading of this page and a cell of {notebook}; write the path of the notebook, or rename one"
+    what = "'#{name}' is an anchor of this page and a cell of {notebook}; write the path of the notebook, or rename one"
     return [
         Problem(page.path, line, what.format(name=name, notebook=notebook))
         for line, name in page.short_links
-        if name in shared
+        if name in page.anchors
     ]

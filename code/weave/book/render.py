@@ -16,7 +16,7 @@ from weave.note.page import Page, rendering
 from weave.run.notebook import Notebook
 
 _SEPARATOR = re.compile(r"<!--weave:(\d+)-->")
-_MODULE = re.compile(r"^ *::: ", re.MULTILINE)
+_MODULE = re.compile(r"^ *(?:#+ +)?::: ", re.MULTILINE)
 
 
 def begin(book: Book, path: str, text: str, markdown: str) -> tuple[Page, Asked]:
@@ -40,7 +40,7 @@ def render_prose(book: Book, notebook: Notebook, md: Markdown) -> tuple[dict[int
     lines = [""] * (notebook.text.count("\n") + 2)
     for number, cell in enumerate(notebook.cells):
         if cell.kind == "markdown":
-            source = cell.source.splitlines()
+            source = cell.source.split("\n")
             lines[cell.line - 1 : cell.line - 1 + len(source)] = source
         lines[max(cell.line - 2, 0)] = f"<!--weave:{number}-->"
     lines[-1] = f"<!--weave:{len(notebook.cells)}-->"  # behind it: references and footnotes, which Markdown puts last

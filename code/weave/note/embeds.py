@@ -58,6 +58,7 @@ class Embeds:
                 folder = self.book.layout.notebooks
                 raise LinkError(line, f"'{unmark(url)}' is not a notebook; notebooks are in {folder}/")
             path = self.links.notebook_of(target)
+            self.links.leads_to(line, path)
             notebook, base = self.book.notebook(path), posixpath.basename(path)
             if not target.anchor:
                 what = f"'{unmark(url)}' names no cell to show; write {base}#cell"

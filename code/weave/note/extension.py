@@ -40,7 +40,7 @@ from weave.source import markdown, terms
 
 _DESTINATION = r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)"
 _WIKI = r"\[\[(?=[^\[\]\n]+\]\])"
-_MARKED = re.compile("|".join((_DESTINATION, _WIKI, citations.START)))
+_MARKED = re.compile("|".join((_DESTINATION, _WIKI, citations.START)), re.MULTILINE)
 _EMBEDDED = re.compile(r"[^?#]*\.(?:py|ipynb|pdf)(?:[?#]|$)|(?:\?code)?#")
 _CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
 _ESCAPED_PIPE = f"{STX}{ord('|')}{ETX}"

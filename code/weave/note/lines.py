@@ -1,7 +1,7 @@
 """Line numbers that travel through Markdown's parser with a text's links and citations.
 
 Python-Markdown forgets where an element came from. So before it begins, each place that may have to be reported gets
-its line number as four characters that no text holds: the noncharacters U+FDD0 to U+FDDF, one for each hexadecimal
+its line number as five characters that no text holds: the noncharacters U+FDD0 to U+FDDF, one for each hexadecimal
 digit. They are taken out of the finished HTML, and an author's own are reported and deleted first.
 """
 
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import chain, pairwise
 
 from markdown import Markdown
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 
 from weave.note.page import Page
-from weave.source.markdown import outside_fences, tokens
+from weave.source.markdown import tokens
 
-_ZERO, _WIDTH = 0xFDD0, 4
+_ZERO, _WIDTH = 0xFDD0, 5
 _DIGIT = f"[{chr(_ZERO)}-{chr(_ZERO + 15)}]"
 MARK = f"{_DIGIT}{{{_WIDTH}}}"
 """Pattern of a line number."""
 _MARK = re.compile(MARK)
 _STRAY = re.compile(_DIGIT)
-_CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _ERROR_SPAN = re.compile(f'<span class="err">({_DIGIT}*)</span>')  # Pygments does not know them either
 
 
@@ -59,17 +59,13 @@ class MarkLines(Preprocessor):
             if stray := _STRAY.search(line):
                 self.page.report(number, f"U+{ord(stray[0]):04X} stands for no character in any text; delete it")
         self.lines = [unmark(line) for line in lines]
-        numbered = outside_fences(self.lines)
-        return [line if number is None else self._mark(line, number) for line, number in numbered]
-
-    def _mark(self, line: str, number: int) -> str:
-        code = [match.span() for match in _CODE.finditer(line)]
-
-        def put(match: re.Match[str]) -> str:
-            inside = any(start < match.start() < end for start, end in code)
-            return match[0] if inside else match[0] + mark(number)
-
-        return self.places.sub(put, line)
+        text = "\n".join(self.lines)
+        hidden = [(token.start, token.end) for token in tokens(text, "fence", "code")]
+        places = [match.end() for match in self.places.finditer(text)]
+        shown = [at for at in places if not any(start < at < end for start, end in hidden)]
+        pieces = [text[start:end] for start, end in pairwise([0, *shown, len(text)])]
+        marks = [mark(text.count("\n", 0, at) + 1) for at in shown]
+        return "".join(chain.from_iterable(zip(pieces, [*marks, ""], strict=True))).split("\n")
 
     def is_defined(self, url: str) -> bool:
         """Return whether a destination comes from a definition ``[id]: url`` below the text."""

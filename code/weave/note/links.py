@@ -56,7 +56,7 @@ class Links:
 
     def __init__(self, page: Page, book: BookForPage, lines: MarkLines) -> None:
         self.page, self.book, self.lines = page, book, lines
-        self.numbered: set[str] = set()
+        self.numbered: frozenset[str] = frozenset()
         """Ids of the theorems numbered so far."""
 
     def resolve(self, url: str) -> Target | None:
@@ -108,8 +108,9 @@ class Links:
     def href(self, path: str, anchor: str) -> str:
         """Return a link from this page to the page that shows ``path``, as MkDocs resolves it."""
         uri = self.book.layout.page_uri(path)
+        if uri is None:  # a text of no page, which links to itself
+            return f"#{anchor}"
         own = self.book.layout.page_uri(self.page.path) or ""  # any other text is taken to be at the site's root
-        assert uri is not None
         relative = posixpath.relpath(uri, posixpath.dirname(own) or ".")
         return f"{relative}#{anchor}" if anchor else relative
 
@@ -121,6 +122,8 @@ class Links:
         if target is None:
             return
         layout = self.book.layout
+        if not target.short:
+            self.leads_to(target.line, target.path)
         if target.anchor.startswith("=") and self.lines.is_defined(url):
             what = f"a claim has its value's name beside it; write [0.97](#{target.anchor}), without a reference"
             raise LinkError(target.line, what)
@@ -135,7 +138,7 @@ class Links:
             self._source(element, target)
         elif target.path != self.page.path and not self.book.is_file(target.path):
             raise LinkError(target.line, self.book.unknown_file(target.path))
-        elif layout.page_uri(target.path) is None:
+        elif target.path != self.page.path and layout.page_uri(target.path) is None:
             what = f"{target.path} is not shown on the site; link to a page, a notebook, a test or a module"
             raise LinkError(target.line, what)
         elif target.path != self.page.path:
@@ -150,6 +153,7 @@ class Links:
         term = self.book.term(name, bool(heading)) if name else Term(self.page.path, "", "")
         if term is None:
             raise LinkError(line, self.book.unknown_term(name, bool(heading)))
+        self.leads_to(line, term.path)
         own = term.path == self.page.path and not heading
         element.set("class", "weave-term")
         element.set("href", f"#{term.anchor}" if own else self.href(term.path, term.anchor))
@@ -159,6 +163,11 @@ class Links:
             element.set(HEADING, f"{term.path}#{heading}")
             element.set(REFERENCE, str(len(self.page.references)))
             self.page.references.append(Reference(self.page.line(line), term.path, heading, by_text=True))
+
+    def leads_to(self, line: int, path: str) -> None:
+        """Record the file that a link or an embed leads to."""
+        path = posixpath.splitext(path)[0] + ".py" if self.book.layout.is_notebook(path) else path
+        self.page.links.append((self.page.line(line), path))
 
     def _refer(self, element: etree.Element, path: str, target: Target) -> None:
         """Record an anchor to be checked once all pages are known, and mark its link."""
@@ -176,8 +185,8 @@ class Links:
             self.page.uses.append(Use(self.page.path, self.page.line(target.line), path, target.anchor))
         elif target.anchor and not notebook.problems:  # a heading or a footnote, perhaps
             self._refer(element, path, target)
-        if path != self.page.path:
-            element.set("href", self.href(path, target.anchor))
+        own = path == self.page.path
+        element.set("href", f"#{target.anchor}" if own else self.href(path, target.anchor))
 
     def claim(self, element: etree.Element, path: str, name: str, line: int) -> None:
         """Check the number that a link's text states against the value ``name`` of a notebook. Raises LinkError."""
@@ -224,22 +233,27 @@ class Links:
                 what = f"{target.path} has no {kind} '{target.anchor}'; {nearest(target.anchor, definitions)}"
                 raise LinkError(target.line, what)
             if target.anchor.startswith("test_"):
-                self._theorem(element, target, definitions[target.anchor].summary)
+                self.numbered = _theorem(element, self.page, target, definitions[target.anchor].summary, self.numbered)
         element.set("href", self.href(target.path, target.anchor))
 
-    def _theorem(self, element: etree.Element, target: Target, summary: str) -> None:
-        text = "".join(element.itertext()).strip()
-        test = f"{target.path}::{target.anchor}"
-        self.page.theorems.append(Theorem(self.page.path, self.page.line(target.line), text, test, summary))
-        name = f"thm-{target.anchor.removeprefix('test_').replace('_', '-')}"
-        if text == "theorem" and name not in self.numbered:  # stated here; a second link to it keeps its words
-            self.numbered.add(name)
-            element.set("id", name)
-            element.text = AtomicString(f"Theorem {len(self.numbered)}")
-        element.set("class", "weave-theorem")
-        element.set("title", f"{summary}\n{test}" if summary else test)
-        badge = etree.SubElement(element, "span", {"class": "weave-badge"})
-        badge.text = AtomicString("tested")
+
+def _theorem(
+    element: etree.Element, page: Page, target: Target, summary: str, numbered: frozenset[str]
+) -> frozenset[str]:
+    """Turn a link to a test into a badge; return the ids of the theorems numbered so far."""
+    text = "".join(element.itertext()).strip()
+    test = f"{target.path}::{target.anchor}"
+    page.theorems.append(Theorem(page.path, page.line(target.line), text, test, summary))
+    name = f"thm-{target.anchor.removeprefix('test_').replace('_', '-')}"
+    if text == "theorem" and name not in numbered:  # stated here; a second link to it keeps its words
+        numbered |= {name}
+        element.set("id", name)
+        element.text = AtomicString(f"Theorem {len(numbered)}")
+    element.set("class", "weave-theorem")
+    element.set("title", f"{summary}\n{test}" if summary else test)
+    badge = etree.SubElement(element, "span", {"class": "weave-badge"})
+    badge.text = AtomicString("tested")
+    return numbered
 
 
 def name_references(root: etree.Element) -> None:

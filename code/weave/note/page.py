@@ -146,6 +146,8 @@ class Page:
     theorems: list[Theorem] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
+    links: list[tuple[int, str]] = field(default_factory=list)
+    """Line and file of each link to a page or notebook of the repository."""
     short_links: list[tuple[int, str]] = field(default_factory=list)
     """Line and name of each text link ``#name`` taken for a cell of the page's own notebook."""
     sources: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""What a kernel answered, as outputs to store and as problems to report.
+"""A kernel's answers, as outputs to store and as problems to report.
 
 An answer is what `kernel.py` sends for a cell: its ``outputs``, in nbformat's shape, and the ``count`` that IPython
 gave the cell (-1 if it was skipped).
@@ -64,7 +64,7 @@ def error(notebook: Notebook, answers: list[Answer]) -> Problem:
 
 
 def problems(notebook: Notebook, outputs: list[list[dict[str, Any]]]) -> list[Problem]:
-    """What is wrong with a run in which no cell failed: a promised error is missing, or a name is published twice."""
+    """Return the problems of a run in which no cell failed: a missing promised error, a name published twice."""
     for cell, given in zip(notebook.code, outputs, strict=True):
         if "raises-exception" in cell.tags and not _raised(given):
             return [problem(notebook, cell, "is tagged raises-exception and raised nothing; drop the tag")]

@@ -124,7 +124,7 @@ def _first_difference(old: list[Cell], new: list[Cell]) -> Reason:
 
 @cache
 def platform_inputs() -> dict[str, str]:
-    """What every notebook depends on: Python, the kind of machine, and the code that executes notebooks."""
+    """The inputs of every notebook: Python, the kind of machine, and the code that executes notebooks."""
     here = Path(__file__).parent
     parts = [str(_GENERATION), *(meaning(here / name) for name in _MACHINERY)]
     machinery = hashlib.sha256("\0".join(parts).encode()).hexdigest()

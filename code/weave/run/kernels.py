@@ -140,7 +140,7 @@ class Kernels:
 
 
 def _surroundings() -> Any:
-    """What a new process depends on, beside its modules: the environment, the packages, and the code of kernels."""
+    """The state that a new process depends on, beside its modules: environment, packages, the code of kernels."""
     here = Path(__file__).parent
     own = [file.stat().st_mtime_ns for file in (here.parent / "__init__.py", *sorted(here.glob("*.py")))]
     return dict(os.environ), installed(), own

@@ -131,7 +131,9 @@ class Preview:
     def _whole(self, changed: set[str]) -> None:
         if changed:
             self._restart_if_own(changed)
-            if self.settings in changed:
+            # mkdocstrings reads each module only once
+            documented = "mkdocstrings" in self.site.config.plugins and any(path.endswith(".py") for path in changed)
+            if self.settings in changed or documented:
                 try:
                     self._configure()
                     self.watched.settings = {self.settings, *self.hooks}

@@ -68,7 +68,7 @@ def configure(settings: Path, mode: Literal["check", "serve"], port: int = 0, ag
     # A plugin that other plugins have seen in this process is of another site.
     if again is None:
         MkDocsConfig.plugins.plugin_cache.clear()  # type: ignore[attr-defined]
-    logging.getLogger("mkdocs").setLevel(logging.WARNING if mode == "serve" else logging.ERROR)
+    logging.getLogger("mkdocs").setLevel(logging.WARNING)
     try:
         config = load_config(str(settings), site_dir=str(settings.parent.absolute() / "site"))
     except (Abort, ConfigurationError, FileNotFoundError) as error:
@@ -128,20 +128,26 @@ def open_book(settings: Path = Path("mkdocs.yml")) -> Book:
 
 def checked(settings: Path = Path("mkdocs.yml")) -> Book:
     """Return the book of a folder with its notebooks run and all pages rendered; no site is written. Raises Refused."""
-    site = configure(settings, "check")
     warnings = _Warnings()
     logger = logging.getLogger("mkdocs")
     logger.addHandler(warnings)
-    logger.setLevel(logging.WARNING)
     try:
-        build(site)
+        site = configure(settings, "check")
+        _check_anchors(site, build(site))
     except (Abort, BuildError, ConfigurationError) as error:
         raise Refused(str(error)) from None
     finally:
         logger.removeHandler(warnings)
-        site.config.plugins.on_shutdown()
+    site.config.plugins.on_shutdown()
     site.book.warnings = warnings.problems
     return site.book
+
+
+def _check_anchors(site: Site, built: Built) -> None:
+    """Let MkDocs warn of links to anchors that do not exist, which it does at the end of a build."""
+    for file in built.pages:
+        if file.page:
+            file.page.validate_anchor_links(files=built.files, log_level=site.config.validation.links.anchors)
 
 
 class _Warnings(logging.Handler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
@@ -15,6 +15,8 @@ from weave.book.overviews import Collected
 from weave.book.reading import date_of, minutes
 from weave.note import code_pages, finish
 from weave.note.embeds import error_html
+from weave.note.page import Page
+from weave.source.problem import Problem
 
 
 def show_sources(book: Book, files: Files) -> None:
@@ -101,6 +103,12 @@ def _log_entries(book: Book, files: Files) -> list[hours.Entry]:
         about = hours.about(entry, links)
         page.content = page.content.replace("</h1>", f"</h1>\n{about}", 1)
     return entries
+
+
+def needs_others(page: Page, files: Files, reported: Collection[Problem]) -> bool:
+    """Return whether a page, rendered alone, needs a page or a name that only a build of all pages finds."""
+    unshown = any(files.get_file_from_path(f"source/{path}.md") is None for path in page.sources)
+    return unshown or any(problem not in reported for problem in page.problems)
 
 
 def source_of(book: Book, file: File) -> str | None:

@@ -97,7 +97,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             engine().start(root / FORMULAS)
         except EngineError as error:
             raise Abort(str(error)) from None
-        if not hasattr(self, "book"):
+        if hasattr(self, "book"):
+            self.book.configure(book_of(config, self.config))
+        else:
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
             self.notes = NotePages(self.book, self.rendered, self.config.browser_packages)
@@ -136,8 +138,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         written = sorted(f"{file.src_uri} {file.url}" for file in files if file.generated_by != "weave")
         self.book.addresses = digest("\0".join(written).encode())
         self.notebooks.write(files, config)
-
-    # -- rendering
 
     @event_priority(-100)
     def on_pre_page(self, page: MkDocsPage, config: MkDocsConfig, files: Files) -> MkDocsPage:
@@ -202,15 +202,16 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def finish_page(self, file: File) -> bool:
         """Do what ``on_env`` does to a page that was rendered alone; return False where that takes all pages."""
-        content = file.page.content if file.page else None
+        content, about = file.page.content if file.page else None, self.book.pages[self._path_of(file)]
         if content is None or "<!-- weave:" in content or "<autoref" in content:
+            return False
+        if collected.needs_others(about, self.files, self.reported):
+            self.rendered.forget(about.path)
             return False
         file.page.content = content + self.feet.get(file.src_uri, "")  # type: ignore[union-attr]
         self._show_dangling(file)
         self.report()
         return True
-
-    # -- after rendering
 
     def on_page_context(self, context: Any, page: MkDocsPage, config: MkDocsConfig, nav: Navigation) -> Any:
         return context | every_page.context(page, config, self.book.layout.root, self.mode == "serve")
@@ -256,8 +257,6 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if hasattr(self, "notebooks"):
             self.notebooks.close()
             publish.clear(self.final)
-
-    # -- pieces
 
     def _path_of(self, file: File) -> str:
         """Return the source of a page, relative to the repository's root."""

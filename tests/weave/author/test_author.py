@@ -19,6 +19,7 @@ from weave.author import log, new
 from weave.author.snippets import run_snippets
 from weave.book import hours, overviews
 from weave.run.notebook import parse
+from weave.serve.preview import Preview
 from weave.source import front_matter
 from weave.source.layout import Layout
 from weave.source.problem import Refused
@@ -236,23 +237,22 @@ def test_a_draft_is_served_and_not_built(small: Small) -> None:
     assert small.weave("check").exit_code == 1, "published, it counts"
 
 
-SERVE = """
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
-config = load_config("mkdocs.yml")
-config.plugins.on_startup(command="serve", dirty=False)
-build(config, serve_url="http://localhost/")
-"""
-
-
 def test_while_served_a_draft_is_there_and_says_what_it_is(small: Small) -> None:
     small.weave("new", "Sound")
-    small.write("serve.py", SERVE)
-    ran = small.run("serve")
-    assert ran.returncode == 0, ran.stderr
-    assert "<strong>Draft.</strong>" in small.read("site/notes/sound/index.html")
-    assert "<strong>Draft.</strong>" not in small.read("site/notes/heat/index.html")
-    assert (small.root / "site/notebooks/sound/index.html").is_file()
+    with small.here():
+        preview = Preview(str(small.root / "mkdocs.yml"), 8765)
+        try:
+            preview.fresh()
+            sound, heat = preview.answer("notes/sound/"), preview.answer("notes/heat/")
+            assert sound and b"<strong>Draft.</strong>" in sound[1] and preview.answer("notebooks/sound/")
+            assert heat and b"<strong>Draft.</strong>" not in heat[1]
+        finally:
+            preview.end()
+
+
+def test_mkdocs_own_server_is_refused_with_the_command_to_use(small: Small) -> None:
+    result = small.run("mkdocs", "serve")
+    assert result.returncode == 1 and "use `weave serve`" in result.stdout
 
 
 @pytest.mark.parametrize(

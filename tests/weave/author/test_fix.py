@@ -199,3 +199,19 @@ def test_links_to_the_own_notebook_become_short_where_they_mean_the_same(small: 
     assert result.exit_code == 0 and "[0.5](#=rate)" in text and "](#decay)" in text and "[the set-up](#setup)" in text
     assert "[w](../../code/notebooks/heat.py#words)" in text, "#words is a heading of the note"
     assert small.weave("check").exit_code == 0 and "no stale claims" in small.weave("fix", "--short").output
+
+
+def test_what_would_mean_something_else_stays_long(small: Small) -> None:
+    path = "../../code/notebooks/heat.py"
+    kept = [
+        f"It is [0.5](\n{path}#=rate) still.",  # a line that begins with # is a heading
+        f"    [0.5]({path}#=rate) in indented code",
+        f"## S {{ #setup }}\n\n[it]({path}#setup)",
+        f"![It falls.]({path}?x=1#decay)",
+    ]
+    small.write("docs/index.md", "# Small\n")
+    small.write("docs/notes/heat.md", "# Heat\n\n" + "\n\n".join(kept) + "\n")
+    before = small.read("docs/notes/heat.md")
+    assert small.weave("check").exit_code == 0
+    small.weave("fix", "--short", "--yes")
+    assert small.read("docs/notes/heat.md") == before

@@ -33,7 +33,7 @@ class Jupyter:
         return jupytext.reads((self.root / path).read_text("utf-8"), {"extension": ".py"}, config=self.config(path))
 
     def save(self, path: str, notebook: Any) -> None:
-        """As JupyterLab does after all cells have run."""
+        """Save a notebook as JupyterLab does after all cells have run."""
         notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
         notebook.metadata["language_info"] = {"name": "python", "version": "3.11.0"}
         for number, cell in enumerate(notebook.cells):

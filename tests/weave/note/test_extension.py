@@ -91,6 +91,8 @@ SLIPS = {
     "emphasis": ("**see [this](gone.md)**", 0),
     "strong-text": ("a\n[**0.7**](../../code/notebooks/heat.py#=rate)", 1),
     "after-code": ("`code` and ``co`de`` [this](gone.md)", 0),
+    "after-a-span-over-lines": ("a `b\nc` see [this](gone.md) `d`", 1),
+    "after-escaped-ticks": ("a \\`b [this](gone.md) c\\`", 0),
     "after-math": ("$x$\nand $`y`$ [this](gone.md)", 1),
     "citation": ("a\nsee [@gone] and", 1),
     "citation-over-lines": ("see [@gone,\npage 3]", 0),
@@ -333,7 +335,7 @@ def test_a_name_that_a_cell_and_a_heading_have_is_refused_where_it_is_used(bench
     _, problems = bench.render("One [link](#decay).\n\n## Decay", "docs/notes/heat.md")
     [problem] = problems
     assert problem.line == 1 and problem.message.startswith(
-        "'#decay' is a heading of this page and a cell of heat.py; "
+        "'#decay' is an anchor of this page and a cell of heat.py; "
     )
 
 

@@ -186,7 +186,7 @@ def test_what_is_not_seeded_differs_between_runs(root: Path, both: Any) -> None:
 
 
 def test_a_long_line_takes_no_longer_than_it_has_to(root: Path, both: Any) -> None:
-    """What was overwritten is looked for in each line once, not from each of its characters on."""
+    """Overwritten text is looked for once in each line, not from each of its characters on."""
     _, plain, _ = both
     cells = ["print('x' * 2_000_000)", "print('a\\rbc\\r\\nd\\re\\rf\\ng\\r', end='')"]
     [outcome] = plain.run([notebook(cells)])
@@ -239,7 +239,7 @@ def test_the_snapshots_of_three_notebooks_are_kept_and_all_others_closed_once() 
 
 
 def test_half_a_character_is_a_question_mark(root: Path, both: Any) -> None:
-    """As in a file's name that is no UTF-8, which no page and no terminal could show."""
+    """Such a text comes from a file's name that is not UTF-8; no page and no terminal could show it."""
     _, plain, _ = both
     [outcome] = plain.run([notebook(["print('a\\udcff → ü\\u2028\\x85')", "raise ValueError('\\ud800')"])])
     assert "ValueError: ?; the traceback is below" in outcome.problems[0].message

@@ -106,7 +106,7 @@ def test_bad_metadata(marker: str) -> None:
 
 
 def test_a_header_is_refused() -> None:
-    """How notebooks run is the same for all of them; a header would say otherwise and be ignored."""
+    """All notebooks run in the same way; a header could only say otherwise and be ignored."""
     header = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n# ---\n\n"
     found = parse("code/notebooks/x.py", f"{header}# %% a\nx = 1\n").problems
     assert [str(one) for one in found] == [

@@ -1,4 +1,4 @@
-"""What a notebook depends on, as written down in its kernel."""
+"""A notebook's inputs, as its kernel records them."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_failed_or_killed_cell_has_told_what_it_read(bare: Small) -> None:
 
 
 def test_a_repository_reached_through_a_symbolic_link(bare: Small, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is imported along another way to the same folder is of the repository all the same."""
+    """A module imported by another path to the same folder still belongs to the repository."""
     way = tmp_path_factory.mktemp("way") / "site"
     way.symlink_to(bare.root)
     there = type(bare)(way)
@@ -204,7 +204,7 @@ def test_a_repository_reached_through_a_symbolic_link(bare: Small, tmp_path_fact
 
 
 def test_a_repository_within_the_environment_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``python -m venv .`` makes it, or ``pip install --editable git+…``."""
+    """Such a folder comes from ``python -m venv .`` or ``pip install --editable git+…``."""
     installed = tmp_path / "lib/python3/site-packages"
     monkeypatch.setattr(recorder.sys, "prefix", str(tmp_path))
     monkeypatch.setattr(recorder.sysconfig, "get_path", lambda _: str(installed))

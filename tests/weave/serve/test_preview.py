@@ -52,6 +52,7 @@ def normal(html: str) -> str:
     """Without what differs on purpose: addresses, how long cells took, the preview's own script."""
     html = re.sub(r'<script type="module" src="[^"]*_weave/page\.js"></script>', "", html)
     html = html.replace(f"http://127.0.0.1:{PORT}/repo/", "https://example.org/repo/")
+    html = re.sub(r'\s*<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)  # of finished sites
     return re.sub(r"<dt>took</dt><dd>[^<]*</dd>", "", html)
 
 
@@ -478,3 +479,28 @@ def test_nothing_is_left_of_it_when_it_ends(small: Small) -> None:
         made = Path(preview.site.plugin.notebooks.folder.name)
         assert any(made.rglob("heat.ipynb"))
     assert not made.exists()
+
+
+def test_a_first_link_to_a_test_leads_there_at_once(small: Small) -> None:
+    small.write("tests/test_cold.py", "def test_c():\n    assert True\n")
+    with preview_of(small) as preview:
+        settled(preview)
+        link = "[this test](../../tests/test_cold.py#test_c)"
+        small.write("docs/notes/heat.md", small.read("docs/notes/heat.md") + f"\n{link}\n")
+        preview.fresh("notes/heat/")
+        assert 'href="../../source/tests/test_cold.py/#test_c"' in page(preview, "notes/heat/")
+        assert preview.answer("source/tests/test_cold.py/")
+
+
+def test_options_of_the_plugin_follow_its_settings(small: Small) -> None:
+    small.write("lib/foo.py", "def f():\n    return 1\n")
+    with preview_of(small) as preview:
+        settled(preview)
+        small.write("docs/notes/heat.md", small.read("docs/notes/heat.md") + "\n[f](../../lib/foo.py#f)\n")
+        settled(preview)
+        assert problems_of(preview.book) != []
+        small.replace(
+            "mkdocs.yml", "weave: {cell_timeout: 10}", "weave: {cell_timeout: 20, sources: [tests, code, lib]}"
+        )
+        settled(preview)
+        assert problems_of(preview.book) == []
