@@ -134,12 +134,21 @@ BREAKS = {
 
 @contextmanager
 def edited(site: Small, path: str, old: str, new: str) -> Iterator[None]:
-    """Something is wrong, and afterwards it is mended."""
-    site.replace(path, old, new)
+    """Within the block something is wrong. Files change at once, as when an editor saves: no half of one is ever read."""
+    good = site.read(path)
+    assert old in good
+
+    def save(text: str) -> None:
+        target = site.root / path
+        new_file = target.with_name(f".{target.name}")
+        new_file.write_text(text, encoding="utf-8")
+        new_file.replace(target)
+
+    save(good.replace(old, new))
     try:
         yield
     finally:
-        site.replace(path, new, old)
+        save(good)
 
 
 @pytest.mark.parametrize("name", BREAKS)
