@@ -134,7 +134,7 @@ BREAKS = {
 
 @contextmanager
 def edited(site: Small, path: str, old: str, new: str) -> Iterator[None]:
-    """Within the block something is wrong. Files change at once, as when an editor saves: no half of one is ever read."""
+    """Within the block something is wrong. Files change at once, as when an editor saves: nobody reads half of one."""
     good = site.read(path)
     assert old in good
 
