@@ -17,17 +17,17 @@ from weave.run.store import Result
 class Asked:
     """A book that remembers what it was asked. It has every method of `BookForPage`."""
 
-    def __init__(self, book: BookForPage) -> None:
-        self.book = book
+    def __init__(self, book: BookForPage, serving: bool) -> None:
+        self.book, self.serving = book, serving
         self.layout = book.layout  # changes only with mkdocs.yml, and then all pages are rendered again
         self.answers: dict[tuple[str, tuple[Any, ...]], str] = {}
-        """The digest of each answer by question and arguments. Written while the page is rendered, read by `is_fresh`,
-        thrown away with the page."""
+        """The digest of each answer by question and arguments; without digests unless serving. Written while the page is
+        rendered, read by `is_fresh`, thrown away with the page."""
 
     def __getattr__(self, question: str) -> Any:
         def ask(*arguments: Any) -> Any:
             answer = getattr(self.book, question)(*arguments)
-            self.answers[question, arguments] = _digest(answer)
+            self.answers[question, arguments] = _digest(answer) if self.serving else ""
             return answer
 
         return ask
@@ -48,6 +48,8 @@ def _digest(answer: Any) -> str:
         return f"{answer.digest} {answer.notebook.text}"
     if isinstance(answer, Notebook):
         return answer.text
+    if isinstance(answer, dict):  # definitions: a page shows their names and summaries
+        return "\0".join(f"{definition.name} {definition.summary}" for definition in answer.values())
     return repr(answer)
 
 

@@ -22,7 +22,7 @@ _MODULE = re.compile(r"^ *(?:#+ +)?::: ", re.MULTILINE)
 def begin(book: Book, path: str, text: str, markdown: str) -> tuple[Page, Asked]:
     """Return a page about to be rendered, and what it asks; ``markdown`` is ``text`` without its front matter."""
     before = len(text) - len(markdown) if text.endswith(markdown) else 0
-    asked = Asked(book)
+    asked = Asked(book, book.serving)
     asked.page_addresses()
     if _MODULE.search(markdown):  # mkdocstrings reads the modules, and asks nobody
         asked.modules_digest()

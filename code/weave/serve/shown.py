@@ -80,7 +80,7 @@ class Shown:
             try:
                 context = mkdocs_build.get_context(nav, self.built.pages, config, page)
                 context = config.plugins.on_page_context(context, page=page, config=config, nav=nav)
-                html = self.built.env.get_template(page.meta.get("template", "main.html")).render(context)
+                html = self.site.env.get_template(page.meta.get("template", "main.html")).render(context)
                 html = config.plugins.on_post_page(html, page=page, config=config)
             finally:
                 config._current_page, page.active, page.content = None, False, content  # type: ignore[assignment]

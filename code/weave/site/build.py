@@ -35,6 +35,8 @@ class Site:
     plugin: WeavePlugin
     theme: list[File] = field(default_factory=list)
     """The theme's own files, thousands of names that never change. Found by the first build that shows pages."""
+    env: Any = None
+    """Jinja's environment of the theme, with its compiled templates. Made by the first build."""
 
     @property
     def book(self) -> Book:
@@ -49,8 +51,6 @@ class Built:
     files: Files
     pages: Sequence[File]
     """The documents that are shown."""
-    env: Any
-    """Jinja's environment of the theme."""
 
 
 def configure(settings: Path, mode: Literal["check", "serve"], port: int = 0, again: WeavePlugin | None = None) -> Site:
@@ -94,7 +94,7 @@ def prepare(config: MkDocsConfig) -> MkDocsConfig:
 def build(site: Site) -> Built:
     """Run the stale notebooks and render every page. Raises what MkDocs and plugins raise."""
     config, plugins = site.config, site.config.plugins
-    env = config.theme.get_env()
+    env = site.env or config.theme.get_env()
     plugins.on_pre_build(config=config)
     files = get_files(config)
     if site.plugin.mode == "check":  # shows no page, so no file of the theme is needed
@@ -112,8 +112,8 @@ def build(site: Site) -> Built:
     nav = plugins.on_nav(get_navigation(files, config), config=config, files=files)
     for file in files.documentation_pages(inclusion=InclusionLevel.is_in_serve):
         mkdocs_build._populate_page(file.page or Page(None, file, config), config, files)
-    env = plugins.on_env(env, config=config, files=files)
-    return Built(nav, files, files.documentation_pages(inclusion=InclusionLevel.is_in_serve), env)
+    site.env = plugins.on_env(env, config=config, files=files)
+    return Built(nav, files, files.documentation_pages(inclusion=InclusionLevel.is_in_serve))
 
 
 def open_book(settings: Path = Path("mkdocs.yml")) -> Book:
