@@ -21,7 +21,7 @@ class Asked:
         self.book, self.serving = book, serving
         self.layout = book.layout  # changes only with mkdocs.yml, and then all pages are rendered again
         self.answers: dict[tuple[str, tuple[Any, ...]], str] = {}
-        """The digest of each answer by question and arguments; without digests unless serving. Written while the page is
+        """The digest of each answer by question and arguments; empty digests unless serving. Written while a page is
         rendered, read by `is_fresh`, thrown away with the page."""
 
     def __getattr__(self, question: str) -> Any:
