@@ -19,11 +19,9 @@ BANNER = '<p class="weave-draft"><strong>Draft.</strong> Shown while the site is
 
 def drafts(layout: Layout) -> set[str]:
     """Return the paths of unpublished notes and their notebooks, relative to the repository's root."""
-    notes = [
-        path for path in (layout.root / layout.docs / "notes").glob("*.md") if meta(read(path)).get("draft") is True
-    ]
-    notebooks = {f"{layout.notebooks}/{path.stem.replace('-', '_')}.py" for path in notes}
-    return {path.relative_to(layout.root).as_posix() for path in notes} | notebooks
+    files = (layout.root / layout.docs / "notes").glob("*.md")
+    notes = {path.relative_to(layout.root).as_posix() for path in files if meta(read(path)).get("draft") is True}
+    return notes | {layout.notebook_of(note) for note in notes}
 
 
 def links_to(book: Book) -> list[Problem]:

@@ -66,11 +66,11 @@ def _left_out(book: Book, page: Page) -> list[Problem]:
     if not book.addresses:  # not every page is rendered
         return []
     docs = f"{book.layout.docs}/"
+    known = {*book.pages, *book.drafts, *(problem.path for problem in book.unreadable_pages)}
     return [
         Problem(page.path, line, f"leads to {target}, which mkdocs.yml leaves out of the site; take the link out")
         for line, target in page.links
-        if target.startswith(docs) and target.endswith(".md") and target not in {*book.pages, *book.drafts}
-        if book.is_file(target) and target not in {problem.path for problem in book.unreadable_pages}
+        if target.startswith(docs) and target.endswith(".md") and target not in known and book.is_file(target)
     ]
 
 

@@ -60,6 +60,7 @@ class MarkLines(Preprocessor):
                 self.page.report(number, f"U+{ord(stray[0]):04X} stands for no character in any text; delete it")
         self.lines = [unmark(line) for line in lines]
         text = "\n".join(self.lines)
+        self.definitions = {token.line for token in tokens(text, "definition")}
         hidden = [(token.start, token.end) for token in tokens(text, "fence", "code")]
         places = [match.end() for match in self.places.finditer(text)]
         shown = [at for at in places if not any(start < at < end for start, end in hidden)]
@@ -69,7 +70,7 @@ class MarkLines(Preprocessor):
 
     def is_defined(self, url: str) -> bool:
         """Return whether a destination comes from a definition ``[id]: url`` below the text."""
-        return self.line_of(url) in {token.line for token in tokens("\n".join(self.lines), "definition")}
+        return self.line_of(url) in self.definitions
 
     def line_of(self, url: str) -> int:
         """Return the line of a destination; of one without a mark (defined inside a quotation), its first line."""

@@ -6,13 +6,13 @@ import json
 import os
 import platform
 import re
-import subprocess
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from weave.run.notebook import Cell, Notebook
 from weave.run.store import Result
+from weave.source.git import git
 
 _SEED = re.compile(r"(?:\bseed\w*\s*=\s*|\b(?:manual_seed|default_rng|RandomState|seed)\(\s*)(\d+)")
 _IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
@@ -20,13 +20,8 @@ _IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 
 def circumstances(root: Path) -> dict[str, str]:
     """The ``commit`` and the ``device`` of a run, asked for when it runs."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "--short=10", "HEAD")
-    changed = commit and git("status", "--porcelain", "--untracked-files=no")
+    commit = "".join(git(root, "rev-parse", "--short=10", "HEAD"))
+    changed = commit and any(git(root, "status", "--porcelain", "--untracked-files=no"))
     return {
         "commit": f"{commit} and changes after it" if changed else commit,
         "device": f"CPU, one thread ({platform.machine()}, {platform.system()})",

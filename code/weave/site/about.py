@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 
 from weave.book import reading
 from weave.site import colab
+from weave.source.git import git
 from weave.source.layout import Layout
 
 
@@ -41,11 +41,9 @@ def changed(root: Path, *folders: str) -> dict[str, datetime.date]:
 
     It is read once a process: a server shows the days as they were when it started.
     """
-    command = ["git", "-c", "core.quotePath=false", "log", "--format=@%cs", "--name-only", "--relative", "--", *folders]
-    log = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False).stdout
     days: dict[str, datetime.date] = {}
     day = datetime.date.min
-    for line in log.splitlines():
+    for line in git(root, "log", "--format=@%cs", "--name-only", "--relative", "--", *folders):
         if line.startswith("@"):
             day = datetime.date.fromisoformat(line[1:])
         elif line:

@@ -97,9 +97,7 @@ def build(site: Site) -> Built:
     env = site.env or config.theme.get_env()
     plugins.on_pre_build(config=config)
     files = get_files(config)
-    if site.plugin.mode == "check":  # shows no page, so no file of the theme is needed
-        pass
-    elif not site.theme:
+    if not site.theme and site.plugin.mode != "check":  # which shows no page, and needs no file of the theme
         own = {file.src_uri for file in files}
         files.add_files_from_theme(env, config)
         site.theme = [file for file in files if file.src_uri not in own]

@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 from mkdocs.utils import CountHandler
 
+from weave.source.git import git
+
 
 def fix_date(root: Path) -> None:
     """Make the commit's date the site's date, so that two builds of one commit are the same bytes."""
-    if "SOURCE_DATE_EPOCH" not in os.environ:
-        command = ["git", "log", "-1", "--format=%ct"]
-        git = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        if git.returncode == 0 and git.stdout.strip():
-            os.environ["SOURCE_DATE_EPOCH"] = git.stdout.strip()
+    if "SOURCE_DATE_EPOCH" not in os.environ and (date := "".join(git(root, "log", "-1", "--format=%ct"))):
+        os.environ["SOURCE_DATE_EPOCH"] = date
 
 
 def folder_aside(final: Path) -> str:
