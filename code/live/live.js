@@ -20,6 +20,8 @@ function defineElements() {
 const FAR = ".md-content__inner > :nth-child(n + 10):not(.near), .jp-Cell:nth-child(n + 6):not(.near)";
 const whenIdle = window.requestIdleCallback ?? ((/** @type {() => void} */ act) => setTimeout(act, 30));
 let layingOut = false;
+/** Scrolls to where the reader wants to be, as long as the page still moves. */
+let settle = () => {};
 
 /** Lay out the next block that is far below (site.css leaves them out at first), then go on when the browser is idle. */
 function layOut() {
@@ -31,6 +33,7 @@ function layOut() {
   // code that scrolls can be reached by keyboard: Material sees to it only once the reader has scrolled there
   if (!far) for (const code of document.querySelectorAll("pre > code")) if (code.scrollWidth > code.clientWidth) code.setAttribute("tabindex", "0");
   if (layingOut) whenIdle(layOut);
+  else settle();
 }
 
 /** Bring the page up to date after any change to it. */
@@ -50,7 +53,8 @@ function arrive() {
   const left = history.state && (history.state.y ?? scrollY); // where the reader left a page that is shown again
   let waiting = left ? left > 0 : Boolean(target) && !history.state;
   for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => { waiting = false; }, { passive: true, once: true });
-  for (const delay of [50, 150, 400, 1000, 2500]) setTimeout(() => { if (waiting) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); }, delay);
+  settle = () => { if (waiting) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); };
+  for (const delay of [50, 150, 400, 1000, 2500]) setTimeout(settle, delay);
 }
 
 /** @type {any} */ let timer = 0;
