@@ -20,6 +20,7 @@ Where do they look on any text, and what do they move?    ``methods.roles``, ``m
 The model as a sum over paths                             ``methods.paths``
 What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``
+What is each head worth, over all subsets of heads?       ``methods.shapley``
 Change what one part reads from another; score all edges  ``methods.edges``
 Put a dictionary into the model                           ``methods.splice``
 Freeze everything that is not linear                      ``methods.linearise``
