@@ -15,7 +15,7 @@ from residual.experiments import measure as measurements
 from residual.experiments import run as experiments
 from residual.files import cards, checkpoints, results
 
-DEFINE_KINDS = ("residual.files.checkpoints",)
+DEFINE_KINDS = ("residual.files.checkpoints", "residual.methods.tuned_lens")
 """The modules of this library that add to ``checkpoints.KINDS``. ``residual show`` imports them all."""
 
 

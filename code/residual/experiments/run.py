@@ -19,14 +19,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from residual.errors import nearest
-from residual.experiments import language, othello
+from residual.experiments import language, lenses, othello
 from residual.experiments.experiment import Experiment
 from residual.files.checkpoints import FOLDER, Card, Run, save, versions
 from residual.training.corpus import CACHE
 from residual.training.resume import History
 from residual.training.train import train
 
-EXPERIMENTS: dict[str, Experiment] = {**language.EXPERIMENTS, **othello.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {**language.EXPERIMENTS, **lenses.EXPERIMENTS, **othello.EXPERIMENTS}
 """All experiments of all families, by name."""
 
 
