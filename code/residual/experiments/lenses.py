@@ -34,7 +34,7 @@ class Lens(Experiment):
     of: str  # the model's checkpoint
     batch: int  # windows per step
     length: int  # tokens per window
-    held_out: int = 16  # validation windows
+    held_out: int = 12  # validation windows
 
     def model(self) -> TunedLens:
         """Return the untrained lens: the logit lens."""
@@ -73,13 +73,13 @@ EXPERIMENTS = {
         "A tuned lens for house: an affine map before each layer, trained on KL to the model's own output",
         LensConfig(n_layers=4, d_model=256),
         of="house",
-        steps=600,
-        batch=16,
-        length=128,
-        lr=2e-3,
+        steps=300,
+        batch=8,
+        length=96,
+        lr=3e-3,
         warmup=30,
         weight_decay=0.0,
         data="house",
-        evaluate_every=100,
+        evaluate_every=150,
     ),
 }

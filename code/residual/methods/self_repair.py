@@ -9,10 +9,10 @@ primes for the changed run::
                        direct effect      later parts' response       scale
 
 The direct effect is what direct logit attribution credits to the head. Self-repair is what is not lost after all,
-``(logit' - logit) + direct = later + scale`` (Rushing and Nanda 2024, "Explorations of Self-Repair in Language Models",
-section 2, with the resample ablation of their section 3). ``later`` is a sum too, over the heads and MLPs after the head.
-With LayerNorm, ``·`` reads a centered stream and the shifts cancel in the difference; without a norm the scale's part is 0.
-The split takes the scale last: at the changed stream. ``mixed`` is the part of it that another order would move.
+``(logit' - logit) + direct = later + scale`` (the quantity of Rushing and Nanda 2024, "Explorations of Self-Repair in
+Language Models"). ``later`` is a sum too, over the heads and MLPs after the head. With LayerNorm, ``·`` reads a
+centered stream, and the shifts cancel in the difference; without a norm the scale's part is 0. The split takes the
+scale last, at the changed stream; ``mixed`` is the part of it that another order would move.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Split:
     direct: Float[Tensor, "batch pos"]  # what the head's output brought, at the scale of the clean run
     later: Float[Tensor, "batch pos"]  # the change in what was written after it, at the same scale
     scale: Float[Tensor, "batch pos"]
-    mixed: Float[Tensor, "batch pos"]  # the part of ``scale`` that comes from the changed stream: (r·x' - r·x)(1/s' - 1/s)
+    mixed: Float[Tensor, "batch pos"]  # the part of ``scale`` from the changed stream: (r·x' - r·x)(1/s' - 1/s)
+    alone: Float[Tensor, "batch pos"]  # what ``scale`` would be if nothing after the head responded
     by_part: Float[Tensor, "part batch pos"]  # ``later``, one row for each of ``labels``
     labels: list[str]  # "mlp.2", "3.0", "3.1", …
 
@@ -112,12 +113,14 @@ class SelfRepair:
         lost = ((wrote.double() - new.double()) * self.read).sum(dim=-1)
         total, before = logit * s, self.logit * self.s  # r·x', r·x
         further = 1 / s - 1 / self.s
+        bare, bare_s = self._reading(self.end + (new - wrote))  # the head changed, and nothing else
         rows, labels = self._parts(seen, layer) if names else (self.end.new_zeros(0, *x.shape[:2]).double(), [])
         return Split(
             direct=lost / self.s,
             later=(total - before + lost) / self.s,
             scale=total * further,
             mixed=(total - before) * further,
+            alone=bare * (1 - bare_s / self.s),
             by_part=rows,
             labels=labels,
         )
@@ -180,7 +183,7 @@ def next_token_direction(model: Transformer, tokens: Tokens) -> Float[Tensor, "b
     """Return, at each position but the last, the direction of the next token's logit minus the mean logit.
 
     The last position has no next token: its direction is 0. A constant added to all logits changes no probability, so
-    the mean is taken out (Rushing and Nanda 2024, section 2).
+    the mean is taken out (as Rushing and Nanda 2024 do).
 
     Raises:
         TypeError: the tokens are text; encode them first.

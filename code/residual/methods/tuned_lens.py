@@ -94,7 +94,9 @@ def lens_loss(model: Transformer, lens: TunedLens, x: Float[Tensor, "layer *any 
         target = model.unembed(x[-1]).log_softmax(dim=-1)
     losses = []
     for logits in lens_logits(model, lens, x[:-1]):
-        losses.append(F.kl_div(logits.log_softmax(dim=-1), target, reduction="none", log_target=True).sum(dim=-1).mean())
+        losses.append(
+            F.kl_div(logits.log_softmax(dim=-1), target, reduction="none", log_target=True).sum(dim=-1).mean()
+        )
     return torch.stack(losses).mean()
 
 

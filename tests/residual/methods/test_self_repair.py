@@ -72,6 +72,7 @@ def test_with_nothing_after_the_head_all_repair_is_the_scale(model, seed, head):
     size = max(1.0, split.scale.abs().max().item())
     same(split.later, torch.zeros_like(split.later), size)
     same(split.scale, frozen - recomputed, 1e3 * size)
+    same(split.alone, split.scale, size)
     assert len(split.by_part) == 0
 
 
