@@ -60,6 +60,7 @@ def subset_values(
     *,
     heads: Sequence[str] | None = None,
     instead: Literal["zero", "mean"] | Mapping[str, Tensor] = "mean",
+    stream: bool = False,
 ) -> Float[Tensor, " subset *measured"]:
     """Return the measure of the logits for every subset of ``heads``; heads outside the subset are replaced.
 
@@ -71,6 +72,8 @@ def subset_values(
         heads: as in ``["0.1", "1.3"]``; default: all. Heads not listed always stay as they are.
         instead: what an absent head gives: zero; the mean of its ``attn.z`` over examples and positions in the run
             with all heads; or recorded values by name, ``{"blocks.0.attn.z": …}``, such as those of other tokens.
+        stream: the measure takes the end of the stream, before the final norm, instead of the logits. Logits are most
+            of the work, and a few of them can be read off the stream.
 
     Raises:
         ValueError: no such head, a head twice, more than ``MOST`` heads, or an ``instead`` that is neither.
@@ -113,13 +116,14 @@ def subset_values(
             some = z.clone()
             some[:, :, gone] = given[layer][:, :, gone]
             out = torch.einsum("bphd,hdm->bpm", some, block.attn.W_O) + rest
-            stream = block.after_attention(x + out)
+            after = block.after_attention(x + out)
             number = chosen | sum(1 << i for i in bits)
             if last:
-                found[number] = torch.as_tensor(measure(model.run_from(layer + 1, stream)))
+                end = _onward(model, after, layer + 1, model.config.n_layers)
+                found[number] = torch.as_tensor(measure(end if stream else model.unembed(end)))
                 bar.update()
             else:
-                walk(depth + 1, _onward(model, stream, layer + 1, layers[depth + 1]), number)
+                walk(depth + 1, _onward(model, after, layer + 1, layers[depth + 1]), number)
 
     walk(0, seen[start], 0)
     bar.close()

@@ -118,6 +118,8 @@ def test_each_subset_is_one_run_with_the_other_heads_ablated(model, data, seed):
     model(tokens, tap=(seen := record("*.attn.z")))
     values = subset_values(model, tokens, readings, heads=heads, instead=how)
     assert values.shape == (2 ** len(heads), 2)
+    ends = subset_values(model, tokens, lambda x: readings(model.unembed(x)), heads=heads, instead=how, stream=True)
+    assert torch.equal(ends, values)
     for s, row in enumerate(values):
         gone = [head for i, head in enumerate(heads) if not s >> i & 1]
         taps = [ablate("*.attn.z", how, seen, heads=gone, across_positions=True)] if gone else []
