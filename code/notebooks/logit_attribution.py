@@ -7,7 +7,6 @@
 # %% setup
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from residual import load, smollm2
 from residual.experiments.hand_set import induction
@@ -39,6 +38,7 @@ from weave import claim
 
 _ = torch.set_grad_enabled(False)
 SEEDS, ROWS = range(5), 8
+large, _ = smollm2()
 
 
 def error(x):
@@ -117,7 +117,9 @@ class Graded:
                  for i, block in enumerate(model.blocks)]  # fmt: skip
         constant = read(torch.cat(means)[:, None, None].expand(-1, *self.tokens.shape, -1))
         self.attribution = {"zero": self.written, "mean": self.written - constant}
-        self.values = {how: subset_values(model, self.tokens, read, instead=how, stream=True) for how in ("zero", "mean")}
+        self.values = {
+            how: subset_values(model, self.tokens, read, instead=how, stream=True) for how in ("zero", "mean")
+        }
         self.shapley = {how: shapley(values) for how, values in self.values.items()}
         self.removed = {how: removed(values) for how, values in self.values.items()}
         self.alone = {how: alone(values) for how, values in self.values.items()}
@@ -197,7 +199,7 @@ for ax, title, pick in (
     (left, "previous-token head", lambda x, seed: x[movers[seed]]),
     (right, "second layer, all four", lambda x, seed: x[4:].sum(dim=0)),
 ):
-    for place, (name, (of, colour)) in enumerate(answers.items()):
+    for place, (of, colour) in enumerate(answers.values()):
         values = [pick(getattr(g["repeats"], of)["mean"], seed).mean().item() for seed, g in enumerate(graded)]
         ax.bar(place, np.mean(values), color=colour, alpha=0.45, width=0.7)
         ax.plot(place + np.linspace(-0.2, 0.2, 5), values, "o", color=colour, markersize=4)
@@ -314,11 +316,10 @@ table(
 # Tied embeddings, 30 layers. The constant is fitted on some speeches and used on others.
 
 # %% smollm2-lens
-large, _ = smollm2()
 spoken = smollm2_speeches(8, 29)
 x = streams(large, spoken)
 constant = fit_bias(x[:, :4, 1:])  # the first position is unlike all others
-LAYERS = [0, 1, 2, 5, 9, 13, 17, 20, 23, 26, 29]
+LAYERS = [0, 1, 2, 7, 13, 18, 23, 26, 29]
 tokens = spoken[4:, 1:]
 final_large = large.unembed(x[-1, 4:, 1:])
 by_layer = []
@@ -328,7 +329,8 @@ for layer in LAYERS:
     favorite = top.flatten().mode().values
     by_layer.append([
         kl(final_large, raw).mean(), kl(final_large, moved).mean(), lens_bias(final_large, raw),
-        (top == tokens).float().mean(), (moved.argmax(dim=-1) == tokens).float().mean(), (top == favorite).float().mean(),
+        (top == tokens).float().mean(), (moved.argmax(dim=-1) == tokens).float().mean(),
+        (top == favorite).float().mean(),
         (raw.argmax(dim=-1) == final_large.argmax(dim=-1)).float().mean(),
         (moved.argmax(dim=-1) == final_large.argmax(dim=-1)).float().mean(),
     ])  # fmt: skip
@@ -358,8 +360,8 @@ claim(
     constant_large_least=closes.min(),
     constant_large_most=closes.max(),
     favorite_most=favorite[middle].max(),
-    agrees_20=agrees[LAYERS.index(20)],
-    agrees_moved_20=agrees_moved[LAYERS.index(20)],
+    agrees_23=agrees[LAYERS.index(23)],
+    agrees_moved_23=agrees_moved[LAYERS.index(23)],
 )
 lines(
     LAYERS,
@@ -448,7 +450,7 @@ table(
 
 # %% suppression
 spoken_ids = torch.unique(smollm2_speeches(30, 160))
-ids = spoken_ids[torch.randperm(len(spoken_ids), generator=torch.Generator().manual_seed(0))[:600]]
+ids = spoken_ids[torch.randperm(len(spoken_ids), generator=torch.Generator().manual_seed(0))[:400]]
 enters = large.run_to(ids[:, None], 1)[:, 0]
 U = (large.W_U[:, ids] - mean[:, None]) * large.ln_final.w[:, None]
 lowest, highest = torch.zeros(30, 9), torch.zeros(30, 9)
@@ -472,11 +474,23 @@ claim(
 )
 ax = panels(height=3.2)
 ax.scatter(highest.flatten(), lowest.flatten(), s=14, color=GREY, alpha=0.6, linewidth=0)
-for layer, head, colour in ((23, 3, ORANGE), (24, 4, ORANGE), (23, 0, BLUE), (23, 2, BLUE), (29, 6, GREY), (22, 5, GREY)):
+for layer, head, colour in (
+    (23, 3, ORANGE),
+    (24, 4, ORANGE),
+    (23, 0, BLUE),
+    (23, 2, BLUE),
+    (29, 6, GREY),
+    (22, 5, GREY),
+):
     spot = (highest[layer, head].item(), lowest[layer, head].item())
     ax.scatter(*spot, s=26, color=colour, linewidth=0)
     ax.annotate(f"{layer}.{head}", spot, xytext=(5, 3), textcoords="offset points", color=colour)
-ax.set(xlabel="own logit among the 5% that rise most", ylabel="among the 5% that fall most", xlim=(-0.02, 1), ylim=(-0.02, 1))
+ax.set(
+    xlabel="own logit among the 5% that rise most",
+    ylabel="among the 5% that fall most",
+    xlim=(-0.02, 1),
+    ylim=(-0.02, 1),
+)
 
 # %% [markdown]
 # What do these heads do on speeches? Each time that one of them gives more than 0.3 of its attention to one earlier
@@ -527,13 +541,13 @@ table(
 )
 
 # %% removed-there
-cost = {}
-base_loss = losses(large, speeches[:6])
+cost, few_speeches = {}, speeches[:6, :33]
+base_loss = losses(large, few_speeches)
 base_names = prompts.each(large(prompts.clean)[:, -1])
 for head in ("23.3", "24.4", "23.0"):
     layer, index = map(int, head.split("."))
     tap = ablate(f"blocks.{layer}.attn.z", "mean", heads=index, across_positions=True)
-    on_text = (losses(lambda t, tap=tap: large(t, tap=tap), speeches[:6]) - base_loss).mean(dim=1)
+    on_text = (losses(lambda t, tap=tap: large(t, tap=tap), few_speeches) - base_loss).mean(dim=1)
     on_names = prompts.each(large(prompts.clean, tap=tap)[:, -1]) - base_names
     cost[head] = (on_names, on_text)
 claim(
@@ -566,7 +580,9 @@ heads = [f"{FIRST + layer}.{head}" for layer in range(18) for head in range(9)]
 strong = part("largest", "zero", "direct") > 0.3
 shares = {}
 for how in PUT_IN:
-    direct, later, scale_part, bare = (part("largest", how, name)[strong] for name in ("direct", "later", "scale", "alone"))
+    direct, later, scale_part, bare = (
+        part("largest", how, name)[strong] for name in ("direct", "later", "scale", "alone")
+    )
     shares[how] = {
         "repair": ((later + scale_part).sum() / direct.sum()).item(),
         "later": (later.sum() / direct.sum()).item(),
@@ -588,14 +604,19 @@ claim(
     ioi_23_3_direct=names_of["direct"][ioi_heads[0]],
     ioi_24_4_repair=(names_of["later"] + names_of["scale"])[ioi_heads[1]],
     ioi_24_4_direct=names_of["direct"][ioi_heads[1]],
+    ioi_23_0_direct=names_of["direct"][ioi_heads[3]],
+    ioi_23_0_later=names_of["later"][ioi_heads[3]],
+    ioi_23_0_scale=names_of["scale"][ioi_heads[3]],
     **{f"{how}_{name}": value for how, row in shares.items() for name, value in row.items()},
 )
 table(
     [
-        [how, *(shown(row[name]) for name in ("repair", "later", "scale", "alone")), f"{row['repaired']} of {int(strong.sum())}"]
+        [how, *(shown(row[name]) for name in ("repair", "later", "scale", "alone")),
+         f"{row['repaired']} of {int(strong.sum())}"]
         for how, row in shares.items()
     ],
-    ["put in its place", "repaired, of the direct effect", "by later parts", "by the scale", "scale, nothing else moving", "heads with repair"],
+    ["put in its place", "repaired, of the direct effect", "by later parts", "by the scale",
+     "scale, nothing else moving", "heads with repair"],
 )  # fmt: skip
 
 # %% repair-by-head
@@ -628,32 +649,54 @@ table(
 )
 
 # %% [markdown]
-# A push with nothing else in it: one logit is taken away along a token's direction at a layer, the next token's or some
-# other's, and the later parts give back a share of it.
+# A push with nothing else in it: one logit is taken away along a direction, and later parts give a share of it back.
+# The direction of the next token's logit; of another token's; and a random direction that no token has.
 
 # %% push
-some = smollm2_speeches(6, 41)
-elsewhere = some.roll(1, dims=0)  # tokens of another speech
-pushes = {}
-for kind, target in (("next token", some), ("another token", elsewhere)):
-    direction = next_token_direction(large, target)
-    run = SelfRepair(large, some, direction)
-    for layer in (13, 17, 21, 25, 28):
-        z = run.seen[f"blocks.{layer}.attn.z"][:, :, 0] @ large.blocks[layer].attn.W_O[0]
-        away = (run.s[..., None] * run.read / run.read.square().sum(dim=-1, keepdim=True).clamp(min=1e-9)).float()
-        split = run(f"{layer}.0", z - away)
-        pushes[kind, layer] = {name: getattr(split, name)[:, 1:-1].mean(dim=1) for name in ("direct", "later", "scale")}
+some = smollm2_speeches(6, 33)
+to_next = next_token_direction(large, some)
+noise = torch.randn(to_next.shape, generator=torch.Generator().manual_seed(2))
+noise = noise * to_next.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+KINDS = {
+    "the next token's": to_next,
+    "another token's": next_token_direction(large, some.roll(1, dims=0)),  # from another speech
+    "a random direction's": noise,
+}
+DEPTHS = (13, 21, 28)
+
+
+def push(run, layer, size=1.0):
+    """Take ``size`` logits away along the run's direction, before the MLP of a layer."""
+    wrote = run.seen[f"blocks.{layer}.attn.z"][:, :, 0] @ large.blocks[layer].attn.W_O[0]
+    away = run.s[..., None] * run.read / run.read.square().sum(dim=-1, keepdim=True).clamp(min=1e-9)
+    found = run(f"{layer}.0", wrote - size * away.float())
+    stream = run.seen[f"blocks.{layer}.resid_pre"]
+    return {
+        **{name: getattr(found, name)[:, 1:-1].mean(dim=1) / size for name in ("direct", "later", "scale")},
+        "length": (size * away.norm(dim=-1) / stream.norm(dim=-1))[:, 1:-1].mean(),
+    }
+
+
+runs = {kind: SelfRepair(large, some, direction) for kind, direction in KINDS.items()}
+pushes = {(kind, layer): push(run, layer) for kind, run in runs.items() for layer in DEPTHS}
+tenth = push(runs["another token's"], 21, size=0.1)
 claim(
     push_direct=max((x["direct"] - 1).abs().max() for x in pushes.values()),
-    **{f"push_{kind.split()[0]}_{layer}": x["later"].mean() for (kind, layer), x in pushes.items()},
+    **{
+        f"push_{short}_{layer}": pushes[kind, layer]["later"].mean()
+        for short, kind in zip(("next", "other", "random"), KINDS, strict=True)
+        for layer in DEPTHS
+    },
     push_error=max(error(x["later"]) for x in pushes.values()),
+    push_tenth=tenth["later"].mean(),
     push_scale_most=max(x["scale"].mean().abs() for x in pushes.values()),
+    push_length_least=min(x["length"] for x in pushes.values()),
+    push_length_most=max(x["length"] for x in pushes.values()),
 )
 table(
-    [[f"before the MLP of layer {layer}",
-      *(f"{shown(pushes[kind, layer]['later'].mean())} ± {error(pushes[kind, layer]['later']):.2f}"
-        for kind in ("next token", "another token"))] for layer in (13, 17, 21, 25, 28)],
-    ["one logit taken away", "given back: the next token's", "given back: another token's"],
+    [[f"layer {layer}", *(f"{shown(pushes[kind, layer]['later'].mean())} ± {error(pushes[kind, layer]['later']):.2f}"
+                          for kind in KINDS)] for layer in DEPTHS],
+    ["one logit taken away before the MLP of", *KINDS],
 )  # fmt: skip
 
 # %% [markdown]
@@ -662,7 +705,7 @@ table(
 # Terms of the next token's logit on speeches whose ranks run against each other over positions.
 
 # %% pairs
-some = smollm2_speeches(8, 49)
+some = smollm2_speeches(8, 33)
 reads = next_token_direction(large, some)
 spoken_terms = decompose(large, some, by="component")
 s = (spoken_terms.stream.square().mean(dim=-1) + large.config.norm_eps).sqrt()
@@ -686,7 +729,10 @@ large.run_to(some, 30, tap=(base := record([name, later_name])))
 tap = ablate(name, "mean", base, across_positions=True)
 large.run_to(some, 30, tap=compose(tap, changed := record(later_name)))
 moves = (((changed[later_name] - base[later_name]) * reads * large.ln_final.w).sum(dim=-1) / s)[:, 1:-1].flatten()
-removed_part = credit[first] - (base[name].mean(dim=(0, 1)) * reads * large.ln_final.w).sum(dim=-1)[:, 1:-1].flatten() / s[:, 1:-1].flatten()
+removed_part = (
+    credit[first]
+    - (base[name].mean(dim=(0, 1)) * reads * large.ln_final.w).sum(dim=-1)[:, 1:-1].flatten() / s[:, 1:-1].flatten()
+)
 answering = (moves * (removed_part - removed_part.mean())).mean() / removed_part.var()
 claim(
     pairs_loud=len(loud),
@@ -696,6 +742,7 @@ claim(
     pair_second_std=rows[0][4],
     pair_sum_std=rows[0][5],
     pair_answers=answering,
+    pair_slope=-pairs[0][0] * rows[0][4] / rows[0][3],
     pair_mean_first=credit[first].mean(),
 )
 table(

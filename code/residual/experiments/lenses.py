@@ -71,7 +71,7 @@ class Lens(Experiment):
 EXPERIMENTS = {
     "house-lens": Lens(
         "A tuned lens for house: an affine map before each layer, trained on KL to the model's own output",
-        LensConfig(n_layers=4, d_model=256),
+        LensConfig(layers=4, d_model=256),
         of="house",
         steps=300,
         batch=8,

@@ -29,7 +29,7 @@ from residual.taps import record
 class LensConfig(Checked):
     """The size of a lens: a translator before each layer of a model."""
 
-    n_layers: int = 4
+    layers: int = 4
     d_model: int = 256
 
 
@@ -39,8 +39,8 @@ class TunedLens(nn.Module):
     def __init__(self, config: LensConfig) -> None:
         super().__init__()
         self.config = config
-        self.W = nn.Parameter(torch.zeros(config.n_layers, config.d_model, config.d_model))
-        self.b = nn.Parameter(torch.zeros(config.n_layers, config.d_model))
+        self.W = nn.Parameter(torch.zeros(config.layers, config.d_model, config.d_model))
+        self.b = nn.Parameter(torch.zeros(config.layers, config.d_model))
 
     def forward(self, x: Float[Tensor, "layer *any d_model"]) -> Float[Tensor, "layer *any d_model"]:
         """Translate the streams before the layers.
