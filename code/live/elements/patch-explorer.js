@@ -3,7 +3,7 @@
  * <patch-explorer model="house" clean="…" corrupted="…">: two sentences of as many tokens; what happens to the next token
  * when one head's output at one position is taken from the run on the other sentence, for every head and position.
  */
-import { element, percent, visible } from "../lib/element.js";
+import { element, onWidth, percent, visible } from "../lib/element.js";
 import { LiveFigure } from "../lib/figure.js";
 import { forward, softmax, sweep, top } from "../lib/gpt.js";
 import { load } from "../lib/model.js";
@@ -86,7 +86,7 @@ export default class PatchExplorer extends LiveFigure {
       element("fieldset", {}, element("legend", { textContent: "what is patched" }),
         element("label", {}, way(true), "denoising: the corrupted sentence, one head from the clean one"),
         element("label", {}, this.noising, "noising: the clean sentence, one head from the corrupted one")), this.status, this.bar, this.parts);
-    new ResizeObserver(() => this.draw()).observe(this.parts);
+    onWidth(this.parts, () => this.draw());
   }
 
   /** Return a token as it is shown. @param {number} id @returns {string} */
@@ -140,6 +140,7 @@ export default class PatchExplorer extends LiveFigure {
     let done = 0, drawn = performance.now();
     this.bar.value = 0;
     this.bar.hidden = false;
+    this.side.replaceChildren();
     this.status.textContent = "Patching every head at every position …";
     this.chosen = { layer: model.layers - 1, head: 0, position: base.n - 1 };
     const ended = await inSlices(sweep(model, base, source), ({ layer, head, position, logits }) => {
