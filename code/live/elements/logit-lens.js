@@ -95,7 +95,7 @@ export default class LogitLens extends LiveFigure {
     this.run = forward(model, tokens);
     this.lens = [...this.run.streams.slice(0, -1).map((/** @type {Float32Array} */ x) => unembed(model, x)), this.run.logits];
     const [last] = top(this.logits(tokens.length - 1, model.layers), 1);
-    this.status.textContent = `After this text the model expects “${this.name(last)}”. Each row is a token, each column a layer; darker is more probable.` +
+    this.status.textContent = `After this text the model expects “${this.name(last)}”. Each row is a token, each column a layer; the bluer, the more probable.` +
       (all.length > MAX_TOKENS ? ` Only the first ${MAX_TOKENS} of ${all.length} tokens are read.` : "");
     const head = element("tr", {}, title("read"), title("embed"), ...Array.from({ length: model.layers }, (_, layer) => title(`after ${layer}`)));
     this.grid.replaceChildren(element("thead", {}, head), element("tbody", {}, ...tokens.map((/** @type {number} */ token, /** @type {number} */ position) => this.row(token, position))));
