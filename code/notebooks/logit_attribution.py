@@ -207,7 +207,7 @@ for ax, title, pick in (
     ax.set_title(title)
     ax.set_xticks(range(3), list(answers))
 left.set_ylabel("credit (logits)")
-left.text(2.4, float(np.mean(totals)) + 0.25, "all heads together", color=GREY, ha="right", fontsize=8)
+_ = left.text(2.4, float(np.mean(totals)) + 0.9, "all heads together", color=GREY, ha="right", fontsize=8)
 
 # %% where-it-goes
 rows = []
@@ -365,10 +365,10 @@ claim(
 )
 lines(
     LAYERS,
-    {"as it is": raw_kl[:].clamp(max=25), "with a constant": constant_kl, "its bias": raw_bias.clamp(max=25)},
+    {"as it is": raw_kl.clamp(max=25), "with a constant": constant_kl},
     xlabel="before layer",
     ylabel="KL to the output (nats)",
-    colours=[ORANGE, BLUE, GREY],
+    colours=[ORANGE, BLUE],
 )
 
 # %% [markdown]
@@ -474,18 +474,13 @@ claim(
 )
 ax = panels(height=3.2)
 ax.scatter(highest.flatten(), lowest.flatten(), s=14, color=GREY, alpha=0.6, linewidth=0)
-for layer, head, colour in (
-    (23, 3, ORANGE),
-    (24, 4, ORANGE),
-    (23, 0, BLUE),
-    (23, 2, BLUE),
-    (29, 6, GREY),
-    (22, 5, GREY),
-):
+for layer, head, colour, below in (
+    (23, 3, ORANGE, 7), (24, 4, ORANGE, -7), (23, 0, BLUE, 7), (23, 2, BLUE, 7), (29, 6, GREY, 5), (22, 5, GREY, -6),
+):  # fmt: skip
     spot = (highest[layer, head].item(), lowest[layer, head].item())
     ax.scatter(*spot, s=26, color=colour, linewidth=0)
-    ax.annotate(f"{layer}.{head}", spot, xytext=(5, 3), textcoords="offset points", color=colour)
-ax.set(
+    ax.annotate(f"{layer}.{head}", spot, xytext=(5, below), textcoords="offset points", color=colour, va="center")
+_ = ax.set(
     xlabel="own logit among the 5% that rise most",
     ylabel="among the 5% that fall most",
     xlim=(-0.02, 1),
@@ -630,7 +625,7 @@ for ax, how in zip(axes, ("resample", "projected"), strict=True):
     ax.set_title({"resample": "another text's output", "projected": "own output, logit removed"}[how])
 axes[0].set_ylabel("repaired by (logits)")
 axes[1].text(0.97, 0.95, "later parts", color=ORANGE, transform=axes[1].transAxes, ha="right", va="top")
-axes[1].text(0.97, 0.86, "the scale", color=BLUE, transform=axes[1].transAxes, ha="right", va="top")
+_ = axes[1].text(0.97, 0.86, "the scale", color=BLUE, transform=axes[1].transAxes, ha="right", va="top")
 
 # %% who-answers
 splits = SelfRepair(large, prompts.clean, (large.W_U[:, prompts.io] - large.W_U[:, prompts.s]).mT[:, None])

@@ -18,7 +18,8 @@ What is in the weights? Do heads copy, do they compose?   ``methods.circuits``
 Where do heads look on text that repeats?                 ``methods.induction``
 Where do they look on any text, and what do they move?    ``methods.roles``, ``methods.role_tables``
 The model as a sum over paths                             ``methods.paths``
-What wrote this logit? What do the layers predict?        ``methods.attribution``
+What wrote this logit? What do the layers predict?        ``methods.attribution``, ``tuned_lens``
+What makes up for a head that is taken away?              ``methods.self_repair``
 Change each head, layer and position in turn              ``methods.sweeps``
 What is each head worth, over all subsets of heads?       ``methods.shapley``
 Change what one part reads from another; score all edges  ``methods.edges``

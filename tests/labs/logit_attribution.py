@@ -1,0 +1,58 @@
+"""Wrong answers to the labs of logit-attribution.md, each with words of the sentence that the reader gets."""
+
+WRONG = {
+    "contributions": [
+        (
+            "import numpy as np\n"
+            "def contributions(terms, u, w, eps):\n"
+            "    return terms @ (u * w) / np.sqrt((terms**2).mean(axis=1) + eps)",
+            "divided by its own scale",
+        ),
+        ("def contributions(terms, u, w, eps):\n    return terms @ (u * w)", "the scale is missing"),
+        (
+            "import numpy as np\n"
+            "def contributions(terms, u, w, eps):\n"
+            "    return terms @ u / np.sqrt((terms.sum(axis=0) ** 2).mean() + eps)",
+            "weights w are missing",
+        ),
+    ],
+    "fair-shares": [
+        (
+            "def fair_shares(values):\n"
+            "    n = len(values).bit_length() - 1\n"
+            "    return [values[-1] - values[2**n - 1 - 2**i] for i in range(n)]",
+            "only the last of all orders",
+        ),
+        (
+            "def fair_shares(values):\n"
+            "    n = len(values).bit_length() - 1\n"
+            "    return [values[2**i] - values[0] for i in range(n)]",
+            "only the first of all orders",
+        ),
+        (
+            "def fair_shares(values):\n"
+            "    n = len(values).bit_length() - 1\n"
+            "    gains = [[values[s | 1 << i] - values[s] for s in range(2**n) if not s >> i & 1] for i in range(n)]\n"
+            "    return [sum(gain) / len(gain) for gain in gains]",
+            "look at the weights",
+        ),
+    ],
+    "three-parts": [
+        (
+            "import numpy as np\n"
+            "def three_parts(x, x_changed, t, t_changed, r):\n"
+            "    s, s2 = (np.sqrt((y**2).mean()) for y in (x, x_changed))\n"
+            "    later = r @ (x_changed - x + t - t_changed) / s\n"
+            "    return r @ (t_changed - t) / s, later, r @ x_changed * (1 / s2 - 1 / s)",
+            "direct has the wrong sign",
+        ),
+        (
+            "import numpy as np\n"
+            "def three_parts(x, x_changed, t, t_changed, r):\n"
+            "    s, s2 = (np.sqrt((y**2).mean()) for y in (x, x_changed))\n"
+            "    later = r @ (x_changed - x) / s\n"
+            "    return r @ (t - t_changed) / s, later, r @ x_changed * (1 / s2 - 1 / s)",
+            "the logit changes by",
+        ),
+    ],
+}
