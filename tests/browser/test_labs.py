@@ -81,3 +81,10 @@ def test_a_browser_that_keeps_nothing_has_labs_too(site: BuiltSite, page: Any) -
     page.goto(site.url + PLACE)
     lab_of(page).locator("textarea").fill("x")
     assert lab_of(page).get_by_role("button", name="Reset").is_visible()
+
+
+def test_the_weights_that_labs_read_are_on_the_site(site: BuiltSite) -> None:
+    for page in site.folder.glob("notes/*/index.html"):
+        for models in re.findall(r'<py-lab [^>]*models="([^"]*)"', page.read_text("utf-8")):
+            for model in models.split():
+                assert (site.folder / f"assets/live/models/{model}.safetensors").is_file(), page.parent.name
