@@ -65,7 +65,7 @@ def book_of(config: MkDocsConfig, options: WeaveConfig) -> Book:
     root = Path(config.config_file_path).resolve().parent
     docs = Path(config.docs_dir).resolve().relative_to(root).as_posix()
     layout = Layout(root, docs, options.notebooks, tuple(options.sources))
-    return Book(layout, options.cell_timeout, tuple(options.modules))
+    return Book(layout, options.cell_timeout, tuple(options.modules), tuple(options.browser_packages))
 
 
 class WeavePlugin(BasePlugin[WeaveConfig]):
@@ -102,7 +102,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         else:
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
-            self.notes = NotePages(self.book, self.rendered, self.config.browser_packages)
+            self.notes = NotePages(self.book, self.rendered)
             self.notebooks = NotebookPages(self.book, self.rendered)
         self.repository = config.repo_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
@@ -257,7 +257,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
-        return extra.files(self.book, self.notes.snippets, self.repository)
+        return extra.files(self.book, self.notes.snippets, self.notes.checks, self.repository)
 
     def on_shutdown(self) -> None:
         """Also called after an error or Ctrl-C."""
