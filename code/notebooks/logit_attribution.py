@@ -344,6 +344,7 @@ for name, text_tokens in (("gpt", text[:, :-1]), ("house", test)):
     echo_others[name] = (some == text_tokens).float().mean(dim=(1, 2))
 closes = ((raw_kl - constant_kl) / raw_kl)[middle]
 claim(
+    lens_large_positions=tokens.numel(),
     echo_embedding=echo[0],
     echo_after_first=echo[1],
     echo_later_most=echo[2:].max(),
@@ -479,7 +480,10 @@ for layer, head, colour, below in (
 ):  # fmt: skip
     spot = (highest[layer, head].item(), lowest[layer, head].item())
     ax.scatter(*spot, s=26, color=colour, linewidth=0)
-    ax.annotate(f"{layer}.{head}", spot, xytext=(5, below), textcoords="offset points", color=colour, va="center")
+    side, ha = (-5, "right") if head == 2 else (5, "left")
+    ax.annotate(
+        f"{layer}.{head}", spot, xytext=(side, below), textcoords="offset points", color=colour, va="center", ha=ha
+    )
 _ = ax.set(
     xlabel="own logit among the 5% that rise most",
     ylabel="among the 5% that fall most",
