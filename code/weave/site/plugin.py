@@ -232,8 +232,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             )
             output = output.replace(_LEDGER, table)
         output = finish.without_marks(headings.link(output, self.book.pages))
-        macros = config.mdx_configs.get("weave.math", {}).get("macros", {})
-        return render_html(finish.with_files(output, page.url), macros)
+        output = finish.with_files(output, page.url)
+        return render_html(output, config.mdx_configs.get("weave.math", {}).get("macros", {}))
 
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
@@ -248,12 +248,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             if not publish.strict_warnings():
                 publish.publish(site_dir, self.final, root / ".cache/weave/site.lock")
                 config.site_dir = str(self.final)  # where other plugins and `mkdocs gh-deploy` look for it now
-                if (
-                    config.strict
-                    and self.final == unchanged.site_of(root)
-                    and config.config_file_path.endswith("/mkdocs.yml")
-                ):
-                    unchanged.keep(root, self.before)
+                unchanged.keep(config, self.before)
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
@@ -271,6 +266,5 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         return self.notebooks.path_of(uri) if uri in self.notebooks.headings else f"{self.book.layout.docs}/{uri}"
 
     def _url(self, path: str, page: MkDocsPage) -> str:
-        uri = self.book.layout.page_uri(path)
-        file = self.files.get_file_from_path(uri) if uri else None
+        file = self.files.get_file_from_path(self.book.layout.page_uri(path) or "")
         return file.url_relative_to(page.file) if file else ""

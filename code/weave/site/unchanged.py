@@ -13,10 +13,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weave.run.inputs import installed
 from weave.source.files import read_checked, write_checked
 from weave.source.git import git
+
+if TYPE_CHECKING:  # importing it takes longer than all that this module does
+    from mkdocs.config.defaults import MkDocsConfig
 
 STAMP = ".cache/weave/built"
 RESULTS = ".cache/weave/runs"
@@ -34,14 +38,25 @@ def inputs(root: Path) -> State:
         "the commit": git(root, "rev-parse", "HEAD"),
         "Python": [sys.executable, sys.version],
         "the installed packages": list(installed()),
-        **{f"the variable {name}": os.environ.get(name) for name in sorted(names | {"SOURCE_DATE_EPOCH"})},
+        "the date of the pages": [
+            os.environ.get("SOURCE_DATE_EPOCH") or "".join(git(root, "log", "-1", "--format=%ct"))
+        ],
+        **{f"the variable {name}": os.environ.get(name) for name in sorted(names)},
         **dict(_states(root, root, {site_of(root).name, "node_modules"})),
         **dict(_states(root / "node_modules/.installed", root, set())),
     }
 
 
-def keep(root: Path, before: State) -> None:
-    """Remember that a strict build which began with the inputs ``before`` made the site."""
+def keep(config: MkDocsConfig, before: State) -> None:
+    """Remember a build that began with the inputs ``before``, if it was strict, and into the folder of the settings."""
+    settings = Path(config.config_file_path).resolve()
+    root = settings.parent
+    if config.strict and settings.name == "mkdocs.yml" and Path(config.site_dir) == site_of(root):
+        remember(root, before)
+
+
+def remember(root: Path, before: State) -> None:
+    """Write the stamp of a site as it is now, made from the inputs ``before``."""
     write_checked(root / STAMP, json.dumps({"inputs": before, "made": _made(root)}))
 
 
