@@ -14,10 +14,13 @@ shared out among the heads.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
@@ -142,6 +145,56 @@ class EveryCircuit:
     def best_metrics(self) -> Float[Tensor, " size"]:
         """Return the largest metric of a circuit of each size."""
         return torch.tensor([self.empty + value for value, _ in self._best], dtype=self.tables.dtype)
+
+    def best_without(self) -> Float[Tensor, " edge"]:
+        """Return, for each edge, the largest metric of a circuit without it.
+
+        If that is too little, the edge is in every circuit that is good enough.
+        """
+        most = self.tables.max(dim=1).values
+        direct = self.direct.clamp(min=0)
+        total = self.empty + most.sum() + direct.sum()
+        circuits = torch.arange(self.tables.shape[1])
+        absent = torch.stack([(circuits >> i & 1) == 0 for i in range(len(self.of_head[0]))])  # edge circuit
+        left = torch.stack([self.tables[:, cut].max(dim=1).values for cut in absent], dim=1)  # head edge
+        return torch.cat([(total - most[:, None] + left).flatten(), total - direct])
+
+    def shapley(self) -> Float[Tensor, " edge"]:
+        """Return the Shapley value of each edge: the mean of its gain over all orders in which edges can be added.
+
+        A sum of games has the sum of their values, so each head's table is a game of its own.
+        """
+        n = len(self.of_head[0])
+        size, circuits = sizes(n), torch.arange(2**n)
+        share = torch.tensor([1 / (n * math.comb(n - 1, k)) for k in range(n)], dtype=torch.float64)
+        columns = []
+        for i in range(n):
+            cut = circuits[(circuits >> i & 1) == 0]
+            columns.append((self.tables[:, cut + 2**i] - self.tables[:, cut]).double() @ share[size[cut]])
+        return torch.cat([torch.stack(columns, dim=1).flatten(), self.direct.double()])
+
+    def how_many(self, least: float, bins: int = 256) -> Float[Tensor, " size"]:
+        """Return the number of circuits of each size whose metric is at least ``least``.
+
+        Values are rounded to ``bins`` steps, for each head and for the direct edges, between the largest and smallest
+        of any: so circuits within ``(heads + 1) / 2`` steps of ``least`` may be counted on either side.
+        """
+        n = len(self.writers)
+        direct = torch.stack([self.direct[(i >> torch.arange(n) & 1) == 1].sum() for i in torch.arange(2**n)])
+        parts = [*self.tables.double(), direct.double()]
+        low, high = min(float(p.min()) for p in parts), max(float(p.max()) for p in parts)
+        step = (high - low) / (bins - 1) or 1.0
+        counts = np.ones((1, 1))  # size bin
+        for part in parts:
+            height = len(part).bit_length()  # sizes 0 … of this part
+            histogram = np.zeros((height, bins))
+            np.add.at(histogram, (sizes(height - 1).numpy(), ((part - low) / step).round().long().numpy()), 1)
+            merged = np.zeros((len(counts) + height - 1, counts.shape[1] + bins - 1))
+            for a, b in itertools.product(range(len(counts)), range(height)):
+                merged[a + b] += np.convolve(counts[a], histogram[b])
+            counts = merged
+        values = self.empty + len(parts) * low + step * np.arange(counts.shape[1])
+        return torch.from_numpy(counts[:, values >= least].sum(axis=1))
 
     @cached_property
     def _best(self) -> list[tuple[float, tuple[int, ...]]]:
