@@ -92,10 +92,7 @@ claim(
     most_f=best_f.max(),
 )
 plot.table(
-    [
-        [seed, *(f"{best_f[seed, k]:.2f}" for k in (1, 3, 4, 8, 12, 20, 40, 69)), smallest[seed]]
-        for seed in SEEDS
-    ],
+    [[seed, *(f"{best_f[seed, k]:.2f}" for k in (1, 3, 4, 8, 12, 20, 40, 69)), smallest[seed]] for seed in SEEDS],
     ["seed", "1 edge", "3", "4", "8", "12", "20", "40", "69", "edges for 0.9"],
 )
 
@@ -149,9 +146,7 @@ claim(
     needed_most=max(map(len, needed)),
     needed_are_the_story=sum(as_story(seed, needed[seed])[1] == set() for seed in SEEDS),
     contain_and_good_least=min(float(row.sum()) / n for row, n in zip(good, containing, strict=True)),
-    seeds_where_containing_is_enough=sum(
-        float(row.sum()) / n > 0.99 for row, n in zip(good, containing, strict=True)
-    ),
+    seeds_where_containing_is_enough=sum(float(row.sum()) / n > 0.99 for row, n in zip(good, containing, strict=True)),
     half_random_size=int(next(k for k in SIZES if good[0, k] / possible[k] > 0.5)),
 )
 ax = panels(height=2.8)
@@ -224,12 +219,10 @@ COST = {
     "add one edge": f"{N} runs", "EAP, corrupted end": "2 runs, 1 gradient", "at random": "none",
 }  # fmt: skip
 kept_f = {
-    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][0], SIZES)) for s in SEEDS])
-    for name in METHODS
+    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][0], SIZES)) for s in SEEDS]) for name in METHODS
 }  # seed size
 size_f = {
-    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][1], SIZES)) for s in SEEDS])
-    for name in METHODS
+    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][1], SIZES)) for s in SEEDS]) for name in METHODS
 }
 loss20 = {name: (best_f - f)[:, 1:21].mean(dim=1) for name, f in kept_f.items()}
 at_smallest = {name: torch.stack([f[s, smallest[s]] for s in SEEDS]) for name, f in kept_f.items()}
@@ -396,7 +389,9 @@ claim(
 )
 axes = panels(1, 3, height=2.7, width=9.6)
 for ax, i, title in zip(axes, (0, 1, 2), ("embed → 1.0.q", "0.0 → 1.0.k", "embed → 1.0.v"), strict=True):
-    series = {name: [curves[s][m][i] for s in SHARPNESS] for m, name in enumerate(("exact", "add one", "EAP", "EAP-IG"))}
+    series = {
+        name: [curves[s][m][i] for s in SHARPNESS] for m, name in enumerate(("exact", "add one", "EAP", "EAP-IG"))
+    }
     plot.lines(
         SHARPNESS, series, ax=ax, title=title, xlabel="sharpness of the match", log="x",
         colours=[BLUE, GREY, "#8a5aa8", ORANGE],
@@ -611,6 +606,7 @@ claim(
     ioi_full=high,
     ioi_empty=low,
     ioi_prompts=ioi_circuits.PROMPTS,
+    curve_prompts=ioi_circuits.PROMPTS_CURVES,
     ioi_seconds=scores_card.seconds,
     **{f"{name_of(name)}_{what}": x[i] for name, x in ioi_area.items()
        for i, what in enumerate(("cpr", "cpr_log", "cmd", "cmd_log"))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,13 +12,24 @@ from torch import Tensor
 from residual.experiments.ioi import IOI, ioi_prompts
 from residual.files.pretrained import smollm2
 from residual.files.results import load_result
-from residual.methods.edges import Edge, EdgeScores, edge_attribution, every_edge, patch_edges, readers, writers, written
+from residual.methods.edges import (
+    Edge,
+    EdgeScores,
+    edge_attribution,
+    every_edge,
+    patch_edges,
+    readers,
+    writers,
+    written,
+)
 from residual.methods.faithfulness import FRACTIONS, CircuitRuns, ranked
 from residual.model import Config, Transformer
 from residual.taps import at, compose, record
+from residual.vocabulary import Vocabulary
 
-PROMPTS = 16  # for scores and curves
-PROMPTS_CHOICES = 32  # for the six choices, other prompts
+PROMPTS = 16  # for scores
+PROMPTS_CURVES = 8  # other prompts
+PROMPTS_CHOICES = 32  # other prompts
 STEPS = {"EAP": 1, "EAP-IG": 5}
 """The two ways to score edges, with the number of gradients that each takes the mean of."""
 
@@ -40,7 +52,7 @@ def scores(n_prompts: int = PROMPTS) -> Row:
         ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
     """
     model, _ = smollm2()
-    prompts = ioi_prompts(model.vocabulary, n_prompts)
+    prompts = _prompts(model, n_prompts)
 
     def row(method: int) -> dict[str, Tensor]:
         steps = list(STEPS.values())[method]
@@ -72,8 +84,8 @@ def curves() -> Row:
         ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
     """
     model, _ = smollm2()
-    prompts, of = ioi_prompts(model.vocabulary, PROMPTS), stored_scores(model.config)
-    run = CircuitRuns(model, prompts.clean, prompts.abc, prompts.logit_diff, always=())
+    prompts, of = _prompts(model, PROMPTS_CURVES, seed=2), stored_scores(model.config)
+    run = CircuitRuns(model, prompts.clean, prompts.abc, prompts.logit_diff)
     orders = {f"{name} {by}": ranked(each, by) for name, each in of.items() for by in ("help", "size")}  # type: ignore[arg-type]
     shuffled = torch.randperm(len(run.edges), generator=torch.Generator().manual_seed(0)).tolist()
     orders["random"] = [run.edges[i] for i in shuffled]
@@ -99,7 +111,7 @@ def choices() -> Row:
         ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
     """
     model, _ = smollm2()
-    prompts = ioi_prompts(model.vocabulary, PROMPTS_CHOICES, seed=1)
+    prompts = _prompts(model, PROMPTS_CHOICES, seed=1)
     kept = circuit(model, prompts)  # layer head pos
     other = written(model, prompts.abc)
     full = _difference(model, prompts, None)
@@ -147,6 +159,10 @@ def circuit_edges(config: Config, heads: Bool[Tensor, "layer head"], between: Ed
     headed = [(w, r) for w, r in inside if w in names and not r.startswith(("logits", "mlp"))]
     best = set(sorted(headed, key=lambda edge: -abs(float(between[edge])))[:BETWEEN])
     return [edge for edge in inside if edge in best or edge not in set(headed)]
+
+
+def _prompts(model: Transformer, n: int, seed: int = 0) -> IOI:
+    return ioi_prompts(cast(Vocabulary, model.vocabulary), n, seed=seed)
 
 
 def _difference(model: Transformer, prompts: IOI, tap) -> Float[Tensor, " prompt"]:

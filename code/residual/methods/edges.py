@@ -32,7 +32,6 @@ from residual.methods.reruns import Metric, Position, positions_read
 from residual.model import Block, Config, Norm, Transformer
 from residual.taps import at, compose, find, record
 
-
 Edge = tuple[str, str]
 """A writer and a reader, by name."""
 

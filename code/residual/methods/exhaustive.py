@@ -71,7 +71,9 @@ class EveryCircuit:
     ) -> None:
         c, last = model.config, model.config.n_layers - 1
         if last < 0 or c.d_mlp or c.norm != "none" or c.smeared_keys or c.kv_heads < c.n_heads:
-            raise ValueError("the end of the stream is a sum over heads only without MLPs, norms, shared or smeared keys")
+            raise ValueError(
+                "the end of the stream is a sum over heads only without MLPs, norms, shared or smeared keys"
+            )
         if clean.shape != corrupted.shape:
             raise ValueError(f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; give equal shapes")
         terms = torch.stack([_terms(model, tokens) for tokens in (corrupted, clean)])  # run writer batch pos d_model
@@ -89,13 +91,18 @@ class EveryCircuit:
         self.direct = einsum(terms[1, :, :, -1] - terms[0, :, :, -1], d, "writer b d, b d -> writer") / len(d)
         kept = torch.arange(2**n)[:, None] >> torch.arange(n) & 1  # set writer
         attn = cast(Block, model.blocks[last]).attn
-        place, q, k, v = model.place(0, clean.shape[1]), [], [], []
+        place = model.place(0, clean.shape[1])
+        q: list[Tensor] = []
+        k: list[Tensor] = []
+        v: list[Tensor] = []
         for some in kept:  # what a reader reads if it sees these writers' clean terms
             x = torch.where(some[:, None, None, None] == 1, terms[1], terms[0]).sum(dim=0)
             for found, part in zip((q, k, v), attn.qkv(x, place), strict=True):
                 found.append(part)
         asks = torch.stack([part[:, -1] for part in q])  # set batch head d_head
-        scores = einsum(asks, torch.stack(k), "query b head d, key b pos head d -> head query key b pos") * c.d_head**-0.5
+        scores = (
+            einsum(asks, torch.stack(k), "query b head d, key b pos head d -> head query key b pos") * c.d_head**-0.5
+        )
         moved = einsum(torch.stack(v), attn.W_O, d, "value b pos head e, head e d, b d -> value b pos head")
         table = torch.stack(
             [
@@ -213,7 +220,9 @@ class EveryCircuit:
 
     def _circuit(self, chosen: tuple[int, ...]) -> list[Edge]:
         parts = [*self.of_head, self.edges[-len(self.writers) :]]
-        return [edge for bits, edges in zip(chosen, parts, strict=True) for i, edge in enumerate(edges) if bits >> i & 1]
+        return [
+            edge for bits, edges in zip(chosen, parts, strict=True) for i, edge in enumerate(edges) if bits >> i & 1
+        ]
 
 
 def sizes(n_edges: int) -> Int[Tensor, " circuit"]:

@@ -66,7 +66,9 @@ def scrub(
     for edges, feature in claims:
         same = torch.zeros_like(tokens) if feature is None else feature
         if same.shape != tokens.shape:
-            raise ValueError(f"a feature is {list(same.shape)} and the tokens are {list(tokens.shape)}; both [batch pos]")
+            raise ValueError(
+                f"a feature is {list(same.shape)} and the tokens are {list(tokens.shape)}; both [batch pos]"
+            )
         taps.append(patch_edges(model, edges, resampled(terms, partners(same, generator))))
     logits: Tensor = model(tokens, tap=compose(*taps) if taps else None)
     return logits
