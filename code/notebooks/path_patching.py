@@ -17,7 +17,7 @@ from residual.experiments.measure import spot_check
 from residual.files import checkpoints
 from residual.files.results import load_result
 from residual.methods.acdc import acdc, sweep_order
-from residual.methods.edges import edge_attribution, every_edge
+from residual.methods.edges import edge_attribution, every_edge, patch_edges, written
 from residual.methods.exhaustive import EveryCircuit
 from residual.methods.faithfulness import FRACTIONS, CircuitRuns, cmd, cpr, curve, divergence_from, weights
 from residual.methods.induction import previous_token_score, repeats
@@ -578,6 +578,45 @@ plot.table(
     ],
     ["hypothesis", *(f"seed {seed}" for seed in SEEDS), "mean |change| of a prediction (nats)"],
 )  # fmt: skip
+
+# %% [markdown]
+# ## The graph in the page
+#
+# Every edge alone, on one text; the reader gets the writer's mean over the positions of the text.
+
+
+# %% live
+def live_edges(text):
+    """The loss on the second half without its first token, and what each edge adds to it, largest first."""
+    model = models[0]
+    tokens, _ = model.vocabulary.tokens([text])
+    first = -(-tokens.shape[1] // 2)  # the loss counts the tokens after this one
+
+    def loss(tap=None):
+        of = F.cross_entropy(model(tokens, tap=tap)[0, first:-1], tokens[0, first + 1 :])
+        return float(of)
+
+    means = {name: x.mean(1, keepdim=True).expand_as(x) for name, x in written(model, tokens).items()}
+    base = loss()
+    rises = {edge: loss(patch_edges(model, [edge], means)) - base for edge in every_edge(model.config)}
+    return base, dict(sorted(rises.items(), key=lambda pair: -pair[1]))
+
+
+live_loss, live = live_edges(" kV7 qu%o Zax! 9Gd kV7 qu%o Zax! 9Gd")
+_, plain = live_edges(
+    "The Congress of the United States shall have power to declare war and to make peace with other nations"
+)
+head = {("embed", "0.1.v"), ("embed", "1.1.v"), ("0.1", "1.1.k"), ("1.1", "logits"), ("embed", "1.1.q")}
+claim(
+    live_loss=live_loss,
+    live_story=len(head & set(list(live)[:5])),
+    live_key=live["0.1", "1.1.k"],
+    live_key_plain=abs(plain["0.1", "1.1.k"]),
+    live_worst=min(live.values()),
+)
+plot.table(
+    [[named(edge), rise] for edge, rise in list(live.items())[:8]], ["edge", "rise of the loss (nats)"], digits=3
+)
 
 # %% [markdown]
 # ## SmolLM2 and indirect objects
