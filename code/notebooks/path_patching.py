@@ -376,7 +376,7 @@ found = acdc(sweep_order(model.config, run.edges), run, 0.01)
 claim(
     by_hand_three=by_hand_best[3],
     by_hand_four=by_hand_best[4],
-    by_hand_story=set(by_hand.best()[4]) == set(NEEDED),
+    by_hand_story=len(set(by_hand.best()[4]) & set(NEEDED)),
     by_hand_removed_least=curves[60][0].min(),
     by_hand_added_most=curves[60][1].max(),
     by_hand_eap_q=abs(curves[60][2][0]),
@@ -393,7 +393,7 @@ for ax, i, title in zip(axes, (0, 1, 2), ("embed → 1.0.q", "0.0 → 1.0.k", "e
         name: [curves[s][m][i] for s in SHARPNESS] for m, name in enumerate(("exact", "add one", "EAP", "EAP-IG"))
     }
     plot.lines(
-        SHARPNESS, series, ax=ax, title=title, xlabel="sharpness of the match", log="x",
+        SHARPNESS, series, ax=ax, title=title, xlabel="sharpness of the match",
         colours=[BLUE, GREY, "#8a5aa8", ORANGE],
     )  # fmt: skip
 
@@ -657,7 +657,7 @@ claim(
 left, right = panels(1, 2, height=3.0, width=9.6)
 for ax, log in ((left, ""), (right, "x")):
     plot.lines(
-        FRACTIONS, curve_of, ax=ax, log=log, xlabel="share of edges kept", ylabel="faithfulness f" if not log else "",
+        FRACTIONS[:-1], {name: f[:-1] for name, f in curve_of.items()}, ax=ax, log=log, xlabel="share of edges kept", ylabel="faithfulness f" if not log else "",
         title="logarithmic axis" if log else "linear axis", colours=[ORANGE, "#e8b98a", BLUE, "#9dbfe0", GREY],
     )  # fmt: skip
 
@@ -712,4 +712,4 @@ ax.scatter(values[:, 5], height, color="black", marker="$B$", s=28, zorder=3, la
 ax.axvline(1, color=GREY, linewidth=0.8)
 ax.set_yticks(height, [row[0] for row in bars])
 ax.set(xlabel="logit difference of the circuit, as a share of the model's", ylim=(-0.6, len(bars) - 0.4))
-ax.legend(frameon=False, loc="lower right", fontsize=8)
+ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncol=4, fontsize=8)
