@@ -120,8 +120,9 @@ claim(
     twelve_are_the_story=sum(whole[12][s] == (3, set()) for s in SEEDS if smallest[s] == 12),
     nested_least=min(steps),
     nested_most=max(steps),
-    not_nested_least=N - max(steps),
-    not_nested_most=N - min(steps),
+    two_in_four=sum(set(best[s][2]) <= set(best[s][4]) for s in SEEDS),
+    two_in_three=sum(set(best[s][2]) <= set(best[s][3]) for s in SEEDS),
+    three_in_four=sum(set(best[s][3]) <= set(best[s][4]) for s in SEEDS),
 )
 again = [EveryCircuit(model, *task(n=24, seed=1)) for model in models]  # other texts
 again_f = [(e.best_metrics()[4].item() - e.empty) / (e.full - e.empty) for e in again]
@@ -547,6 +548,7 @@ def share_kept(seed, name):
     return recovered(base.mean(), base.mean() + rise.mean(), nothing)
 
 
+backs = [float(previous_token_score(models[seed], text)[0, movers[seed]]) for seed in SEEDS]
 story_share = [share_kept(seed, "the story") for seed in SEEDS]
 both = "neither queries nor values read a head"
 on_speeches = []
@@ -559,6 +561,9 @@ for seed in SEEDS:
 claim(
     story_least=min(story_share),
     story_seed=int(np.argmin(story_share)),
+    back_least=min(backs),
+    back_least_seed=int(np.argmin(backs)),
+    back_others=sorted(backs)[1],
     story_others=sorted(story_share)[1],
     story_most=max(story_share),
     story_current_most=max(share_kept(seed, NAMES[2]) for seed in SEEDS),
