@@ -23,7 +23,7 @@ WRITERS = ["embed", *(f"0.{h}" for h in range(4))]
 
 
 @cache
-def texts(same: bool = False, rows: int = 64, length: int = 49) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def texts(same: bool = False, rows: int = 48, length: int = 49) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return clean and corrupted tokens, the right and a wrong token; other texts than the notebook's."""
     generator = torch.Generator().manual_seed(99)
     clean, corrupted, right, false = [], [], [], []

@@ -20,7 +20,7 @@ from residual.methods.shapley import shapley
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("methods") / "models.py")))
 models, batch = shared.models, shared.batch
-theorem = settings(deadline=None, max_examples=20)
+theorem = settings(deadline=None, max_examples=12)
 
 
 def drawn(seed, n_layers=2, size=0.7, **given):
@@ -95,7 +95,7 @@ def difference(logits):
     return (logits[:, 0] - 2 * logits[:, 1]).mean()
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(st.integers(0, 999))
 def test_where_nothing_is_nonlinear_scores_are_exact_and_flow_through(seed):
     """With queries of zero, every pattern is constant: scores into a head sum to those out of it."""
