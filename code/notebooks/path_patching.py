@@ -163,8 +163,8 @@ for seed in SEEDS:
     ax.plot(SIZES, np.log10(good[seed].numpy().clip(1e-9)), color=BLUE, linewidth=1)
 ax.plot(SIZES, np.log10(possible.numpy()), color=GREY)
 ax.set(xlabel="edges kept", ylabel="log₁₀ of the number of circuits", ylim=(0, 22.5))
-ax.text(34.5, 20.8, "all circuits", ha="center", color=GREY)
-ax.text(40, 11.5, "f ≥ 0.9, five seeds", ha="center", color=BLUE)
+for x, y, name, colour in ((34.5, 20.8, "all circuits", GREY), (40, 11.5, "f ≥ 0.9, five seeds", BLUE)):
+    ax.text(x, y, name, ha="center", color=colour)
 
 # %% [markdown]
 # ## The methods, on the same 69 edges
@@ -304,7 +304,6 @@ left, right = panels(1, 2, height=3.0, width=9.6)
 for seed in SEEDS:
     left.plot(range(25), best_f[seed, :25], color=BLUE, linewidth=1.4)
 left.set(xlabel="edges kept", ylabel="faithfulness f", title="the best of all circuits, five seeds", ylim=(-0.1, 1.2))
-left.set_xticks(range(0, 25, 4))
 shown = {"best": best_f[0], "remove one": kept_f["remove one edge"][0], "EAP-IG": kept_f["EAP-IG"][0]}
 shown |= {"EAP": kept_f["EAP"][0], "add one": kept_f["add one edge"][0]}
 plot.lines(
@@ -315,8 +314,8 @@ plot.lines(
     title="seed 0: four methods",
     colours=[BLUE, GREEN, ORANGE, "#8a5aa8", GREY],
 )
-right.set(ylim=(-0.1, 1.2))
-right.set_xticks(range(0, 25, 4))
+for ax in (left, right):
+    ax.set(ylim=(-0.1, 1.2), xticks=range(0, 25, 4))
 
 # %% [markdown]
 # ## The edge matrix, exact and estimated
@@ -726,4 +725,4 @@ ax.scatter(values[:, 5], height, color="black", marker="$B$", s=28, zorder=3, la
 ax.axvline(1, color=GREY, linewidth=0.8)
 ax.set_yticks(height, [row[0] for row in bars])
 ax.set(xlabel="logit difference of the circuit, as a share of the model's", ylim=(-0.6, len(bars) - 0.4))
-ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncol=4, fontsize=8)
+legend = ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncol=4, fontsize=8)
