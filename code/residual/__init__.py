@@ -23,6 +23,9 @@ What makes up for a head that is taken away?              ``methods.self_repair`
 Change each head, layer and position in turn              ``methods.sweeps``
 What is each head worth, over all subsets of heads?       ``methods.shapley``
 Change what one part reads from another; score all edges  ``methods.edges``
+Look for a circuit; cut the model down to it              ``methods.acdc``, ``methods.faithfulness``
+Is a story of a circuit true?                             ``methods.scrubbing``
+Every circuit of a small graph, and the best ones         ``methods.exhaustive``
 Put a dictionary into the model                           ``methods.splice``
 Freeze everything that is not linear                      ``methods.linearise``
 Remove LayerNorm from the formulas                        ``methods.fold``
