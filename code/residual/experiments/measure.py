@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from residual.errors import nearest
-from residual.experiments import ablations
+from residual.experiments import ablations, patching
 from residual.files.cards import ResultCard, versions
 from residual.files.results import FOLDER, load_result, save_result
 
@@ -43,6 +43,11 @@ MEASUREMENTS = {
         "SmolLM2 with each head at its mean: what is left of the prefix matching of 17.4 and 18.6, and of the loss",
         (30, 9),
         ablations.smollm2_on_repeats,
+    ),
+    "smollm2-ioi-patching": Measurement(
+        "SmolLM2 on IOI: the effect of patching each activation at each position, by layer and kind",
+        (30, 8),
+        patching.smollm2_on_ioi,
     ),
 }
 """All measurements by name."""
