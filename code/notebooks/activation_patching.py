@@ -1,0 +1,330 @@
+# %% [markdown]
+# # Activation patching
+#
+# Everything that the note [activation-patching](../../docs/notes/activation-patching.md) shows and counts: gates by
+# hand, the five `induction` models with all 256 subsets of their heads, and SmolLM2 on indirect object identification.
+
+# %% setup
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from residual import plot
+from residual.experiments.ioi import ioi_prompts
+from residual.experiments.measure import spot_check
+from residual.experiments.patching import KINDS, PROMPTS, prompts
+from residual.files import checkpoints
+from residual.files.pretrained import smollm2
+from residual.files.results import load_result
+from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
+from residual.methods.induction import repeats
+from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
+from residual.methods.sweeps import ablate_heads, patch_heads
+from residual.model import Config, Transformer
+from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
+from residual.taps import patch, record
+from residual.training.corpus import corpus
+from weave import claim
+
+torch.set_grad_enabled(False)
+SEEDS, HEADS = range(5), [f"{layer}.{head}" for layer in (0, 1) for head in range(4)]
+
+
+def ranks(x):
+    return torch.as_tensor(x).flatten().argsort().argsort().double()
+
+
+def pearson(x, y):
+    x, y = (torch.as_tensor(a).flatten().double() for a in (x, y))
+    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+
+
+def spearman(x, y):
+    return pearson(ranks(x), ranks(y))
+
+
+def number(x, digits=2):
+    return f"{x:.{digits}f}".replace("-", "−")
+
+
+def error(x):
+    """Standard error of a mean over the last axis."""
+    return x.std(dim=-1) / x.shape[-1] ** 0.5
+
+
+# %% [markdown]
+# ## Two inputs, three gates
+#
+# Clean is (1, 1), corrupted (0, 0).
+
+# %% gates
+GATES = {"AND": lambda x: x[0] * x[1], "OR": lambda x: x[0] + x[1] - x[0] * x[1]}
+GATES["XOR"] = lambda x: x[0] + x[1] - 2 * x[0] * x[1]
+
+
+def corners(m, n):
+    return torch.stack([m(corner.double()) for corner in subsets(n)])
+
+
+rows = []
+for name, m in GATES.items():
+    values = corners(m, 2)
+
+    def slopes(t, m=m):
+        return slope(m, torch.full((2,), t, dtype=torch.float64))
+
+    found = [removed(values), alone(values), slopes(1.0), slopes(0.0), diagonal(slopes, 1), shapley(values)]
+    rows.append([name, *(number(x[0].item(), 1) for x in found)])
+plot.table(
+    rows,
+    ["gate", "noising", "denoising", "slope at clean", "slope at corrupted", "integrated gradients", "Shapley value"],
+)
+
+# %% [markdown]
+# ## Five models, 256 subsets each
+
+
+# %% truth
+def data(kind):
+    """16 windows, and which predictions count: on repeats, those of what came a period ago."""
+    if kind == "repeats":
+        tokens, period = repeats(16, 65, (8, 24), seed=11)
+        return tokens, torch.arange(1, 65) >= period
+    tokens = corpus().validation.unfold(0, 65, 64)[::400][:16]
+    return tokens, torch.ones(16, 64, dtype=torch.bool)
+
+
+def game(seed, kind):
+    """The log-probability of what comes next: by window for every subset [subset window], and with heads faded."""
+    model = checkpoints.load("induction" if seed == 0 else f"induction-seed{seed}").model.requires_grad_(False)
+    tokens, counted = data(kind)
+
+    def by_window(logits):
+        of_next = logits.log_softmax(dim=-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+        return (of_next * counted).sum(dim=1) / counted.sum(dim=1)
+
+    def mean(logits):
+        x = by_window(logits)
+        return (x * counted.sum(dim=1)).sum() / counted.sum()
+
+    values = subset_values(model, tokens[:, :-1], lambda x: torch.cat([mean(x)[None], by_window(x)]))
+    return values[:, 0], values[:, 1:], HeadGates(model, tokens[:, :-1], mean)
+
+
+games = {(kind, seed): game(seed, kind) for kind in ("repeats", "speeches") for seed in SEEDS}
+truth = {key: shapley(values) for key, (values, _, _) in games.items()}
+claim(
+    subsets=len(games["repeats", 0][0]),
+    loss_none=-max(games["repeats", s][0][0] for s in SEEDS),
+    loss_all=-min(games["repeats", s][0][-1] for s in SEEDS),
+    shapley_error=max(error(shapley(windows)).max() for _, windows, _ in games.values()),
+    shapley_mover_least=min(truth["repeats", s][:4].max() for s in SEEDS),
+    shapley_mover_most=max(truth["repeats", s][:4].max() for s in SEEDS),
+)
+plot.table(
+    [[seed, *(number(x) for x in truth["repeats", seed].tolist())] for seed in SEEDS],
+    ["seed", *HEADS],
+)
+
+
+# %% methods
+def slopes_at(gates, t):
+    return gates.slopes(t)
+
+
+def scores(values, gates):
+    noised, denoised = removed(values), alone(values)
+    at_clean, at_corrupted = gates.slopes(1.0), gates.slopes(0.0)
+    return {
+        "noising": noised,
+        "denoising": denoised,
+        "mean of the two": (noised + denoised) / 2,
+        "attribution patching, at clean": at_clean,
+        "attribution patching, at corrupted": at_corrupted,
+        "mean of these two": (at_clean + at_corrupted) / 2,
+        "integrated gradients, 2 nodes": diagonal(gates.slopes, 2),
+        "integrated gradients, 4 nodes": diagonal(gates.slopes, 4),
+        "integrated gradients, 10 nodes": diagonal(gates.slopes, 10),
+    }
+
+
+def lost(values, score):
+    """By how much the heads of highest score fall short of the best subset of that size, for sizes 1 to 7."""
+    best, order = best_subsets(values), score.argsort(descending=True).tolist()
+    return torch.tensor([best[k][1] - values[sum(2**i for i in order[:k])].item() for k in range(1, 8)])
+
+
+def overlap(values, score):
+    """Share of the best subset's heads that are among as many heads of highest score; mean over sizes 1 to 7."""
+    best, order = best_subsets(values), score.argsort(descending=True).tolist()
+    return np.mean([len({*best[k][0]} & {*order[:k]}) / k for k in range(1, 8)])
+
+
+COST = [8, 8, 16, 2, 2, 4, 4, 8, 20]
+graded = {key: scores(values, gates) for key, (values, _, gates) in games.items()}
+generator = torch.Generator().manual_seed(0)
+for key, found in graded.items():
+    found["the Shapley value itself"] = truth[key]
+METHODS = list(graded["repeats", 0])
+
+
+def over_seeds(kind, method, measure):
+    return [measure(games[kind, s][0], graded[kind, s][method], truth[kind, s]) for s in SEEDS]
+
+
+MEASURES = {
+    "rank": lambda values, score, phi: spearman(score, phi),
+    "error": lambda values, score, phi: ((score - phi).abs().sum() / phi.abs().sum()).item(),
+    "overlap": lambda values, score, phi: overlap(values, score),
+    "lost": lambda values, score, phi: lost(values, score).mean().item(),
+}
+table = {
+    (kind, method): {name: over_seeds(kind, method, measure) for name, measure in MEASURES.items()}
+    for kind in ("repeats", "speeches")
+    for method in METHODS
+}
+# the control: the same scores, given to heads at random
+shuffled = {name: [] for name in MEASURES}
+for seed in SEEDS:
+    for _ in range(40):
+        score = truth["repeats", seed][torch.randperm(8, generator=generator)]
+        for name, measure in MEASURES.items():
+            shuffled[name].append(measure(games["repeats", seed][0], score, truth["repeats", seed]))
+
+
+def span(numbers, digits=2):
+    return f"{number(min(numbers), digits)} to {number(max(numbers), digits)}"
+
+
+plot.table(
+    [
+        [method, *(span(table["repeats", method][name]) for name in MEASURES), cost]
+        for method, cost in zip(METHODS, [*COST, 256], strict=True)
+    ]
+    + [["shuffled (mean of 200)", *(number(np.mean(shuffled[name])) for name in MEASURES), ""]],
+    ["method", "rank correlation", "relative error", "overlap with the best", "nats lost", "passes"],
+)
+for kind in ("repeats", "speeches"):
+    for m in METHODS:
+        print(kind, m, {k: [round(float(x), 2) for x in v] for k, v in table[kind, m].items()})
+
+# %% graded
+chosen = {
+    "noising": GREY,
+    "denoising": GREY,
+    "attribution patching, at clean": ORANGE,
+    "attribution patching, at corrupted": ORANGE,
+    "mean of the two": GREEN,
+    "integrated gradients, 4 nodes": BLUE,
+}
+axes = panels(1, 2, height=2.5, width=3.6, sharey=True)
+places = -np.arange(len(chosen))
+for ax, measure, title in zip(
+    axes, ("rank", "error"), ("rank correlation with the truth", "relative error"), strict=True
+):
+    for place, (method, colour) in zip(places, chosen.items(), strict=True):
+        ax.plot(table["repeats", method][measure], [place] * 5, "o", color=colour, markersize=5, alpha=0.75)
+    ax.set(title=title, xlim=(-0.1, 1.05))
+    ax.axvline(0 if measure == "error" else 1, color=GREY, linewidth=0.8, zorder=0)
+axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
+IG, BOTH = "integrated gradients, 4 nodes", "mean of the two"
+AT_CLEAN, AT_CORRUPTED = "attribution patching, at clean", "attribution patching, at corrupted"
+
+
+def between(name, kind, method, measure):
+    x = table[kind, method][measure]
+    return {f"{name}_{measure}_least": min(x), f"{name}_{measure}_most": max(x)}
+
+
+for short, method in {"noise": "noising", "denoise": "denoising", "both": BOTH, "clean": AT_CLEAN,
+                      "corrupted": AT_CORRUPTED, "ig": IG, "itself": "the Shapley value itself"}.items():  # fmt: skip
+    for measure in MEASURES:
+        claim(**between(short, "repeats", method, measure), **between(f"{short}_text", "speeches", method, measure))
+claim(
+    ig_beats_noise=sum(
+        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", "noising"]["error"], strict=True)
+    ),
+    ig_rank_at_least_noise=sum(
+        a >= b - 1e-9 for a, b in zip(table["repeats", IG]["rank"], table["repeats", "noising"]["rank"], strict=True)
+    ),
+    shuffled_rank=np.mean(shuffled["rank"]),
+    shuffled_lost=np.mean(shuffled["lost"]),
+    shuffled_overlap=np.mean(shuffled["overlap"]),
+    noise_sum=max(removed(games["repeats", s][0]).sum() for s in SEEDS),
+    denoise_sum=max(alone(games["repeats", s][0]).sum() for s in SEEDS),
+    whole=max(games["repeats", s][0][-1] - games["repeats", s][0][0] for s in SEEDS),
+    clean_slope_sum=max(graded["repeats", s][AT_CLEAN].sum() for s in SEEDS),
+    corrupted_slope_sum=max(graded["repeats", s][AT_CORRUPTED].sum() for s in SEEDS),
+)
+
+# %% along
+t = torch.linspace(0, 1, 15)
+curves = {seed: torch.stack([games["repeats", seed][2](torch.full((8,), x.item())) for x in t]) for seed in SEEDS}
+ax = panels(1, 1, height=2.8, width=5.4)
+for seed, curve in curves.items():
+    ax.plot(t, curve, color=BLUE, linewidth=1.6 if seed == 0 else 0.7, alpha=1 if seed == 0 else 0.6)
+first, last = (graded["repeats", 0][name].sum().item() for name in (AT_CORRUPTED, AT_CLEAN))
+for start, slope_there, at in ((curves[0][0].item(), first, 0), (curves[0][-1].item(), last, 1)):
+    x = np.array([0, 0.42]) if at == 0 else np.array([0.58, 1])
+    ax.plot(x, start + slope_there * (x - at), color=ORANGE, linewidth=2)
+ax.set(xlabel="gate of all eight heads", ylabel="log-probability (nats)")
+steepest = [(curve.diff() / t.diff()).max().item() for curve in curves.values()]
+claim(steepest_least=min(steepest), steepest_most=max(steepest))
+
+
+# %% pairs
+def together(values, i, j):
+    """What a pair is worth beyond its members: with all other heads, and with none."""
+    a, b, every = 2**i, 2**j, len(values) - 1
+    with_all = values[every] - values[every - a] - values[every - b] + values[every - a - b]
+    return with_all.item(), (values[a + b] - values[a] - values[b] + values[0]).item()
+
+
+rows, and_with_none, or_with_all = [], [], []
+for seed in SEEDS:
+    values, phi = games["repeats", seed][0], truth["repeats", seed]
+    mover = int(phi[:4].argmax())
+    one, two = (4 + phi[4:].argsort(descending=True)[:2]).tolist()
+    joint = [together(values, mover, one), together(values, one, two)]
+    and_with_none.append(joint[0][1])
+    or_with_all.append(joint[1][0])
+    rows.append([seed, f"{HEADS[mover]}, {HEADS[one]}", *(number(x) for x in joint[0])])
+    rows[-1] += [f"{HEADS[one]}, {HEADS[two]}", *(number(x) for x in joint[1])]
+claim(
+    and_least=min(and_with_none), and_most=max(and_with_none), or_least=min(or_with_all), or_most=max(or_with_all)
+)
+plot.table(rows, ["seed", "mover, reader", "with all", "with none", "two readers", "with all", "with none"])
+
+# %% circuits
+rows = []
+for size in range(1, 6):
+    row = [size]
+    for seed in SEEDS:
+        members, value = best_subsets(games["repeats", seed][0])[size]
+        row.append(" ".join(HEADS[i] for i in members) + f" ({number(-value)})")
+    rows.append(row)
+claim(
+    nested=sum(
+        all({*a[0]} <= {*b[0]} for a, b in zip(best[1:], best[2:], strict=False))
+        for best in (best_subsets(games["repeats", s][0]) for s in SEEDS)
+    ),
+    best_one=max(best_subsets(games["repeats", s][0])[1][1] - games["repeats", s][0][0].item() for s in SEEDS),
+)
+plot.table(rows, ["size", *(f"seed {s}" for s in SEEDS)])
+
+# %% [markdown]
+# ## One softmax
+
+# %% softmax
+change = torch.linspace(-12, 12, 241, dtype=torch.float64)
+ax = panels(1, 1, height=2.8, width=5.4)
+for p, colour in ((0.5, GREEN), (0.9, BLUE), (0.999, ORANGE)):
+    exact, first_order, _ = one_score(torch.full_like(change, p), change, torch.ones_like(change))
+    ax.plot(change, exact, color=colour, label=f"p = {p}")
+    ax.plot(change, first_order.clamp(-1.2, 0.8), color=colour, linestyle=":", linewidth=1)
+ax.set(xlabel="change of one score", ylabel="change of what is read", ylim=(-1.1, 0.6))
+ax.legend(frameon=False, fontsize=8)
+exact, first_order, bound = one_score(*(torch.tensor(x, dtype=torch.float64) for x in (0.999, -10.0, 1.0)))
+claim(saturated_exact=exact, saturated_first=first_order, saturated_bound=bound)
