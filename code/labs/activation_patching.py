@@ -35,14 +35,12 @@ def two_directions(noising, denoising):
             if np.allclose(found, right[::-1]):
                 raise AssertionError(f"{name} has the two inputs in the wrong order: the first number is of input a")
             if np.allclose(found, -np.asarray(right)):
-                raise AssertionError(
-                    f"{name} has the wrong sign: take what the gate gives with the input, less without"
-                )
+                raise AssertionError(f"{name} has the wrong sign: take it with the input, less without it")
             other = (first - none, second - none) if name == "noising" else (both - second, both - first)
             if np.allclose(found, other):
                 raise AssertionError(f"{name} is the other direction: noising starts at (1, 1), denoising at (0, 0)")
             raise AssertionError(
-                f"for a gate with m(0,0) = {none:.2f}, m(1,0) = {first:.2f}, m(0,1) = {second:.2f}, m(1,1) = {both:.2f} "
+                f"of m(0,0) = {none:.2f}, m(1,0) = {first:.2f}, m(0,1) = {second:.2f}, m(1,1) = {both:.2f}, "
                 f"{name} gives {found[0]:.2f}, {found[1]:.2f}; it is {right[0]:.2f}, {right[1]:.2f}"
             )
 

@@ -5,11 +5,10 @@
 # hand, the five `induction` models with all 256 subsets of their heads, and SmolLM2 on indirect object identification.
 
 # %% setup
-import math
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from residual import plot
 from residual.experiments.ioi import ioi_prompts
@@ -22,7 +21,6 @@ from residual.methods.attribution_patching import HeadGates, attribution, diagon
 from residual.methods.induction import repeats
 from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
 from residual.methods.sweeps import ablate_heads, patch_heads
-from residual.model import Config, Transformer
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
 from residual.taps import patch, record
 from residual.training.corpus import corpus
@@ -130,10 +128,6 @@ plot.table(
 
 
 # %% methods
-def slopes_at(gates, t):
-    return gates.slopes(t)
-
-
 def scores(values, gates):
     noised, denoised = removed(values), alone(values)
     at_clean, at_corrupted = gates.slopes(1.0), gates.slopes(0.0)
@@ -243,6 +237,11 @@ for short, method in {"noise": "noising", "denoise": "denoising", "both": BOTH, 
     for measure in MEASURES:
         claim(**between(short, "repeats", method, measure), **between(f"{short}_text", "speeches", method, measure))
 claim(
+    ig_beats_both=sum(
+        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", BOTH]["error"], strict=True)
+    ),
+    heads_above_tenth_least=min(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
+    heads_above_tenth_most=max(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
     ig_beats_noise=sum(
         a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", "noising"]["error"], strict=True)
     ),
@@ -292,10 +291,39 @@ for seed in SEEDS:
     or_with_all.append(joint[1][0])
     rows.append([seed, f"{HEADS[mover]}, {HEADS[one]}", *(number(x) for x in joint[0])])
     rows[-1] += [f"{HEADS[one]}, {HEADS[two]}", *(number(x) for x in joint[1])]
-claim(
-    and_least=min(and_with_none), and_most=max(and_with_none), or_least=min(or_with_all), or_most=max(or_with_all)
-)
+claim(and_least=min(and_with_none), and_most=max(and_with_none), or_least=min(or_with_all), or_most=max(or_with_all))
 plot.table(rows, ["seed", "mover, reader", "with all", "with none", "two readers", "with all", "with none"])
+
+
+# %% subgames
+def sub(seed, players, fixed):
+    """Noising, denoising, integrated gradients and the Shapley value, summed over some heads; the others are fixed."""
+    values, gates = games["repeats", seed][0], games["repeats", seed][2]
+    rest = sum(2**i for i in fixed)
+    bits = torch.tensor([2**player for player in players])
+    part = values[rest + subsets(len(players)).long() @ bits]
+    start = torch.zeros(8)
+    start[list(fixed)] = 1
+
+    def m(x):
+        return gates(start.index_put((torch.tensor(players),), x))
+
+    ig = diagonal(lambda t: slope(m, torch.full((len(players),), t)), 4)
+    phi = shapley(part)
+    return [(x.sum() / phi.sum()).item() for x in (removed(part), alone(part), ig)], part
+
+
+rows, ratios = [], {"and": [], "or": []}
+for seed in SEEDS:
+    phi = truth["repeats", seed]
+    mover, readers = int(phi[:4].argmax()), (4 + phi[4:].argsort(descending=True)[:2]).tolist()
+    ratios["and"].append(sub(seed, [mover, readers[0]], [])[0])
+    ratios["or"].append(sub(seed, readers, [0, 1, 2, 3])[0])
+    rows.append([seed, *(number(x) for kind in ratios.values() for x in kind[-1])])
+for kind, found in ratios.items():
+    for name, x in zip(("noise", "denoise", "ig"), zip(*found, strict=True), strict=True):
+        claim(**{f"sub_{kind}_{name}_least": min(x), f"sub_{kind}_{name}_most": max(x)})
+plot.table(rows, ["seed", "AND: noising", "denoising", "integrated", "OR: noising", "denoising", "integrated"])
 
 # %% circuits
 rows = []
@@ -307,7 +335,7 @@ for size in range(1, 6):
     rows.append(row)
 claim(
     nested=sum(
-        all({*a[0]} <= {*b[0]} for a, b in zip(best[1:], best[2:], strict=False))
+        all({*a[0]} <= {*b[0]} for a, b in pairwise(best[1:]))
         for best in (best_subsets(games["repeats", s][0]) for s in SEEDS)
     ),
     best_one=max(best_subsets(games["repeats", s][0])[1][1] - games["repeats", s][0][0].item() for s in SEEDS),
@@ -328,3 +356,232 @@ ax.set(xlabel="change of one score", ylabel="change of what is read", ylim=(-1.1
 ax.legend(frameon=False, fontsize=8)
 exact, first_order, bound = one_score(*(torch.tensor(x, dtype=torch.float64) for x in (0.999, -10.0, 1.0)))
 claim(saturated_exact=exact, saturated_first=first_order, saturated_bound=bound)
+
+# %% [markdown]
+# ## SmolLM2 on indirect object identification
+#
+# The exact effects take minutes, so they are measured once (`residual measure smollm2-ioi-patching`).
+
+# %% ioi
+model, _ = smollm2()
+model.requires_grad_(False)
+batch, many = prompts(model), ioi_prompts(model.vocabulary, 24, seed=1)
+WORDS = [word.strip() for word in model.vocabulary.words(batch.clean[0])]
+ENDS = {name: batch.each(model(tokens)[:, -1]) for name, tokens in (("clean", batch.clean), ("swapped", batch.swapped))}
+whole = (ENDS["clean"] - ENDS["swapped"]).mean().item()
+on_many = many.each(model(many.clean)[:, -1])
+measured, card = load_result("smollm2-ioi-patching")
+EXACT = {kind: measured["effect"][:, i] for i, kind in enumerate(KINDS)}  # layer head pos
+EXACT = {kind: x[:, : int(x[0, :, -1].isfinite().sum())] for kind, x in EXACT.items()}
+S2, END = 10, 14
+z = EXACT["z"]
+claim(
+    prompts=PROMPTS,
+    clean_diff=ENDS["clean"].mean(),
+    swapped_diff=ENDS["swapped"].mean(),
+    whole_diff=whole,
+    right=(on_many > 0).double().mean(),
+    many_diff=on_many.mean(),
+    many_diff_error=error(on_many),
+    checked=spot_check("smollm2-ioi-patching", places=1, seed=3),
+)
+left, right = panels(1, 2, height=2.2, width=4.6)
+limit = float(z.abs().max()) / whole
+for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word")):
+    plot.heatmap(
+        z[:, :, position].T / whole,
+        ax=ax,
+        xlabel="layer",
+        ylabel="head",
+        title=title,
+        limit=0.3,
+        bar="share of the difference" if ax is right else None,
+    )
+
+
+# %% heads
+def named(x, position, n, largest=True):
+    """The heads with the largest effects at a position, and these."""
+    order = x[:, :, position].flatten().argsort(descending=largest)[:n]
+    return [(f"{i // x.shape[1]}.{i % x.shape[1]}", x[:, :, position].flatten()[i].item()) for i in order.tolist()]
+
+
+rows = []
+for title, position, largest in (("S2", S2, True), ("last word", END, True), ("last word, against", END, False)):
+    rows.append([title, ", ".join(f"{name} ({number(x)})" for name, x in named(z, position, 5, largest))])
+plot.table(rows, ["where", "heads (change of the logit difference)"])
+print(named(z, S2, 6), named(z, END, 8), named(z, END, 4, False))
+
+# %% layers
+fig_stream, fig_mlp = panels(2, 1, height=1.5, width=6.0)
+for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), (fig_mlp, "mlp_out", "the MLP")):
+    plot.heatmap(
+        EXACT[kind][:, 0, S2:].T / whole,
+        ax=ax,
+        xlabel="layer" if ax is fig_mlp else "",
+        rows=WORDS[S2:],
+        title=title,
+        limit=1.0 if kind == "resid_pre" else 0.3,
+        bar="share",
+    )
+
+# %% directions
+noised = -EXACT["z noised"]
+at_s2, at_end = (pearson(z[:, :, p], noised[:, :, p]) for p in (S2, END))
+claim(
+    directions_pearson=pearson(z, noised),
+    directions_end=at_end,
+    directions_s2=at_s2,
+    denoise_sum=z.sum() / whole,
+    noise_sum=noised.sum() / whole,
+)
+ax = panels(1, 1, height=3.0, width=3.6)
+for position, colour, name in ((S2, ORANGE, "S2"), (END, BLUE, "last word")):
+    x, y = (a[:, :, position].flatten() / whole for a in (z, noised))
+    ax.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=name)
+ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+ax.set(xlabel="denoising: put in", ylabel="noising: taken out")
+ax.legend(frameon=False, fontsize=8)
+
+# %% kinds
+RULES = {
+    "gradient": {},
+    "scales frozen": {"frozen": ["norm"]},
+    "scales and gates (RelP)": {"frozen": ["norm", "mlp"]},
+    "RelP, patterns too": {"frozen": ["norm", "mlp", "pattern"]},
+    "softmax again": {"softmax": True},
+    "integrated, 4 nodes": {"nodes": 4, "softmax": True},
+}
+SITES = ("resid_pre", "mlp_out", "z", "v", "pattern", "q", "k")
+estimates = {
+    rule: attribution(model, batch.clean, batch.swapped, batch.logit_diff, SITES, **options)
+    for rule, options in RULES.items()
+}
+
+
+def exact(kind):
+    x = EXACT[kind]
+    return x[:, 0] if kind in ("resid_pre", "mlp_out") else x
+
+
+agreement = {(rule, kind): pearson(estimates[rule][kind], exact(kind)) for rule in RULES for kind in SITES}
+
+
+def missed(rule, kind):
+    """The sum of the errors, as a share of the sum of the exact effects (both as absolute values)."""
+    x = exact(kind)
+    return ((estimates[rule][kind] - x).abs().sum() / x.abs().sum()).item()
+
+
+claim(
+    **{
+        f"{measure}_{kind}_{i}": value
+        for i, rule in enumerate(RULES)
+        for kind in SITES
+        for measure, value in (("r", agreement[rule, kind]), ("miss", missed(rule, kind)))
+    }
+)
+plot.table(
+    [[rule, *(f"{number(agreement[rule, kind])} ({number(missed(rule, kind))})" for kind in SITES)] for rule in RULES],
+    ["backward pass", "stream", "MLP", "z", "v", "pattern", "q", "k"],
+)
+
+# %% mlps
+gap = (estimates["gradient"]["mlp_out"] - exact("mlp_out")).abs()
+worst = divmod(int(gap.argmax()), gap.shape[1])
+claim(
+    mlp_worst_layer=worst[0],
+    mlp_worst_exact=exact("mlp_out")[worst],
+    mlp_worst_gradient=estimates["gradient"]["mlp_out"][worst],
+    mlp_worst_repaired=estimates["scales and gates (RelP)"]["mlp_out"][worst],
+)
+axes = panels(1, 3, height=2.4, width=2.7, sharey=True)
+for ax, rule in zip(axes, ("gradient", "scales frozen", "scales and gates (RelP)"), strict=True):
+    for p in range(S2, END + 1):
+        ax.plot(exact("mlp_out")[:, p], estimates[rule]["mlp_out"][:, p], "o", markersize=3, color=BLUE, alpha=0.6)
+    ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+    ax.set(title=rule, xlabel="exact")
+axes[0].set_ylabel("estimate")
+print(worst, WORDS[worst[1]])
+for rule in RULES:
+    print(rule, {kind: (round(agreement[rule, kind], 3), round(missed(rule, kind), 2)) for kind in SITES})
+
+
+# %% way
+# One patch, put in by degrees.
+def by_degrees(name, position, degrees, head=None):
+    model(batch.clean, tap=(there := record(name)))
+    model(batch.swapped, tap=(here := record(name)))
+    values = []
+    for degree in degrees:
+        value = here[name] + degree * (there[name] - here[name])
+        moved = model(batch.swapped, tap=patch({name: value}, heads=head, positions=position))
+        values.append(batch.logit_diff(moved[:, -1]).item())
+    return torch.tensor(values)
+
+
+degrees = torch.linspace(0, 1, 9)
+way = by_degrees(f"blocks.{worst[0]}.mlp_out", worst[1], degrees)
+score_there = estimates["gradient"]["mlp_out"][worst].item()
+plot.lines(
+    degrees,
+    {"exact": way, "first order": way[0] + score_there * degrees},
+    xlabel="part of the patch put in",
+    ylabel="logit difference",
+    colours=[BLUE, ORANGE],
+)
+
+# %% metrics
+clean_log = model(batch.clean)[:, -1].log_softmax(dim=-1)
+
+
+def three(logits):
+    log = logits.log_softmax(dim=-1)
+    p = log.gather(-1, batch.io[:, None]).exp().mean()
+    kl = (clean_log.exp() * (clean_log - log)).sum(dim=-1).mean()
+    return torch.stack([batch.logit_diff(logits), p, -kl])
+
+
+LATE = range(20, 30)
+by_metric = patch_heads(model, batch.clean, batch.swapped, three, layers=LATE, positions=[END])[:, :, 0]
+base = three(model(batch.swapped)[:, -1])
+by_metric = by_metric - base  # layer head metric
+against = by_metric[..., 0].flatten().argsort()[:3].tolist()
+favor = by_metric[..., 0].flatten().argsort(descending=True)[:4].tolist()
+claim(
+    p_base=base[1],
+    metric_p=spearman(by_metric[..., 0], by_metric[..., 1]),
+    metric_kl=spearman(by_metric[..., 0], by_metric[..., 2]),
+)
+rows = []
+for i in favor + against:
+    effect, p, kl = by_metric.flatten(0, 1)[i].tolist()
+    rows.append([f"{LATE[i // 9]}.{i % 9}", number(effect), number(p, 4), number(kl)])
+plot.table(
+    rows,
+    ["head", "logit difference", "probability of IO", "−KL from clean"],
+)
+print(spearman(by_metric[..., 0], by_metric[..., 1]), spearman(by_metric[..., 0], by_metric[..., 2]))
+
+# %% ablations
+abc = many.abc
+options = {"layers": LATE, "positions": [END]}
+before = batch.logit_diff(model(batch.clean)[:, -1])
+effects = {
+    how: ablate_heads(model, batch.clean, batch.logit_diff, how, reference=None if how == "zero" else abc, **options)
+    for how in ("zero", "mean", "resample")
+}
+effects["other names"] = patch_heads(model, batch.abc, batch.clean, batch.logit_diff, **options)
+effects = {how: (x[:, :, 0] - before) for how, x in effects.items()}
+effects["swapped name"] = EXACT["z noised"][LATE.start :, :, END]
+rows = []
+for how, x in effects.items():
+    alike = [number(spearman(x, effects[other])) for other in ("other names", "swapped name")]
+    rows.append([how, *alike, number(x.abs().mean(), 3)])
+plot.table(
+    rows,
+    ["in its place", "rank correlation with other names", "with the swapped name", "mean size of the effect"],
+)
+claim(
+    **{f"ablate_{how}": spearman(effects[how], effects["swapped name"]) for how in ("zero", "mean", "resample")},
+)
