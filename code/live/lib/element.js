@@ -14,3 +14,12 @@ export const visible = (text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").
 
 /** Return a share between 0 and 1 in percent. @param {number} share */
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+/** Act whenever an element has another width. @param {Element} observed @param {() => void} act */
+export function onWidth(observed, act) {
+  let before = 0;
+  new ResizeObserver(([{ contentRect: { width } }]) => {
+    if (width !== before) act();
+    before = width;
+  }).observe(observed);
+}

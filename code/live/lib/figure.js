@@ -13,8 +13,10 @@ const STYLE = `
   :focus-visible { outline: 2px solid var(--md-accent-fg-color); outline-offset: 1px; }
   .bar { display: flex; flex-wrap: wrap; gap: 0.4em 1.1em; align-items: center; margin: 0.5em 0; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  caption { text-align: left; font-weight: 600; padding: 0 0 0.3em; }
   th { text-align: left; font-weight: 600; } td, th { padding: 0.1em 1em 0.1em 0; } td.n, th.n { text-align: right; }
   .token { white-space: pre; font-family: var(--md-code-font, monospace); }
+  progress { accent-color: var(--md-accent-fg-color); vertical-align: middle; margin-left: 0.6em; }
   .quiet { color: var(--weave-quiet, inherit); }
   p { margin: 0.5em 0; }`;
 
@@ -41,6 +43,7 @@ export class LiveFigure extends HTMLElement {
       try {
         await this.start();
       } catch (problem) {
+        this.shadowRoot?.querySelector("progress")?.remove();
         button.disabled = false;
         button.textContent = `It could not be loaded (${/** @type {Error} */ (problem).message}). Try again`;
       }
@@ -56,6 +59,13 @@ export class LiveFigure extends HTMLElement {
   /** Fetch what the figure needs, and show the figure. @returns {Promise<void>} */
   async start() {
     throw new Error("this figure has no start()");
+  }
+
+  /** Show beside the button how much of a large model is loaded. @param {number} share from 0 to 1 */
+  progress(share) {
+    const root = /** @type {ShadowRoot} */ (this.shadowRoot);
+    const bar = root.querySelector("progress") ?? root.appendChild(element("progress", { max: 1, ariaLabel: "loading the model" }));
+    bar.value = share;
   }
 
   /** Replace all that the figure shows. @param {Node[]} parts */

@@ -8,18 +8,34 @@ async function get(file) {
   return answer;
 }
 
+/** Return the bytes of an answer, and say on the way which share of them is there.
+ * @param {Response} answer @param {(share: number) => void} heard @returns {Promise<ArrayBuffer>} */
+async function bytes(answer, heard) {
+  const total = Number(answer.headers.get("Content-Length")), reader = answer.body?.getReader();
+  if (!total || !reader) return answer.arrayBuffer();
+  /** @type {BlobPart[]} */
+  const parts = [];
+  for (let got = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) return new Blob(parts).arrayBuffer();
+    parts.push(value);
+    heard(Math.min(1, (got += value.length) / total)); // of a compressed file, the total is too small
+  }
+}
+
 /**
  * Load the checkpoint that the attribute `model` of an element names: hook.py publishes it because the page names it.
  * @param {HTMLElement} element
+ * @param {(share: number) => void} [heard] is told how much is loaded
  * @returns {Promise<any>} `core`, the functions of transformer.js; `model`; and `tokenizer`
  */
-export async function load(element) {
+export async function load(element, heard = () => {}) {
   const name = element.getAttribute("model");
   if (!name) throw new Error(`<${element.localName}> names no model`);
   const [core, bpe, weights, description] = await Promise.all([
     import("./transformer.js"),
     import("./tokenizer.js"),
-    get(`../models/${name}.safetensors`).then((answer) => answer.arrayBuffer()),
+    get(`../models/${name}.safetensors`).then((answer) => bytes(answer, heard)),
     get(`../models/${name}.tokenizer.json`).then((answer) => answer.json()),
   ]);
   return { core, model: core.modelOf(core.readSafetensors(weights)), tokenizer: bpe.tokenizerOf(description) };

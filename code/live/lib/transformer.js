@@ -88,7 +88,7 @@ export function run(model, tokens, { off = new Set(), frozen = null } = {}) {
 
 /** Return x times one map of W: queries, keys, then values, of each head. Shape [pos d_head].
  * @type {(W: Float32Array, map: number, x: Float32Array, n: number, dHead: number, dModel: number) => Float32Array} */
-function project(W, map, x, n, dHead, dModel) {
+export function project(W, map, x, n, dHead, dModel) {
   const projected = new Float32Array(n * dHead);
   for (let i = 0; i < n; i++) {
     for (let d = 0; d < dHead; d++) {
@@ -101,7 +101,7 @@ function project(W, map, x, n, dHead, dModel) {
 
 /** Return the dot product of n numbers from a[i] and b[j] on. Four sums at once, so that none waits for another.
  * @type {(a: Float32Array, i: number, b: Float32Array, j: number, n: number) => number} */
-function dot(a, i, b, j, n) {
+export function dot(a, i, b, j, n) {
   let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
   for (const end = i + n; i < end; i += 4, j += 4) {
     s0 += a[i] * b[j]; s1 += a[i + 1] * b[j + 1]; s2 += a[i + 2] * b[j + 2]; s3 += a[i + 3] * b[j + 3];
@@ -109,17 +109,28 @@ function dot(a, i, b, j, n) {
   return s0 + s1 + s2 + s3;
 }
 
-/** Add x W to out, four rows of W at a time, so that each sum is read and written a quarter as often.
+/** Add x W to out, four rows of W at a time, so that each sum is read and written a quarter as often, and two rows of x, so
+ * that W is read half as often.
  * @type {(out: Float32Array, x: Float32Array, W: Float32Array, n: number, rows: number, columns: number) => void} */
-function add(out, x, W, n, rows, columns) {
-  for (let i = 0; i < n; i++) for (let row = 0; row < rows; row += 4) {
-    const [a, b, c, d] = x.subarray(i * rows + row), W0 = row * columns, W1 = W0 + columns, W2 = W1 + columns, W3 = W2 + columns;
-    for (let j = 0, to = i * columns; j < columns; j++, to++) out[to] += a * W[W0 + j] + b * W[W1 + j] + c * W[W2 + j] + d * W[W3 + j];
+export function add(out, x, W, n, rows, columns) {
+  for (let i = 0; i < n; i += 2) for (let row = 0; row < rows; row += 4) {
+    const W0 = row * columns, W1 = W0 + columns, W2 = W1 + columns, W3 = W2 + columns, at = i * rows + row, to = i * columns;
+    const a = x[at], b = x[at + 1], c = x[at + 2], d = x[at + 3];
+    if (i + 1 === n) {
+      for (let j = 0; j < columns; j++) out[to + j] += a * W[W0 + j] + b * W[W1 + j] + c * W[W2 + j] + d * W[W3 + j];
+      continue;
+    }
+    const next = at + rows, e = x[next], f = x[next + 1], g = x[next + 2], h = x[next + 3];
+    for (let j = 0; j < columns; j++) {
+      const w0 = W[W0 + j], w1 = W[W1 + j], w2 = W[W2 + j], w3 = W[W3 + j];
+      out[to + j] += a * w0 + b * w1 + c * w2 + d * w3;
+      out[to + columns + j] += e * w0 + f * w1 + g * w2 + h * w3;
+    }
   }
 }
 
 /** Return softmax(q kᵀ scale), causal. @type {(q: Float32Array, k: Float32Array, n: number, d: number, s: number) => Float32Array} */
-function attend(q, k, n, dHead, scale) {
+export function attend(q, k, n, dHead, scale) {
   const pattern = new Float32Array(n * n);
   for (let i = 0; i < n; i++) {
     let most = -Infinity, total = 0;
