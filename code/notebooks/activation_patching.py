@@ -213,7 +213,7 @@ chosen = {
     "mean of the two": GREEN,
     "integrated gradients, 4 nodes": BLUE,
 }
-axes = panels(1, 2, height=2.5, width=3.6, sharey=True)
+axes = panels(1, 2, height=2.6, width=7.4, sharey=True)
 places = -np.arange(len(chosen))
 for ax, measure, title in zip(
     axes, ("rank", "error"), ("rank correlation with the truth", "relative error"), strict=True
@@ -233,7 +233,7 @@ def between(name, kind, method, measure):
 
 
 for short, method in {"noise": "noising", "denoise": "denoising", "both": BOTH, "clean": AT_CLEAN,
-                      "corrupted": AT_CORRUPTED, "ig": IG, "itself": "the Shapley value itself"}.items():  # fmt: skip
+                      "corrupted": AT_CORRUPTED, "ig": IG, "ig2": "integrated gradients, 2 nodes", "itself": "the Shapley value itself"}.items():  # fmt: skip
     for measure in MEASURES:
         claim(**between(short, "repeats", method, measure), **between(f"{short}_text", "speeches", method, measure))
 claim(
@@ -358,6 +358,42 @@ exact, first_order, bound = one_score(*(torch.tensor(x, dtype=torch.float64) for
 claim(saturated_exact=exact, saturated_first=first_order, saturated_bound=bound)
 
 # %% [markdown]
+# ## The subspace illusion, by hand
+#
+# A hidden state with two coordinates: n varies with the input and is not read, r is read (with weight 2) and never
+# varies.
+
+# %% illusion
+base_input, source_input, weight = -1.0, 1.0, 2.0
+
+
+def hidden(x):
+    return np.array([x, 0.5])  # along n, along r
+
+
+def read_out(h):
+    return weight * h[1]
+
+
+angles = np.linspace(0, np.pi / 2, 91)
+moved = []
+for angle in angles:
+    v = np.array([np.cos(angle), np.sin(angle)])
+    patched = hidden(base_input) + v * (v @ (hidden(source_input) - hidden(base_input)))
+    moved.append(read_out(patched) - read_out(hidden(base_input)))
+moved = np.array(moved)
+claim(
+    illusion_most=moved.max(), illusion_at=np.degrees(angles[moved.argmax()]), illusion_ends=abs(moved[[0, -1]]).max()
+)
+plot.lines(
+    np.degrees(angles),
+    {"output": moved},
+    xlabel="angle of the patched direction, from n to r (degrees)",
+    ylabel="change of the output",
+    height=2.4,
+)
+
+# %% [markdown]
 # ## SmolLM2 on indirect object identification
 #
 # The exact effects take minutes, so they are measured once (`residual measure smollm2-ioi-patching`).
@@ -385,7 +421,7 @@ claim(
     many_diff_error=error(on_many),
     checked=spot_check("smollm2-ioi-patching", places=1, seed=3),
 )
-left, right = panels(1, 2, height=2.2, width=4.6)
+left, right = panels(1, 2, height=2.2, width=8.0)
 limit = float(z.abs().max()) / whole
 for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word")):
     plot.heatmap(
@@ -413,7 +449,7 @@ plot.table(rows, ["where", "heads (change of the logit difference)"])
 print(named(z, S2, 6), named(z, END, 8), named(z, END, 4, False))
 
 # %% layers
-fig_stream, fig_mlp = panels(2, 1, height=1.5, width=6.0)
+fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)
 for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), (fig_mlp, "mlp_out", "the MLP")):
     plot.heatmap(
         EXACT[kind][:, 0, S2:].T / whole,
@@ -495,7 +531,7 @@ claim(
     mlp_worst_gradient=estimates["gradient"]["mlp_out"][worst],
     mlp_worst_repaired=estimates["scales and gates (RelP)"]["mlp_out"][worst],
 )
-axes = panels(1, 3, height=2.4, width=2.7, sharey=True)
+axes = panels(1, 3, height=2.6, width=7.6, sharey=True)
 for ax, rule in zip(axes, ("gradient", "scales frozen", "scales and gates (RelP)"), strict=True):
     for p in range(S2, END + 1):
         ax.plot(exact("mlp_out")[:, p], estimates[rule]["mlp_out"][:, p], "o", markersize=3, color=BLUE, alpha=0.6)
@@ -584,4 +620,28 @@ plot.table(
 )
 claim(
     **{f"ablate_{how}": spearman(effects[how], effects["swapped name"]) for how in ("zero", "mean", "resample")},
+)
+
+# %% [markdown]
+# ## What the page's explorer shows at first
+
+# %% explorer
+house = checkpoints.load("house").model.requires_grad_(False)
+PAIR = ["It is the law of your land and the law of", "It is the law of their land and the law of"]
+(your, their), _ = house.vocabulary.tokens(PAIR)
+yours, theirs = (house.vocabulary.tokens(word)[0][0, -1].item() for word in (" your", " their"))
+
+
+def your_their(logits):
+    return logits[..., yours].mean() - logits[..., theirs].mean()
+
+
+low, high = (your_their(house(row[None])[:, -1]) for row in (their, your))
+alone_there = patch_heads(house, your[None], their[None], your_their, heads=["3.5", "3.7"], positions=[-1])[:, 0]
+house(your[None], tap=(there := record("blocks.3.attn.z")))
+both_there = your_their(house(their[None], tap=patch(there, heads=[5, 7], positions=-1))[:, -1])
+claim(
+    explorer_35=(alone_there[0] - low) / (high - low),
+    explorer_37=(alone_there[1] - low) / (high - low),
+    explorer_both=(both_there - low) / (high - low),
 )
