@@ -232,8 +232,17 @@ def between(name, kind, method, measure):
     return {f"{name}_{measure}_least": min(x), f"{name}_{measure}_most": max(x)}
 
 
-for short, method in {"noise": "noising", "denoise": "denoising", "both": BOTH, "clean": AT_CLEAN,
-                      "corrupted": AT_CORRUPTED, "ig": IG, "ig2": "integrated gradients, 2 nodes", "itself": "the Shapley value itself"}.items():  # fmt: skip
+SHORT = {
+    "noise": "noising",
+    "denoise": "denoising",
+    "both": BOTH,
+    "clean": AT_CLEAN,
+    "corrupted": AT_CORRUPTED,
+    "ig": IG,
+    "ig2": "integrated gradients, 2 nodes",
+    "itself": "the Shapley value itself",
+}
+for short, method in SHORT.items():
     for measure in MEASURES:
         claim(**between(short, "repeats", method, measure), **between(f"{short}_text", "speeches", method, measure))
 claim(

@@ -20,6 +20,7 @@ Where do they look on any text, and what do they move?    ``methods.roles``, ``m
 The model as a sum over paths                             ``methods.paths``
 What wrote this logit? What do the layers predict?        ``methods.attribution``
 Change each head, layer and position in turn              ``methods.sweeps``
+Estimate all of those changes from one gradient           ``methods.attribution_patching``
 Change what one part reads from another; score all edges  ``methods.edges``
 Put a dictionary into the model                           ``methods.splice``
 Freeze everything that is not linear                      ``methods.linearise``
@@ -29,6 +30,7 @@ The corpora; the training loop                            ``training.corpus``, `
 How a committed model was trained; train it again         ``experiments.language``, ``experiments.run``
 A measurement too long for a notebook                     ``experiments.measure``
 Weights set by hand, not trained                          ``experiments.hand_set``
+Prompts of indirect object identification                 ``experiments.ioi``
 ========================================================  ======================================
 
 A module imports only from its own room and those before it: the modules of this folder, ``files``, ``methods``,
