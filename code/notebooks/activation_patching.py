@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from residual import plot
-from residual.experiments.ioi import ioi_prompts
+from residual.experiments.ioi import LAYOUT, ioi_prompts
 from residual.experiments.measure import spot_check
 from residual.experiments.patching import KINDS, PROMPTS, prompts
 from residual.files import checkpoints
@@ -20,7 +20,7 @@ from residual.files.results import load_result
 from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
 from residual.methods.induction import repeats
 from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
-from residual.methods.sweeps import ablate_heads, patch_heads
+from residual.methods.sweeps import ablate_heads, patch_heads, patch_resid
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
 from residual.taps import patch, record
 from residual.training.corpus import corpus
@@ -86,12 +86,12 @@ plot.table(
 
 # %% truth
 def data(kind):
-    """16 windows, and which predictions count: on repeats, those of what came a period ago."""
+    """12 windows, and which predictions count: on repeats, those of what came a period ago."""
     if kind == "repeats":
-        tokens, period = repeats(16, 65, (8, 24), seed=11)
+        tokens, period = repeats(12, 65, (8, 24), seed=11)
         return tokens, torch.arange(1, 65) >= period
-    tokens = corpus().validation.unfold(0, 65, 64)[::400][:16]
-    return tokens, torch.ones(16, 64, dtype=torch.bool)
+    tokens = corpus().validation.unfold(0, 65, 64)[::400][:12]
+    return tokens, torch.ones(12, 64, dtype=torch.bool)
 
 
 def game(seed, kind):
@@ -200,9 +200,6 @@ plot.table(
     + [["shuffled (mean of 200)", *(number(np.mean(shuffled[name])) for name in MEASURES), ""]],
     ["method", "rank correlation", "relative error", "overlap with the best", "nats lost", "passes"],
 )
-for kind in ("repeats", "speeches"):
-    for m in METHODS:
-        print(kind, m, {k: [round(float(x), 2) for x in v] for k, v in table[kind, m].items()})
 
 # %% graded
 chosen = {
@@ -410,8 +407,7 @@ plot.lines(
 # %% ioi
 model, _ = smollm2()
 model.requires_grad_(False)
-batch, many = prompts(model), ioi_prompts(model.vocabulary, 24, seed=1)
-WORDS = [word.strip() for word in model.vocabulary.words(batch.clean[0])]
+batch, many = prompts(model), ioi_prompts(model.vocabulary, 16, seed=1)
 ENDS = {name: batch.each(model(tokens)[:, -1]) for name, tokens in (("clean", batch.clean), ("swapped", batch.swapped))}
 whole = (ENDS["clean"] - ENDS["swapped"]).mean().item()
 on_many = many.each(model(many.clean)[:, -1])
@@ -451,11 +447,31 @@ def named(x, position, n, largest=True):
     return [(f"{i // x.shape[1]}.{i % x.shape[1]}", x[:, :, position].flatten()[i].item()) for i in order.tolist()]
 
 
+def listed(x, position, n, largest=True):
+    return ", ".join(f"{name} ({number(effect)})" for name, effect in named(x, position, n, largest))
+
+
+noised = -EXACT["z noised"]
 rows = []
-for title, position, largest in (("S2", S2, True), ("last word", END, True), ("last word, against", END, False)):
-    rows.append([title, ", ".join(f"{name} ({number(x)})" for name, x in named(z, position, 5, largest))])
-plot.table(rows, ["where", "heads (change of the logit difference)"])
-print(named(z, S2, 6), named(z, END, 8), named(z, END, 4, False))
+for title, position, largest, n in (("S2", S2, True, 2), ("last word", END, True, 6), ("last word", END, False, 4)):
+    rows.append([title, *(listed(x, position, n, largest) for x in (z, noised))])
+plot.table(rows, ["where", "denoising", "noising"])
+claim(
+    z_17_4=z[17, 4, S2],
+    z_23_3=z[23, 3, END],
+    z_20_0=z[20, 0, END],
+    z_29_1=z[29, 1, END],
+    z_24_4=z[24, 4, END],
+    z_29_0=z[29, 0, END],
+    noised_17_4=noised[17, 4, S2],
+    noised_23_3=noised[23, 3, END],
+    noised_23_0=noised[23, 0, END],
+    z_23_0=z[23, 0, END],
+    v_20=EXACT["v"][20, 0].sum(),
+    v_23=EXACT["v"][23, 1].sum(),
+    q_23_7=EXACT["q"][23, 7, END],
+    k_most=EXACT["k"].abs().max(),
+)
 
 # %% layers
 fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)
@@ -464,21 +480,20 @@ for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), 
         EXACT[kind][:, 0, S2:].T / whole,
         ax=ax,
         xlabel="layer" if ax is fig_mlp else "",
-        rows=WORDS[S2:],
+        rows=LAYOUT[S2:],
         title=title,
         limit=1.0 if kind == "resid_pre" else 0.3,
         bar="share",
     )
 
 # %% directions
-noised = -EXACT["z noised"]
 at_s2, at_end = (pearson(z[:, :, p], noised[:, :, p]) for p in (S2, END))
 claim(
     directions_pearson=pearson(z, noised),
     directions_end=at_end,
     directions_s2=at_s2,
-    denoise_sum=z.sum() / whole,
-    noise_sum=noised.sum() / whole,
+    smol_denoise_sum=z.sum() / whole,
+    smol_noise_sum=noised.sum() / whole,
 )
 ax = panels(1, 1, height=3.0, width=3.6)
 for position, colour, name in ((S2, ORANGE, "S2"), (END, BLUE, "last word")):
@@ -489,12 +504,11 @@ ax.set(xlabel="denoising: put in", ylabel="noising: taken out")
 ax.legend(frameon=False, fontsize=8)
 
 # %% kinds
+# Up to S2 both prompts are the same, and so nothing differs: all agreement is over S2 and the four words after it.
 RULES = {
     "gradient": {},
     "scales frozen": {"frozen": ["norm"]},
     "scales and gates (RelP)": {"frozen": ["norm", "mlp"]},
-    "RelP, patterns too": {"frozen": ["norm", "mlp", "pattern"]},
-    "softmax again": {"softmax": True},
     "integrated, 4 nodes": {"nodes": 4, "softmax": True},
 }
 SITES = ("resid_pre", "mlp_out", "z", "v", "pattern", "q", "k")
@@ -502,54 +516,74 @@ estimates = {
     rule: attribution(model, batch.clean, batch.swapped, batch.logit_diff, SITES, **options)
     for rule, options in RULES.items()
 }
+again = attribution(model, batch.clean, batch.swapped, batch.logit_diff, ["q", "k"], softmax=True)
+estimates["softmax again"] = estimates["gradient"] | again
 
 
 def exact(kind):
-    x = EXACT[kind]
+    x = EXACT[kind][..., S2:]
     return x[:, 0] if kind in ("resid_pre", "mlp_out") else x
 
 
-agreement = {(rule, kind): pearson(estimates[rule][kind], exact(kind)) for rule in RULES for kind in SITES}
+def estimate(rule, kind):
+    return estimates[rule][kind][..., S2:]
 
 
 def missed(rule, kind):
     """The sum of the errors, as a share of the sum of the exact effects (both as absolute values)."""
     x = exact(kind)
-    return ((estimates[rule][kind] - x).abs().sum() / x.abs().sum()).item()
+    return ((estimate(rule, kind) - x).abs().sum() / x.abs().sum()).item()
 
 
-claim(
-    **{
-        f"{measure}_{kind}_{i}": value
-        for i, rule in enumerate(RULES)
-        for kind in SITES
-        for measure, value in (("r", agreement[rule, kind]), ("miss", missed(rule, kind)))
-    }
-)
-plot.table(
-    [[rule, *(f"{number(agreement[rule, kind])} ({number(missed(rule, kind))})" for kind in SITES)] for rule in RULES],
-    ["backward pass", "stream", "MLP", "z", "v", "pattern", "q", "k"],
-)
+NAMES = {"gradient": "atp", "scales frozen": "norm", "scales and gates (RelP)": "relp"}
+NAMES |= {"integrated, 4 nodes": "ig", "softmax again": "soft"}
+rows = []
+for rule, short in NAMES.items():
+    row = [rule]
+    for kind in SITES:
+        x, y = exact(kind), estimate(rule, kind)
+        r, rank, off = pearson(x, y), spearman(x, y), missed(rule, kind)
+        claim(**{f"{short}_{kind}": r, f"{short}_{kind}_rank": rank, f"{short}_{kind}_off": off})
+        row.append(f"{number(r)} / {number(rank)} / {number(off)}")
+    rows.append(row)
+plot.table(rows, ["backward pass", "stream", "MLP", "z", "v", "pattern", "q", "k"])
 
 # %% mlps
-gap = (estimates["gradient"]["mlp_out"] - exact("mlp_out")).abs()
-worst = divmod(int(gap.argmax()), gap.shape[1])
+rest, s2 = slice(1, None), exact("resid_pre")[:, 0]
+for rule, short in NAMES.items():
+    x, y = exact("mlp_out"), estimate(rule, "mlp_out")
+    stream = estimate(rule, "resid_pre")
+    claim(
+        **{
+            f"{short}_mlp_rest": pearson(x[rest], y[rest]),
+            f"{short}_mlp_first": y[0, 0],
+            f"{short}_stream_s2": pearson(s2, stream[:, 0]),
+            f"{short}_stream_rest": pearson(exact("resid_pre")[:, 1:], stream[:, 1:]),
+        }
+    )
+x, y = exact("mlp_out"), estimate("gradient", "mlp_out")
+without = [
+    pearson(x[[i for i in range(30) if i != layer]], y[[i for i in range(30) if i != layer]]) for layer in range(30)
+]
 claim(
-    mlp_worst_layer=worst[0],
-    mlp_worst_exact=exact("mlp_out")[worst],
-    mlp_worst_gradient=estimates["gradient"]["mlp_out"][worst],
-    mlp_worst_repaired=estimates["scales and gates (RelP)"]["mlp_out"][worst],
+    mlp_first=x[0, 0],
+    mlp_next=x[rest].abs().max(),
+    mlp_without_other_most=max(without[1:]),
 )
+# the same site on six other prompts
+other = ioi_prompts(model.vocabulary, 6, seed=7)
+unpatched = other.logit_diff(model(other.swapped)[:, -1])
+patched = patch_resid(model, other.clean, other.swapped, other.logit_diff, name="mlp_out", layers=[0], positions=[S2])
+slope_there = attribution(model, other.clean, other.swapped, other.logit_diff, ["mlp_out"])["mlp_out"][0, S2]
+claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
 axes = panels(1, 3, height=2.6, width=7.6, sharey=True)
-for ax, rule in zip(axes, ("gradient", "scales frozen", "scales and gates (RelP)"), strict=True):
-    for p in range(S2, END + 1):
-        ax.plot(exact("mlp_out")[:, p], estimates[rule]["mlp_out"][:, p], "o", markersize=3, color=BLUE, alpha=0.6)
+for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4 nodes"), strict=True):
+    x, y = exact("mlp_out"), estimate(rule, "mlp_out")
+    ax.plot(x[rest].flatten(), y[rest].flatten(), "o", markersize=3, color=BLUE, alpha=0.6)
+    ax.plot(x[0, :1], y[0, :1], "s", markersize=6, color=ORANGE)
     ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
-    ax.set(title=rule, xlabel="exact")
+    ax.set(title=rule, xlabel="exact", xlim=(-2, 10), ylim=(-2, 10))
 axes[0].set_ylabel("estimate")
-print(worst, WORDS[worst[1]])
-for rule in RULES:
-    print(rule, {kind: (round(agreement[rule, kind], 3), round(missed(rule, kind), 2)) for kind in SITES})
 
 
 # %% way
@@ -565,16 +599,21 @@ def by_degrees(name, position, degrees, head=None):
     return torch.tensor(values)
 
 
-degrees = torch.linspace(0, 1, 9)
-way = by_degrees(f"blocks.{worst[0]}.mlp_out", worst[1], degrees)
-score_there = estimates["gradient"]["mlp_out"][worst].item()
+degrees = torch.linspace(0, 1, 7)
+way = by_degrees("blocks.0.mlp_out", S2, degrees)
+start = way[0].item()
 plot.lines(
     degrees,
-    {"exact": way, "first order": way[0] + score_there * degrees},
-    xlabel="part of the patch put in",
+    {
+        "exact": way,
+        "gradient": start + estimate("gradient", "mlp_out")[0, 0].item() * degrees,
+        "RelP": start + estimate("scales and gates (RelP)", "mlp_out")[0, 0].item() * degrees,
+    },
+    xlabel="part of the patch of MLP 0 at S2",
     ylabel="logit difference",
-    colours=[BLUE, ORANGE],
+    colours=[BLUE, ORANGE, GREEN],
 )
+claim(way_third=way[2] - way[0], way_half=way[3] - way[0])
 
 # %% metrics
 clean_log = model(batch.clean)[:, -1].log_softmax(dim=-1)
@@ -587,7 +626,7 @@ def three(logits):
     return torch.stack([batch.logit_diff(logits), p, -kl])
 
 
-LATE = range(20, 30)
+LATE = range(22, 30)
 by_metric = patch_heads(model, batch.clean, batch.swapped, three, layers=LATE, positions=[END])[:, :, 0]
 base = three(model(batch.swapped)[:, -1])
 by_metric = by_metric - base  # layer head metric
@@ -606,30 +645,23 @@ plot.table(
     rows,
     ["head", "logit difference", "probability of IO", "−KL from clean"],
 )
-print(spearman(by_metric[..., 0], by_metric[..., 1]), spearman(by_metric[..., 0], by_metric[..., 2]))
 
 # %% ablations
-abc = many.abc
 options = {"layers": LATE, "positions": [END]}
 before = batch.logit_diff(model(batch.clean)[:, -1])
-effects = {
-    how: ablate_heads(model, batch.clean, batch.logit_diff, how, reference=None if how == "zero" else abc, **options)
-    for how in ("zero", "mean", "resample")
-}
-effects["other names"] = patch_heads(model, batch.abc, batch.clean, batch.logit_diff, **options)
-effects = {how: (x[:, :, 0] - before) for how, x in effects.items()}
-effects["swapped name"] = EXACT["z noised"][LATE.start :, :, END]
+effects = {"swapped name": EXACT["z noised"][LATE.start :, :, END]}
+for how in ("zero", "mean", "resample"):
+    reference = None if how == "zero" else batch.abc
+    found = ablate_heads(model, batch.clean, batch.logit_diff, how, reference=reference, **options)
+    effects[how] = found[:, :, 0] - before
 rows = []
 for how, x in effects.items():
-    alike = [number(spearman(x, effects[other])) for other in ("other names", "swapped name")]
-    rows.append([how, *alike, number(x.abs().mean(), 3)])
-plot.table(
-    rows,
-    ["in its place", "rank correlation with other names", "with the swapped name", "mean size of the effect"],
-)
-claim(
-    **{f"ablate_{how}": spearman(effects[how], effects["swapped name"]) for how in ("zero", "mean", "resample")},
-)
+    alike = spearman(x, effects["swapped name"])
+    claim(**{f"alike_{how.split()[0]}": alike, f"size_{how.split()[0]}": x.abs().mean()})
+    worst = [(LATE[i // 9], i % 9, x.flatten()[i].item()) for i in x.flatten().argsort()[:3].tolist()]
+    losses = ", ".join(f"{layer}.{head} ({number(effect)})" for layer, head, effect in worst)
+    rows.append([how, number(alike), number(x.abs().mean(), 3), losses])
+plot.table(rows, ["in its place", "rank correlation with the swapped name", "mean size", "strongest losses"])
 
 # %% [markdown]
 # ## What the page's explorer shows at first
