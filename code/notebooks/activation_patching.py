@@ -455,7 +455,6 @@ noised = -EXACT["z noised"]
 rows = []
 for title, position, largest, n in (("S2", S2, True, 2), ("last word", END, True, 6), ("last word", END, False, 4)):
     rows.append([title, *(listed(x, position, n, largest) for x in (z, noised))])
-plot.table(rows, ["where", "denoising", "noising"])
 claim(
     z_17_4=z[17, 4, S2],
     z_23_3=z[23, 3, END],
@@ -472,6 +471,7 @@ claim(
     q_23_7=EXACT["q"][23, 7, END],
     k_most=EXACT["k"].abs().max(),
 )
+plot.table(rows, ["where", "denoising", "noising"])
 
 # %% layers
 fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)

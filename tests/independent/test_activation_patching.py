@@ -20,11 +20,11 @@ HEADS = range(8)
 
 @cache
 def data(kind: str) -> tuple[Tensor, Tensor]:
-    """Return 16 windows and the predictions that count; the speeches are the notebook's, the repeats are others."""
+    """Return 12 windows and the predictions that count; the speeches are the notebook's, the repeats are others."""
     if kind == "speeches":
-        tokens = cut(65, 512, 64)[::400][:16]
-        return tokens, torch.ones(16, 64, dtype=torch.bool)
-    tokens, periods = repeats(16, 65, (8, 24))
+        tokens = cut(65, 512, 64)[::400][:12]
+        return tokens, torch.ones(12, 64, dtype=torch.bool)
+    tokens, periods = repeats(12, 65, (8, 24))
     return tokens, torch.arange(1, 65) >= periods[:, None]
 
 
@@ -96,7 +96,7 @@ def values(seed: int, kind: str) -> dict[frozenset, float]:
     return game(seed, kind).every()
 
 
-ORDERS = list(permutations(HEADS))[::97]  # of all 40,320 orders; one in 97, which is exact to a hundredth of a nat
+ORDERS = list(permutations(HEADS))[::97]  # one in 97 of all 40,320 orders
 
 
 @cache
