@@ -118,6 +118,9 @@ claim(
     loss_none=-max(games["repeats", s][0][0] for s in SEEDS),
     loss_all=-min(games["repeats", s][0][-1] for s in SEEDS),
     shapley_error=max(error(shapley(windows)).max() for _, windows, _ in games.values()),
+    whole_0=games["repeats", 0][0][-1] - games["repeats", 0][0][0],
+    mover_noise_0=removed(games["repeats", 0][0])[1],
+    mover_denoise_0=alone(games["repeats", 0][0])[1],
     shapley_mover_least=min(truth["repeats", s][:4].max() for s in SEEDS),
     shapley_mover_most=max(truth["repeats", s][:4].max() for s in SEEDS),
 )
