@@ -43,4 +43,4 @@ def test_heads_that_do_not_exist_are_nan(model):
     effect = load_result("smollm2-ioi-patching")[0]["effect"]
     heads = effect.isfinite().all(dim=-1).sum(dim=-1)  # layer kind
     assert heads.unique(dim=0).tolist() == [[{"k": 3, "v": 3, "mlp_out": 1, "resid_pre": 1}.get(k, 9) for k in KINDS]]
-    assert (effect[:, :, :, :10].nan_to_num(0) == 0).all(), "before S2 the two prompts are the same"
+    assert effect[:, :, :, :10].nan_to_num(0).abs().max() < 1e-4, "before S2 the two prompts are the same"
