@@ -36,15 +36,15 @@ help:  ## list these targets
 serve: install  ## install, then serve the site while you write: it follows every edit (ADDR=host:port)
 	@.venv/bin/weave serve --addr "$(ADDR)"
 
-site: install  ## build the site into site/; any warning is an error
-	@$(PY) -m mkdocs build --strict
+site: install  ## build the site into site/, if anything changed; any warning is an error
+	@.venv/bin/weave build
 
 pdf: site  ## print all notes into notes.pdf, with Chromium
 	@$(PY) code/live/pdf.py
 
 test: install  ## run all tests, after the notebooks that they look at
 	@.venv/bin/weave run
-	@$(PY) -m pytest -n auto --dist loadfile $(OPTS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(OPTS)
 
 check: install  ## ruff, mypy, spelling, and weave check and lint: claims, theorems, links, bare numbers; builds no site
 	@$(PY) -m ruff check .

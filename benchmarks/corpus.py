@@ -80,15 +80,15 @@ class Project:
         self.corpus, self.folder, self.python = corpus, folder, python
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "lib").mkdir(parents=True)
-        (folder / "tmp").mkdir()
+        (folder / ".tmp").mkdir()
         self.base = 41_000
         """What the helper module adds; ``edit`` raises it."""
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SITE_", "REPO_"))},
             "PATH": self.path(),
             "PYTHONPATH": str(folder / "lib"),
-            "BENCH_RUNS": str(folder / "tmp" / "runs"),
-            "TMPDIR": str(folder / "tmp"),  # markdown-katex caches there
+            "BENCH_RUNS": str(folder / ".tmp" / "runs"),
+            "TMPDIR": str(folder / ".tmp"),  # markdown-katex caches there
             "NO_MKDOCS_2_WARNING": "1",
             "JUPYTER_PLATFORM_DIRS": "1",
         }
@@ -186,6 +186,10 @@ class Ours(Project):
     """MkDocs, Material, mkdocs-jupyter for the pages, weave for everything else."""
 
     name = "ours"
+
+    def command(self) -> list[str]:
+        """Return what ``make site`` runs, which builds nothing where nothing changed."""
+        return [str(self.python), "-m", "weave.cli", "build"]
 
     def create(self) -> None:
         # this weave and no other; and as in our own mkdocs.yml, the slow module is imported beforehand

@@ -3,12 +3,12 @@
 A MkDocs hook (see `hooks` in mkdocs.yml), so that neither `weave` nor `residual` knows of it. A live element is one
 file: `<some-thing model="induction">` on a page is the custom element in elements/some-thing.js, which live.js loads
 when a reader opens that page, and `model` names the checkpoint that the element computes with. So a new element needs
-nothing but its file, and a page that uses it.
+nothing but its file, and a page that uses it. `models` lists the checkpoints that a lab's checks read.
 
     assets/live/           live.js and the other scripts of every page
     assets/live/elements/  the custom elements
     assets/live/lib/       what the elements share, and the Python session behind <py-snippet>
-    assets/live/models/    NAME.safetensors, a checkpoint that a page names, and NAME.tokenizer.json
+    assets/live/models/    NAME.safetensors, a checkpoint that a page or its labs name, and NAME.tokenizer.json
     assets/pyodide/        Python for the browser
     assets/fonts/          the site's text faces
 """
@@ -23,6 +23,7 @@ from html import unescape
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -40,7 +41,7 @@ FONTS = [
 ]
 # tex-math, a formula, has no behaviour
 _ELEMENT = re.compile(r"<(?!tex-math\b)(?P<tag>[a-z][a-z0-9]*-[a-z0-9-]*)(?P<attributes>[^>]*)>")
-_MODEL = re.compile(r'\bmodel="([^"]*)"')
+_MODEL = re.compile(r'\bmodels?="([^"]*)"')
 
 log = logging.getLogger("mkdocs.hooks.live")
 
@@ -56,6 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+@event_priority(-200)  # after weave has made its snippets and labs
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Publish the models that a page's elements name; warn of elements and models that do not exist."""
     for match in _ELEMENT.finditer(html):
@@ -63,8 +65,10 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         if not (HERE / f"elements/{tag}.js").is_file():
             names = ", ".join(sorted(path.stem for path in (HERE / "elements").glob("*.js")))
             log.warning(f"{_place(page, config, tag)}: <{tag}> is not a live element; code/live/elements has {names}")
-        elif model and (problem := _publish_model(files, config, unescape(model[1]))):
-            log.warning(f"{_place(page, config, tag, model[0])}: <{tag}> names {problem}")
+            continue
+        for name in unescape(model[1]).split() if model else ():
+            if problem := _publish_model(files, config, name):
+                log.warning(f"{_place(page, config, tag, model[0])}: <{tag}> names {problem}")
     return html
 
 

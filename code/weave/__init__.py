@@ -16,6 +16,7 @@ Where to look:
     a value is published by a notebook                       run/claim.py
     a link, or a wiki link `[[name]]`, becomes an address    note/links.py, Links.link and Links.term (which page a
                                                              name means: source/names.py)
+    an exercise that the reader's browser checks             note/labs.py; note/session.py runs its check
     a cell is embedded; a new kind of embed goes             note/embeds.py, Embeds.embed
     why a notebook's result is stale                         run/store.py, Store.reasons
     everything that is wrong, for all commands               book/problems.py

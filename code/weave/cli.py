@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Collection
@@ -65,6 +66,21 @@ def run(notebooks: tuple[str, ...], force: bool) -> None:
     book.execute(_paths(book, notebooks) if notebooks else None, force)
     fresh = sum(outcome.run is not None for outcome in book.outcomes.values())
     _end(book, f"{fresh} of {len(book.outcomes)} notebooks up to date")
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Build even if nothing changed.")
+def build(force: bool) -> None:
+    """Build the site into site/ if anything changed since the last time; any warning is an error."""
+    from weave.site.unchanged import change
+
+    why = "--force" if force else change(Path.cwd())
+    if why is None:
+        click.echo("nothing changed since the last build; weave build --force builds all the same")
+        return
+    click.echo(f"building the site: {why}", err=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mkdocs", "build", "--strict"])
 
 
 @main.command()

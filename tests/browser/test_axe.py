@@ -49,6 +49,12 @@ def snippet(page: Any) -> None:
     first.locator(".weave-gave svg").wait_for(timeout=60_000)
 
 
+def lab(page: Any) -> None:
+    first = page.locator("py-lab.live").first
+    first.get_by_role("button", name="Run").click()
+    first.locator(".weave-verdict").filter(has_text="still to be written").wait_for(timeout=60_000)
+
+
 def card(page: Any) -> None:
     page.locator("article a.weave-claim").first.hover()
     page.locator("#weave-card").filter(has_text="the cell took").wait_for()
@@ -77,6 +83,7 @@ USED: dict[str, tuple[str, str, Callable[[Any], None]]] = {
         lambda page: press(page, "skip-trigrams", "Try it", "tbody tr"),
     ),
     "snippet": ("notes/tensor-products/", "py-snippet.live", snippet),
+    "lab": ("notes/tensor-products/", "py-lab.live", lab),
     "card": ("notes/einstein-notation/", "#weave-card", card),
     "search": ("", ".md-header", search),
 }

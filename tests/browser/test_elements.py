@@ -25,6 +25,8 @@ hooks: [code/live/hook.py]
 PAGE = """# Home
 
 <model-size model="one-layer">With JavaScript, the size of the model is here.</model-size>
+
+<py-lab models="smeared one-layer"></py-lab>
 """
 ELEMENT = """
 import { element } from "../lib/element.js";
@@ -71,7 +73,8 @@ def test_a_new_element_works_on_a_page_without_any_other_change(folder: Path, br
     built = build(folder)
     assert built.returncode == 0, built.stdout + built.stderr
     models = sorted(path.name for path in (folder / "site/assets/live/models").iterdir())
-    assert models == ["one-layer.safetensors", "one-layer.tokenizer.json"], "those that a page names, and no others"
+    expected = [f"{name}.{ending}" for name in ("one-layer", "smeared") for ending in ("safetensors", "tokenizer.json")]
+    assert models == expected, "those that a page names, and no others"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder / "site")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/"

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 import { losses, modelOf, probabilities, readSafetensors, run, skipTrigrams } from "../../code/live/lib/transformer.js";
 import { tokenizerOf } from "../../code/live/lib/tokenizer.js";
+import { ended, reason } from "../../code/live/lib/python.js";
 import { visible, percent } from "../../code/live/lib/element.js";
 
 const code = new URL("../../code/", import.meta.url);
@@ -68,4 +69,19 @@ test("both tokenizers split a text into tokens that join to it", () => {
 test("invisible characters are made visible, and shares are in percent", () => {
   assert.equal(visible(" a\n"), "·a⏎");
   assert.equal(percent(0.1234), "12.3 %");
+});
+
+test("code that ends Python is told in a sentence, and any other error is not", () => {
+  const again = "All variables of this page are gone; Run starts a new Python.";
+  for (const [given, why] of [
+    [{ raised: "MemoryError" }, "the code needs more memory than a page has"],
+    [{ died: "RuntimeError: memory access out of bounds" }, "the code needs more memory than a page has"],
+    [{ died: "Maximum call stack size exceeded" }, "a function calls itself without end"],
+    [{ raised: "SystemExit" }, "the code asked it to"],
+    [{ died: "Program terminated with exit(1)" }, "the code asked it to"],
+    [{ died: "Aborted(). Build with -sASSERTIONS for more info." }, "it broke down (Aborted())"],
+  ]) assert.equal(ended(given), `Python ended: ${why}. ${again}`);
+  assert.equal(ended({ raised: "ZeroDivisionError" }), "");
+  assert.equal(reason({ raised: "ZeroDivisionError" }), "raised an error");
+  assert.match(reason({ raised: "RecursionError" }), /calls itself without end$/);
 });

@@ -4,44 +4,8 @@
  * running the third runs the first two if they have not run yet. Python is fetched on the first Run, from this site.
  */
 import { element } from "../lib/element.js";
+import { ended, python, reason, request, stop } from "../lib/python.js";
 import { heatmap } from "../lib/svg.js";
-
-// The Python of the page: `run` and `stop` write this state, all snippets read it, and `stop` throws it away.
-/** The worker that holds Python and the page's variables; made at the first run. @type {Worker | null} */
-let worker = null;
-/** The snippets that have run in this worker, with the code that ran. @type {Map<PySnippet, string>} */
-let ran = new Map();
-/** The snippet that runs, or that ran last. @type {PySnippet | null} */
-let running = null;
-/** Counts the calls of `stop`: a run that was waiting when it was called does not begin. */
-let stops = 0;
-/** Answers the request that the worker has not answered yet. @type {((answer: any) => void) | null} */
-let answer = null;
-/** The end of the last run: runs take turns. @type {Promise<any>} */
-let queue = Promise.resolve();
-
-/** Run code in the worker; `name` is what tracebacks call it. @param {string} code @param {string} name
- * @returns {Promise<any>} what Session.run gives, or {stopped} or {failed: the reason} */
-function request(code, name) {
-  worker ??= new Worker(new URL("../lib/python-worker.js", import.meta.url), { type: "module" });
-  return new Promise((resolve) => {
-    answer = resolve;
-    const current = /** @type {Worker} */ (worker);
-    current.onmessage = ({ data }) => resolve(data);
-    current.onerror = (event) => resolve({ failed: event.message ?? "its worker did not start" });
-    current.postMessage({ code, name });
-  });
-}
-
-/** End what runs, and forget all variables. */
-function stop() {
-  worker?.terminate();
-  worker = null;
-  ran = new Map();
-  stops++;
-  answer?.({ stopped: true });
-  answer = null;
-}
 
 export default class PySnippet extends HTMLElement {
   /** @type {any} */ code;
@@ -58,7 +22,7 @@ export default class PySnippet extends HTMLElement {
     this.code = this.querySelector("code");
     this.original = this.code.textContent.replace(/\n$/, "");
     this.highlighted = Array.from(this.code.childNodes);
-    const name = `snippet ${this.getAttribute("number")}`;
+    const name = this.called;
     const button = (/** @type {string} */ label, /** @type {() => void} */ act) => {
       this.buttons[label] = element("button", { type: "button", textContent: label, ariaLabel: `${label} ${name}`, className: "md-button" });
       this.buttons[label].addEventListener("click", act);
@@ -67,7 +31,7 @@ export default class PySnippet extends HTMLElement {
     this.editor = element("textarea", {
       hidden: true, spellcheck: false, autocapitalize: "off", ariaLabel: `the code of ${name}; Ctrl+Enter runs it, Escape leaves it`,
     });
-    this.editor.addEventListener("input", () => this.fit());
+    this.editor.addEventListener("input", () => this.changed());
     this.editor.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.key(event));
     this.status = element("span", { role: "status" });
     this.result = element("div", { className: "weave-gave", role: "group", ariaLabel: `result of ${name}`, hidden: true });
@@ -80,20 +44,30 @@ export default class PySnippet extends HTMLElement {
     this.append(this.result);
   }
 
+  /** Its name, to the reader and in tracebacks. */
+  get called() {
+    return `snippet ${this.getAttribute("number")}`;
+  }
+
   /** The code as the reader has it now. */
   get source() {
     return this.editor.hidden && !this.dataset.changed ? this.original : this.editor.value;
   }
 
-  /** Every live snippet of the page down to this one. @returns {PySnippet[]} */
+  /** What to ask Python. @returns {Record<string, string>} */
+  get request() {
+    return { code: this.source, name: this.called };
+  }
+
+  /** Every live snippet of the page above this one, and this one. @returns {PySnippet[]} */
   get above() {
     const all = /** @type {PySnippet[]} */ (Array.from(document.querySelectorAll("py-snippet.live")));
-    return all.slice(0, all.indexOf(this) + 1);
+    return [...all.filter((snippet) => snippet.compareDocumentPosition(this) & Node.DOCUMENT_POSITION_FOLLOWING), this];
   }
 
   /** End the run of a snippet when the reader leaves its page. */
   disconnectedCallback() {
-    if (running === this) stop();
+    if (python.running === this) stop();
   }
 
   /** Show Stop while the snippet runs or waits. Run stays enabled, because a disabled button loses the focus.
@@ -107,15 +81,15 @@ export default class PySnippet extends HTMLElement {
   /** Run this snippet, after those above it that have not run as they are now. */
   run() {
     if (this.buttons.Run.ariaDisabled === "true") return;
-    if (Array.from(ran.keys()).some((snippet) => !snippet.isConnected)) stop(); // they belong to a page that was left
-    const before = stops;
+    if (Array.from(python.ran.keys()).some((snippet) => !snippet.isConnected)) stop(); // they belong to a page that was left
+    const before = python.stops;
     this.setBusy(true);
     this.status.textContent = "waits for what runs before it …";
-    queue = queue.then(async () => {
+    python.queue = python.queue.then(async () => {
       for (const snippet of this.above) {
-        if (before !== stops || (snippet !== this && ran.get(snippet) === snippet.source)) continue;
+        if (before !== python.stops || (snippet !== this && python.ran.get(snippet) === snippet.source)) continue;
         if (!(await snippet.runAlone(snippet === this)) && snippet !== this) {
-          if (before === stops) this.status.textContent = "did not run: one above it raised an error";
+          if (before === python.stops) this.status.textContent = "did not run: one above it raised an error";
           break;
         }
       }
@@ -126,24 +100,23 @@ export default class PySnippet extends HTMLElement {
 
   /** Run this snippet alone; return false if that failed. @param {boolean} asked by the reader, not needed by a snippet below */
   async runAlone(asked) {
-    const code = this.source, started = performance.now();
+    const asking = this.request, started = performance.now();
     this.setBusy(true);
-    running = this;
-    this.status.textContent = worker ? "runs …" : "Python starts (9 MB, the first time) …";
-    const given = await request(code, `snippet ${this.getAttribute("number")}`);
+    python.running = this;
+    this.status.textContent = python.worker ? "runs …" : "Python starts (9 MB, the first time) …";
+    const given = await request(asking);
     this.setBusy(false);
-    if (given.stopped || given.failed) {
-      if (given.failed) stop();
-      this.status.textContent = given.failed ? `Python did not start: ${given.failed}. Reload the page to try again.` : "stopped; all variables of this page are gone";
-      return false;
-    }
-    // the snippets below depend on this one, and run again when they are needed
-    for (const snippet of ran.keys()) if (this.compareDocumentPosition(snippet) & Node.DOCUMENT_POSITION_FOLLOWING) ran.delete(snippet);
-    ran.set(this, code);
-    const took = performance.now() - started;
-    this.status.textContent = given.error ? "raised an error" : `${asked ? "ran" : "ran first"}, ${took < 1000 ? `${took.toFixed(0)} ms` : `${(took / 1000).toFixed(1)} s`}`;
-    this.show(given);
-    return !given.error;
+    const gone = ended(given), took = performance.now() - started;
+    if (!gone) this.remember(asking.code);
+    this.status.textContent = gone || (given.error ? reason(given) : `${asked ? "ran" : "ran first"}, ${took < 1000 ? `${took.toFixed(0)} ms` : `${(took / 1000).toFixed(1)} s`}`);
+    if (!given.stopped && !given.failed) this.show({ text: "", error: "", array: null, ...given });
+    return !gone && !given.error;
+  }
+
+  /** Keep in mind that this ran: the snippets below depend on it, and run again when they are needed. @param {string} code */
+  remember(code) {
+    for (const snippet of python.ran.keys()) if (this.compareDocumentPosition(snippet) & Node.DOCUMENT_POSITION_FOLLOWING) python.ran.delete(snippet);
+    python.ran.set(this, code);
   }
 
   /** Show what the snippet printed or raised, and an array as a picture.
@@ -205,16 +178,26 @@ export default class PySnippet extends HTMLElement {
   /** Say what the button Edit does now. @param {string} label */
   nameEdit(label) {
     this.buttons.Edit.textContent = label;
-    this.buttons.Edit.ariaLabel = `${label} snippet ${this.getAttribute("number")}`;
+    this.buttons.Edit.ariaLabel = `${label} ${this.called}`;
   }
 
-  /** Ctrl+Enter runs, Escape closes the editor. @param {KeyboardEvent} event */
+  /** Ctrl+Enter runs, Escape closes the editor, Enter keeps the indentation. @param {KeyboardEvent} event */
   key(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       this.run();
+    } else if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault();
+      const line = this.editor.value.slice(0, this.editor.selectionStart).split("\n").pop();
+      const deeper = /:\s*$/.test(line) ? "    " : "";
+      document.execCommand("insertText", false, `\n${/^ */.exec(line)?.[0]}${deeper}`); // which can be undone, unlike a new value
     } else if (event.key === "Escape") this.leave();
     event.stopPropagation(); // the page's own shortcuts (search is f, s, /)
+  }
+
+  /** Do what an edit asks for. */
+  changed() {
+    this.fit();
   }
 
   /** Give the editor as many rows as the code has. */

@@ -30,6 +30,8 @@ class Book:
     """Seconds that one cell may take."""
     modules: tuple[str, ...] = ()
     """Modules imported before any notebook runs."""
+    packages: tuple[str, ...] = ()
+    """Packages that snippets can import in the reader's browser; without any, no snippet runs there."""
     serving: bool = False
     """Whether an author is at work: a notebook runs on from its first changed cell."""
     on_output: OnOutput = lambda *_: None
@@ -65,6 +67,7 @@ class Book:
             self.executor.close()
             del self.executor
         self.layout, self.cell_timeout, self.modules = other.layout, other.cell_timeout, other.modules
+        self.packages = other.packages
 
     def read_sources(self) -> None:
         """Read names and bibliography anew, as each build does."""

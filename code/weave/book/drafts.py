@@ -1,4 +1,4 @@
-"""Notes that are not published yet: those with ``draft: true`` in their front matter, and their notebooks.
+"""Notes that are not published yet: those with ``draft: true`` in their front matter, with notebook and checks.
 
 They are on the site while it is served, and left out when it is built. Their problems are reported, but stop nothing.
 """
@@ -18,10 +18,10 @@ BANNER = '<p class="weave-draft"><strong>Draft.</strong> Shown while the site is
 
 
 def drafts(layout: Layout) -> set[str]:
-    """Return the paths of unpublished notes and their notebooks, relative to the repository's root."""
+    """Return the paths of unpublished notes, their notebooks and checks, relative to the repository's root."""
     files = (layout.root / layout.docs / "notes").glob("*.md")
     notes = {path.relative_to(layout.root).as_posix() for path in files if meta(read(path)).get("draft") is True}
-    return notes | {layout.notebook_of(note) for note in notes}
+    return {path for note in notes for path in (note, layout.notebook_of(note), layout.checks_of(note))}
 
 
 def links_to(book: Book) -> list[Problem]:

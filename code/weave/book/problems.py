@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weave.book import drafts
 from weave.book.book import Book
-from weave.note import headings
+from weave.note import headings, labs
 from weave.note.page import Page
 from weave.source import front_matter
 from weave.source.problem import Problem, nearest
@@ -27,7 +27,10 @@ def problems(book: Book) -> list[Problem]:
         every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
         if path.endswith(".md") and book.is_file(path):
             every += above(book, path)
+            every += labs.problems(book.layout, path, book.layout.read(path), book.packages)
     every += drafts.links_to(book)
+    notes = [path for path in {*book.pages, *book.drafts} if path.endswith(".md") and book.is_file(path)]
+    every += labs.unused(book.layout, notes, book.packages)
     if not every:  # MkDocs would repeat some of these in its own words
         every += book.warnings
     return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))

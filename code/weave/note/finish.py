@@ -13,7 +13,7 @@ from weave.source.problem import Problem
 _ID = re.compile(r'\sid="([^"]+)"')
 _REFERENCE_MARK = re.compile(rf' {REFERENCE}="\d+"')
 _REFERENCE = re.compile(rf'<a\b[^>]* {REFERENCE}="(\d+)"[^>]*>.*?</a>', re.DOTALL)
-_FILE = re.compile(r'\b(href|src|data)="weave:([^"]+)"')
+_FILE = re.compile(r'\b(href|src|data|checks)="weave:([^"]+)"')
 
 
 def anchors(html: str) -> set[str]:

@@ -2,6 +2,9 @@
 
 A block is live if it imports only the standard library and the packages that the site carries to the browser
 (`browser_packages` in mkdocs.yml), and uses only names from itself and from live blocks above it.
+
+A block that begins with `# lab: name` is an exercise, and one with `# solution: name` its solution; `labs.py` has their
+checks. No block below depends on either.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from weave.source.files import cached, digest
 _BLOCK = re.compile(r'<div class="language-python highlight">.*?</pre></div>', re.DOTALL)
 # As it comes out within a list, where Markdown takes it for a part of the text around it.
 _IN_PARAGRAPH = re.compile(rf"<p>((?:(?!</?p>).)*?)({_BLOCK.pattern})((?:(?!</?p>).)*)</p>", re.DOTALL)
+_MARK = re.compile(r"# *(?P<kind>lab|solution): *(?P<name>.*?) *\n")
+_MARK_IN_HTML = re.compile(r'<span class="c1"># *(?:lab|solution):[^\n]*</span>\n')
 _TIMEOUT = 60
 
 
@@ -39,6 +44,15 @@ class Snippet:
     """Line of the text on which its code begins, counted from 1."""
     code: str
     live: bool = False
+    lab: str = ""
+    """The name of the exercise that it poses."""
+    solves: str = ""
+    """The name of the exercise that it solves."""
+
+    @property
+    def apart(self) -> bool:
+        """Return whether nothing below depends on it."""
+        return bool(self.lab or self.solves)
 
 
 def find(text: str, packages: Sequence[str] = ()) -> list[Snippet]:
@@ -49,16 +63,22 @@ def find(text: str, packages: Sequence[str] = ()) -> list[Snippet]:
         if not re.match(r"python\b", fence["info"]):
             continue
         code = dedent(fence.code)
+        line, kind, name = fence.line + 1, "", ""
+        if mark := _MARK.match(code):
+            code, line = code[mark.end() :], line + 1
+            kind, name = mark["kind"], mark["name"] or "?"
         live = False
-        if packages:
+        if packages and kind != "solution":
             try:
                 imported, bound, used = names(code)
-                live = imported <= {*packages, *sys.stdlib_module_names} and used <= known | bound
+                live = imported <= {*packages, *sys.stdlib_module_names}
+                live = live and (kind == "lab" or used <= known | bound)  # a lab also has the names of its setup
             except SyntaxError:
                 pass
-        if live:
+        if live and not kind:
             known |= bound
-        snippets.append(Snippet(len(snippets) + 1, fence.line + 1, code, live))
+        lab, solves = (name if kind == one else "" for one in ("lab", "solution"))
+        snippets.append(Snippet(len(snippets) + 1, line, code, live, lab, solves))
     return snippets
 
 
@@ -88,12 +108,28 @@ def record(folder: Path, snippets: Sequence[Snippet], packages: Sequence[str]) -
 
     The results stay in ``folder`` until a snippet or a package changes; `session.py` says what is in one.
     """
-    live = [(f"snippet {snippet.number}", snippet.code) for snippet in snippets if snippet.live]
-    if not live:
-        return {}
-    asked = json.dumps(live)
+    live = [snippet for snippet in snippets if snippet.live and not snippet.apart]
+    results = answers(folder, [request(snippet) for snippet in live], packages)
+    return dict(zip([snippet.number for snippet in live], results, strict=False))
+
+
+def request(snippet: Snippet) -> dict[str, str]:
+    """The request to `session.Session` that runs a snippet."""
+    return {"code": snippet.code, "name": f"snippet {snippet.number}"}
+
+
+def answers(
+    folder: Path, requests: Sequence[dict[str, str]], packages: Sequence[str], *about: bytes
+) -> list[dict[str, Any]]:
+    """Return what requests to one `session.Session` give in a process of its own; nothing if it fails.
+
+    The results stay in ``folder`` until a request, a package or anything else that they are ``about`` changes.
+    """
+    if not requests:
+        return []
+    asked = json.dumps(requests)
     versions = [f"{name} {version_of(name)}".encode() for name in packages]
-    key = digest(asked.encode(), Path(session.__file__).read_bytes(), sys.version.encode(), *versions)
+    key = digest(asked.encode(), Path(session.__file__).read_bytes(), sys.version.encode(), *versions, *about)
 
     def run() -> str:
         command = [sys.executable, "-I", session.__file__]
@@ -101,24 +137,48 @@ def record(folder: Path, snippets: Sequence[Snippet], packages: Sequence[str]) -
         return done.stdout if done.returncode == 0 else "[]"
 
     try:
-        results = json.loads(cached(folder, key, run))
+        results: list[dict[str, Any]] = json.loads(cached(folder, key, run))
     except subprocess.TimeoutExpired:
         results = []
-    return dict(zip([snippet.number for snippet in snippets if snippet.live], results, strict=False))
+    return results
 
 
-def script_path(uri: str) -> str:
-    """The path on the site of a page's snippets as scripts, with ``{}`` for the number."""
-    return f"{uri.removesuffix('.md')}/snippet-{{}}.py"
+def address(uri: str) -> str:
+    """The folder on the site of what belongs to a page's snippets."""
+    return uri.removesuffix(".md")
+
+
+def files(uri: str, snippets: Sequence[Snippet], checks: str) -> dict[str, bytes]:
+    """Return the snippets of a page as scripts, and the checks of its labs, by their paths on the site."""
+    made = {
+        f"{address(uri)}/snippet-{snippet.number}.py": script(snippets, snippet.number)
+        for snippet in snippets
+        if not snippet.apart
+    }
+    return made | ({f"{address(uri)}/labs.py": checks.encode()} if checks else {})
 
 
 def script(snippets: Sequence[Snippet], number: int) -> bytes:
-    """The snippets up to this one, as one script."""
-    return "\n\n".join(snippet.code.strip("\n") for snippet in snippets[:number]).encode() + b"\n"
+    """The snippets up to this one, without exercises and solutions, as one script."""
+    return "\n\n".join(one.code.strip("\n") for one in snippets[:number] if not one.apart).encode() + b"\n"
 
 
-def weave(html: str, snippets: Sequence[Snippet], recorded: dict[int, dict[str, Any]], scripts: str) -> str:
-    """The page with each block as a snippet; ``scripts`` is the path of their scripts, with ``{}`` for the number."""
+def weave(
+    html: str,
+    snippets: Sequence[Snippet],
+    recorded: dict[int, dict[str, Any]],
+    address: str,
+    models: Sequence[str] = (),
+) -> str:
+    """The page with each block as a snippet.
+
+    Args:
+        html: The page.
+        snippets: All its snippets.
+        recorded: What the live ones gave.
+        address: The folder of `files` on the site.
+        models: The weights that the labs' checks read.
+    """
     html = _IN_PARAGRAPH.sub(
         lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html
     )
@@ -129,12 +189,19 @@ def weave(html: str, snippets: Sequence[Snippet], recorded: dict[int, dict[str, 
 
     def dress(match: re.Match[str]) -> str:
         snippet = next(rest)
-        below = _recorded(recorded[snippet.number]) if snippet.number in recorded else ""
+        block = _MARK_IN_HTML.sub("", match[0], count=1) if snippet.apart else match[0]
         live = ' class="live"' if snippet.live else ""
-        script = f"weave:{scripts.format(snippet.number)}"
+        if snippet.solves:
+            return f'<py-snippet number="{snippet.number}">{block}</py-snippet>'
+        if snippet.lab:
+            about = f'number="{snippet.number}"{live} lab="{snippet.lab}" checks="weave:{address}/labs.py"'
+            title = f'<p class="weave-lab"><strong>Lab</strong> {snippet.lab.replace("-", " ")}</p>'
+            return f'<py-lab {about} models="{" ".join(models)}">{title}{block}<p class="weave-take"></p></py-lab>'
+        below = _recorded(recorded[snippet.number]) if snippet.number in recorded else ""
+        script = f"weave:{address}/snippet-{snippet.number}.py"
         link = f'<a class="weave-up-to" href="{script}" download>the snippets up to here</a>'
         take = f'<p class="weave-take">{link}</p>'
-        return f'<py-snippet number="{snippet.number}"{live}>{match[0]}{take}{below}</py-snippet>'
+        return f'<py-snippet number="{snippet.number}"{live}>{block}{take}{below}</py-snippet>'
 
     return _BLOCK.sub(dress, html)
 

@@ -17,13 +17,14 @@ STYLE_SHEET = "assets/weave.css"
 
 
 def files(
-    book: Book, shown: Mapping[str, Sequence[snippets.Snippet]], repository: str
+    book: Book, shown: Mapping[str, Sequence[snippets.Snippet]], checks: Mapping[str, str], repository: str
 ) -> dict[str, Callable[[], bytes]]:
     """Return a function that makes each file, by the file's path on the site.
 
     Args:
         book: Has the notebooks and their results.
         shown: The snippets of each page, by its path under docs/.
+        checks: The checks of each page's labs, the same way.
         repository: The address to clone.
     """
     extra: dict[str, Callable[[], bytes]] = {
@@ -39,7 +40,6 @@ def files(
             for cell in run.notebook.code:
                 extra[f"{folder}/{cell.key}.py"] = partial(provenance.script, run.notebook, cell, repository)
     for uri, of_page in shown.items():
-        for snippet in of_page:
-            name = snippets.script_path(uri).format(snippet.number)
-            extra[name] = partial(snippets.script, of_page, snippet.number)
+        for name, data in snippets.files(uri, of_page, checks.get(uri, "")).items():
+            extra[name] = partial(bytes, data)
     return extra

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -12,7 +11,7 @@ from mkdocs.structure.pages import Page as MkDocsPage
 from weave.book import render
 from weave.book.asked import Rendered
 from weave.book.book import Book
-from weave.note import snippets
+from weave.note import labs, snippets
 from weave.note.page import start_page
 from weave.site.collected import source_of
 
@@ -26,13 +25,14 @@ class NotePages:
     Args:
         book: Gets the facts of each page.
         rendered: Remembers what was made of each page while the site is served.
-        packages: Packages that snippets can import in the reader's browser.
     """
 
-    def __init__(self, book: Book, rendered: Rendered, packages: Sequence[str]) -> None:
-        self.book, self.rendered, self.packages = book, rendered, packages
+    def __init__(self, book: Book, rendered: Rendered) -> None:
+        self.book, self.rendered = book, rendered
         self.snippets: dict[str, list[snippets.Snippet]] = {}
         """Each page's snippets, by its path under docs/. Written by `with_snippets`, read by extra.files."""
+        self.checks: dict[str, str] = {}
+        """The checks of each page's labs, by its path under docs/. Written and read like the snippets."""
 
     def begin(self, file: File, markdown: str) -> str:
         """Make a page the current one, and return its Markdown with the scan beside it. A plugin's page has neither."""
@@ -66,6 +66,10 @@ class NotePages:
 
     def with_snippets(self, html: str, uri: str, path: str) -> str:
         """Return a page with its blocks of Python as snippets, and what they print."""
-        self.snippets[uri] = shown = snippets.find(self.book.layout.read(path), self.packages)
-        folder = self.book.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
-        return snippets.weave(html, shown, snippets.record(folder, shown, self.packages), snippets.script_path(uri))
+        book = self.book
+        self.snippets[uri] = shown = snippets.find(book.layout.read(path), book.packages)
+        checks = labs.checks(book.layout, path, book.packages) if any(snippet.lab for snippet in shown) else None
+        self.checks[uri] = checks.text if checks else ""
+        folder = book.layout.root / ".cache/weave/snippets" / Path(uri).with_suffix("")
+        recorded = snippets.record(folder, shown, book.packages)
+        return snippets.weave(html, shown, recorded, snippets.address(uri), checks.models if checks else ())

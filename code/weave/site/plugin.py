@@ -27,7 +27,7 @@ from weave.note.embeds import error_html
 from weave.note.katex import FORMULAS, EngineError, copy_katex, engine
 from weave.note.math import render_html
 from weave.note.page import start_page
-from weave.site import collected, every_page, extra, fonts, publish, sources
+from weave.site import collected, every_page, extra, fonts, publish, sources, unchanged
 from weave.site.note_pages import NotePages
 from weave.site.notebook_pages import NotebookPages
 from weave.source.files import digest, write_atomically
@@ -65,7 +65,7 @@ def book_of(config: MkDocsConfig, options: WeaveConfig) -> Book:
     root = Path(config.config_file_path).resolve().parent
     docs = Path(config.docs_dir).resolve().relative_to(root).as_posix()
     layout = Layout(root, docs, options.notebooks, tuple(options.sources))
-    return Book(layout, options.cell_timeout, tuple(options.modules))
+    return Book(layout, options.cell_timeout, tuple(options.modules), tuple(options.browser_packages))
 
 
 class WeavePlugin(BasePlugin[WeaveConfig]):
@@ -102,7 +102,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         else:
             self.book = book_of(config, self.config)
             self.book.serving = self.mode == "serve"
-            self.notes = NotePages(self.book, self.rendered, self.config.browser_packages)
+            self.notes = NotePages(self.book, self.rendered)
             self.notebooks = NotebookPages(self.book, self.rendered)
         self.repository = config.repo_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
@@ -111,6 +111,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         config.extra_css[:0] = ["assets/katex/katex.min.css", extra.STYLE_SHEET]
         self.final = Path(config.site_dir)
         if self.mode == "build":
+            self.before = unchanged.inputs(root)
             config.site_dir = publish.folder_aside(self.final)
         return config
 
@@ -231,8 +232,8 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             )
             output = output.replace(_LEDGER, table)
         output = finish.without_marks(headings.link(output, self.book.pages))
-        macros = config.mdx_configs.get("weave.math", {}).get("macros", {})
-        return render_html(finish.with_files(output, page.url), macros)
+        output = finish.with_files(output, page.url)
+        return render_html(output, config.mdx_configs.get("weave.math", {}).get("macros", {}))
 
     @event_priority(-100)
     def on_post_build(self, config: MkDocsConfig) -> None:
@@ -247,10 +248,11 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             if not publish.strict_warnings():
                 publish.publish(site_dir, self.final, root / ".cache/weave/site.lock")
                 config.site_dir = str(self.final)  # where other plugins and `mkdocs gh-deploy` look for it now
+                unchanged.keep(config, self.before)
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
-        return extra.files(self.book, self.notes.snippets, self.repository)
+        return extra.files(self.book, self.notes.snippets, self.notes.checks, self.repository)
 
     def on_shutdown(self) -> None:
         """Also called after an error or Ctrl-C."""
@@ -264,6 +266,5 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         return self.notebooks.path_of(uri) if uri in self.notebooks.headings else f"{self.book.layout.docs}/{uri}"
 
     def _url(self, path: str, page: MkDocsPage) -> str:
-        uri = self.book.layout.page_uri(path)
-        file = self.files.get_file_from_path(uri) if uri else None
+        file = self.files.get_file_from_path(self.book.layout.page_uri(path) or "")
         return file.url_relative_to(page.file) if file else ""

@@ -12,7 +12,7 @@ import yaml
 from weave.source.problem import Refused
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
     """Paths relative to the repository's root, with forward slashes."""
 
@@ -25,6 +25,11 @@ class Layout:
     def read(self, path: str) -> str:
         return (self.root / path).read_text(encoding="utf-8")
 
+    labs = "code/labs"
+    """Folder of the checks of labs."""
+    models = "code/checkpoints"
+    """Folder of the weights, safetensors files, that labs may ask for."""
+
     @property
     def glossary(self) -> str:
         return f"{self.docs}/pages/glossary.md"
@@ -32,6 +37,10 @@ class Layout:
     def notebook_of(self, path: str) -> str:
         """Return the notebook of a note's own name (``notes/a-b.md``: ``a_b.py``); of a notebook, itself."""
         return path if self.is_notebook(path) else f"{self.notebooks}/{Path(path).stem.replace('-', '_')}.py"
+
+    def checks_of(self, path: str) -> str:
+        """Return the checks of a note's labs (``notes/a-b.md``: ``a_b.py``)."""
+        return f"{self.labs}/{Path(path).stem.replace('-', '_')}.py"
 
     def page_uri(self, path: str) -> str | None:
         """The page, as a path under docs/, that shows a file of the repository; None where none does."""
