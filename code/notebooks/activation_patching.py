@@ -436,7 +436,6 @@ claim(
     checked=spot_check("smollm2-ioi-patching", places=1, seed=3),
 )
 left, right = panels(1, 2, height=2.2, width=8.0)
-limit = float(z.abs().max()) / whole
 for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word")):
     plot.heatmap(
         z[:, :, position].T / whole,
@@ -444,7 +443,7 @@ for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word"
         xlabel="layer",
         ylabel="head",
         title=title,
-        limit=0.3,
+        limit=0.4,
         bar="share of the difference" if ax is right else None,
     )
 
@@ -497,13 +496,6 @@ for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), 
 
 # %% directions
 at_s2, at_end = (pearson(z[:, :, p], noised[:, :, p]) for p in (S2, END))
-claim(
-    directions_pearson=pearson(z, noised),
-    directions_end=at_end,
-    directions_s2=at_s2,
-    smol_denoise_sum=z.sum() / whole,
-    smol_noise_sum=noised.sum() / whole,
-)
 ax = panels(1, 1, height=3.0, width=3.6)
 for position, colour, name in ((S2, ORANGE, "S2"), (END, BLUE, "last word")):
     x, y = (a[:, :, position].flatten() / whole for a in (z, noised))
@@ -511,6 +503,13 @@ for position, colour, name in ((S2, ORANGE, "S2"), (END, BLUE, "last word")):
 ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
 ax.set(xlabel="denoising: put in", ylabel="noising: taken out")
 ax.legend(frameon=False, fontsize=8)
+claim(
+    directions_pearson=pearson(z, noised),
+    directions_end=at_end,
+    directions_s2=at_s2,
+    smol_denoise_sum=z.sum() / whole,
+    smol_noise_sum=noised.sum() / whole,
+)
 
 # %% kinds
 # Up to S2 both prompts are the same, and so nothing differs: all agreement is over S2 and the four words after it.
@@ -547,15 +546,15 @@ def missed(rule, kind):
 NAMES = {"gradient": "atp", "scales frozen": "norm", "scales and gates (RelP)": "relp"}
 NAMES |= {"integrated, 4 nodes": "ig", "softmax again": "soft"}
 rows = []
-for rule, short in NAMES.items():
-    row = [rule]
-    for kind in SITES:
+for kind in SITES:
+    row = [{"resid_pre": "stream", "mlp_out": "MLP"}.get(kind, kind)]
+    for rule, short in NAMES.items():
         x, y = exact(kind), estimate(rule, kind)
         r, rank, off = pearson(x, y), spearman(x, y), missed(rule, kind)
         claim(**{f"{short}_{kind}": r, f"{short}_{kind}_rank": rank, f"{short}_{kind}_off": off})
         row.append(f"{number(r)} / {number(rank)} / {number(off)}")
     rows.append(row)
-plot.table(rows, ["backward pass", "stream", "MLP", "z", "v", "pattern", "q", "k"])
+plot.table(rows, ["", *NAMES])
 
 # %% mlps
 rest, s2 = slice(1, None), exact("resid_pre")[:, 0]
@@ -579,12 +578,6 @@ claim(
     mlp_next=x[rest].abs().max(),
     mlp_without_other_most=max(without[1:]),
 )
-# the same site on six other prompts
-other = ioi_prompts(model.vocabulary, 6, seed=7)
-unpatched = other.logit_diff(model(other.swapped)[:, -1])
-patched = patch_resid(model, other.clean, other.swapped, other.logit_diff, name="mlp_out", layers=[0], positions=[S2])
-slope_there = attribution(model, other.clean, other.swapped, other.logit_diff, ["mlp_out"])["mlp_out"][0, S2]
-claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
 axes = panels(1, 3, height=2.6, width=7.6, sharey=True)
 for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4 nodes"), strict=True):
     x, y = exact("mlp_out"), estimate(rule, "mlp_out")
@@ -593,6 +586,12 @@ for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4
     ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
     ax.set(title=rule, xlabel="exact", xlim=(-2, 10), ylim=(-2, 10))
 axes[0].set_ylabel("estimate")
+# the same site on six other prompts
+other = ioi_prompts(model.vocabulary, 6, seed=7)
+unpatched = other.logit_diff(model(other.swapped)[:, -1])
+patched = patch_resid(model, other.clean, other.swapped, other.logit_diff, name="mlp_out", layers=[0], positions=[S2])
+slope_there = attribution(model, other.clean, other.swapped, other.logit_diff, ["mlp_out"])["mlp_out"][0, S2]
+claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
 
 
 # %% way
