@@ -36,7 +36,7 @@ def torch_as_it_was() -> Iterator[None]:
         assert torch.get_default_dtype() == torch.float32, "something called torch.set_default_dtype"
 
 
-# The folders whose files take longest: begun last, a single one would run on while the other workers have nothing to do.
+# The folders whose files take longest: begun last, one of them would run on while the other workers are idle.
 LONGEST = ("browser", "notes", "site", "author", "serve", "independent", "training")
 
 

@@ -22,6 +22,9 @@ What wrote this logit? What do the layers predict?        ``methods.attribution`
 Change each head, layer and position in turn              ``methods.sweeps``
 Estimate all of those changes from one gradient           ``methods.attribution_patching``
 Change what one part reads from another; score all edges  ``methods.edges``
+Look for a circuit; cut the model down to it              ``methods.acdc``, ``methods.faithfulness``
+Is a story of a circuit true?                             ``methods.scrubbing``
+Every circuit of a small graph, and the best ones         ``methods.exhaustive``
 Put a dictionary into the model                           ``methods.splice``
 Freeze everything that is not linear                      ``methods.linearise``
 Remove LayerNorm from the formulas                        ``methods.fold``

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from residual.errors import nearest
-from residual.experiments import ablations, patching
+from residual.experiments import ablations, ioi_circuits, patching
 from residual.files.cards import ResultCard, versions
 from residual.files.results import FOLDER, load_result, save_result
 
@@ -48,6 +48,21 @@ MEASUREMENTS = {
         "SmolLM2 on IOI: the effect of patching each activation at each position, by layer and kind",
         (30, 8),
         patching.smollm2_on_ioi,
+    ),
+    "smollm2-ioi-edge-scores": Measurement(
+        "SmolLM2's edges scored by EAP and EAP-IG for indirect objects, against three other names",
+        (len(ioi_circuits.STEPS),),
+        ioi_circuits.scores,
+    ),
+    "smollm2-ioi-curves": Measurement(
+        "The logit difference of SmolLM2 cut down to its best edges: orders of edges by size of circuit",
+        (len(ioi_circuits.RANKINGS), len(ioi_circuits.FRACTIONS)),
+        ioi_circuits.curves,
+    ),
+    "smollm2-ioi-choices": Measurement(
+        "One circuit of SmolLM2 for indirect objects: nodes or edges, what replaces the rest, which positions",
+        (len(ioi_circuits.LEVELS), len(ioi_circuits.WAYS), len(ioi_circuits.PLACES)),
+        ioi_circuits.choices,
     ),
 }
 """All measurements by name."""

@@ -32,6 +32,9 @@ from residual.methods.reruns import Metric, Position, positions_read
 from residual.model import Block, Config, Norm, Transformer
 from residual.taps import at, compose, find, record
 
+Edge = tuple[str, str]
+"""A writer and a reader, by name."""
+
 
 class _End(NamedTuple):
     """The start or end of an edge."""
@@ -49,6 +52,12 @@ def writers(config: Config) -> list[str]:
 def readers(config: Config) -> list[str]:
     """Return the parts that read the stream, in order."""
     return list(_readers(config))
+
+
+def every_edge(config: Config) -> list[Edge]:
+    """Return all edges, by writer and then by reader."""
+    begins, ends = _writers(config), _readers(config)
+    return [(w, r) for w, begin in begins.items() for r, end in ends.items() if begin.step <= end.step]
 
 
 def written(model: Transformer, tokens: Tokens, mask: Bool[Tensor, "batch pos"] | None = None) -> dict[str, Tensor]:
@@ -75,6 +84,7 @@ class patch_edges:
         recorded: the result of ``written``, for as many examples as are run, or for one.
         how: use the writer's term as recorded; its ``"mean"`` over the recorded examples, at each position, which
             should have the same length; or ``"zero"``, which needs no recording. An MLP's bias is not part of its term.
+        where: true at the positions where the edges are changed; default: everywhere.
 
     Raises:
         ValueError: no such writer or reader, or the reader comes first; a term not recorded, or of another shape.
@@ -88,57 +98,67 @@ class patch_edges:
         edges: Iterable[tuple[str, str]],
         recorded: Mapping[str, Tensor] | None = None,
         how: Literal["patch", "mean", "zero"] = "patch",
+        where: Bool[Tensor, "batch pos"] | None = None,
     ) -> None:
         if how not in ("patch", "mean", "zero"):
             raise ValueError(f"cannot change an edge by {how!r}; {nearest(how, ['patch', 'mean', 'zero'])}")
         if recorded is None and how != "zero":
             raise ValueError(f"{how!r} needs the outputs of another run: recorded=written(model, tokens)")
-        self.model = model
+        self.model, self.where = model, where
         chosen = _ends(model.config, edges)
-        self._heads: dict[str, list[int]] = {}  # by written activation, the heads that are edges' writers
-        for begin, _ in chosen:
-            heads = self._heads.setdefault(begin.name, [])
-            if begin.head is not None and begin.head not in heads:
-                heads.append(begin.head)
+        self._heads: dict[str, list[int]] = {}  # by written activation, in order: the heads that are edges' writers
+        self._first: dict[str, int] = {}  # and the row of its first writer among all
+        self._n, order = 0, {end: i for i, end in enumerate(_writers(model.config).values())}
+        for begin in sorted({begin for begin, _ in chosen}, key=order.__getitem__):
+            self._heads.setdefault(begin.name, []).extend([] if begin.head is None else [begin.head])
+        for name, heads in self._heads.items():
+            self._first[name], self._n = self._n, self._n + max(len(heads), 1)
         self._new: dict[str, Tensor] = {}
         for name in self._heads if how != "zero" else ():
             if recorded is None or name not in recorded:
                 raise ValueError(f"{name} was not recorded; written(model, tokens) records everything needed")
             self._new[name] = recorded[name].mean(dim=0, keepdim=True) if how == "mean" else recorded[name]
-        # By the activation read, then by the activation written: 1 where (reader head, writer head) is an edge. A part
-        # without heads counts as one head.
-        self._reads: dict[str, dict[str, Tensor]] = {}
+        # By the activation read: 1 where (reader head, writer) is an edge. A part without heads counts as one head.
+        self._reads: dict[str, Tensor] = {}
         for begin, end in chosen:
-            width = len(self._heads[begin.name]) or 1
-            rows = model.config.n_heads if end.name.endswith("q_in") else model.config.kv_heads
-            mask = self._reads.setdefault(end.name, {}).setdefault(
-                begin.name, torch.zeros(1 if end.head is None else rows, width)
-            )
-            mask[end.head or 0, 0 if begin.head is None else self._heads[begin.name].index(begin.head)] = 1
+            width = model.config.n_heads if end.name.endswith("q_in") else model.config.kv_heads
+            mask = self._reads.setdefault(end.name, torch.zeros(1 if end.head is None else width, self._n))
+            place = 0 if begin.head is None else self._heads[begin.name].index(begin.head)
+            mask[end.head or 0, self._first[begin.name] + place] = 1
         self._terms: dict[str, Tensor] = {}  # of this run, filled in as they are written; cleared by the next run
-        self._changes: dict[str, Tensor] = {}
+        self._changes: Tensor | None = None  # of all writers in order; the first ``_written`` rows are filled in
+        self._written = 0
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         if name in self._heads:
-            self._terms[name], self._changes[name] = x, self._change(name, x)
-        if name in self._reads:
-            y = x
-            for source, mask in self._reads[name].items():
-                change = einsum(mask.to(x), self._changes[source], "reader writer, writer b pos d -> b pos reader d")
-                y = y + (change if y.ndim == 4 else change[:, :, 0])
-            x = y
+            self._terms[name] = x
+            self._keep(name, self._change(name, x))
+        if name in self._reads and self._changes is not None:
+            mask, n = self._reads[name].to(x), self._written
+            change = einsum(mask[:, :n], self._changes[:n], "reader writer, writer b pos d -> b pos reader d")
+            x = x + (change if x.ndim == 4 else change[:, :, 0])
         return x
 
     def settled(self, name: str, x: Tensor) -> None:
         """Take the value written in this run, after all taps."""
         if name in self._heads and x is not self._terms.get(name):
-            self._changes[name] = self._change(name, x)
+            self._keep(name, self._change(name, x))
 
     def resolve(self, known: list[str]) -> frozenset[str]:
-        self._terms.clear()
-        self._changes.clear()
+        self._terms, self._changes, self._written = {}, None, 0
         names = [*self._heads, *self._reads]
         return find(names, known) if names else frozenset()
+
+    def _keep(self, name: str, change: Float[Tensor, "writer batch pos d_model"]) -> None:
+        """Put the changes of these writers in their rows; as a new tensor if gradients flow through."""
+        rows, first = self._changes, self._first[name]
+        rows = change.new_zeros(self._n, *change.shape[1:]) if rows is None else rows
+        if rows.requires_grad or change.requires_grad:
+            change = change.expand(-1, *rows.shape[1:])
+            rows = torch.cat([rows[:first], change, rows[first + len(change) :]])
+        else:
+            rows[first : first + len(change)] = change
+        self._changes, self._written = rows, first + len(change)
 
     def _change(self, name: str, x: Tensor) -> Float[Tensor, "writer batch pos d_model"]:
         """Return the new terms minus those of this run."""
@@ -151,6 +171,10 @@ class patch_edges:
         elif new.shape[1:] != x.shape[1:] or len(new) not in (1, len(x)):
             raise ValueError(f"{name} was recorded with shape {list(new.shape)}; in this run it has {list(x.shape)}")
         change = new.to(x) - x
+        if self.where is not None:
+            if self.where.ndim != 2 or self.where.shape[1] != x.shape[1] or len(self.where) not in (1, len(x)):
+                raise ValueError(f"where is {list(self.where.shape)}; this run has {list(x.shape[:2])}, [batch pos]")
+            change = change * self.where.to(x).reshape(*self.where.shape, *[1] * (x.ndim - 2))
         if not name.endswith("attn.z") or block is None:
             return change[None]
         heads = self._heads[name]

@@ -1,0 +1,728 @@
+# %% [markdown]
+# # Path patching
+#
+# Everything that the note [path-patching](../../docs/notes/path-patching.md) shows and counts: a model by hand whose
+# edges are known, the five `induction` models, of which every circuit of 69 edges is known, and SmolLM2.
+
+# %% setup
+from math import comb
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from residual import plot
+from residual.experiments import hand_set, ioi_circuits
+from residual.experiments.measure import spot_check
+from residual.files import checkpoints
+from residual.files.results import load_result
+from residual.methods.acdc import acdc, sweep_order
+from residual.methods.edges import edge_attribution, every_edge, patch_edges, written
+from residual.methods.exhaustive import EveryCircuit
+from residual.methods.faithfulness import FRACTIONS, CircuitRuns, cmd, cpr, curve, divergence_from, weights
+from residual.methods.induction import previous_token_score, repeats
+from residual.methods.scrubbing import recovered, scrub
+from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
+from residual.training.corpus import corpus
+from weave import claim
+
+torch.set_grad_enabled(False)
+SEEDS = range(5)
+models = [checkpoints.load("induction" if seed == 0 else f"induction-seed{seed}").model for seed in SEEDS]
+
+
+def task(n=48, length=49, periods=(8, 24), d_vocab=512, same_structure=False, start=False, seed=0):
+    """Clean and corrupted tokens [batch pos], the token that induction predicts, and a wrong one.
+
+    Clean rows repeat a stretch of distinct tokens. Corrupted rows have other tokens: all different, so that nothing
+    repeats; or, with ``same_structure``, repeating with the same period, and then their own answer is the wrong one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(periods[0], periods[1] + 1, (n, 1), generator=generator)
+    drawn = torch.rand(n, d_vocab - start, generator=generator).argsort(dim=1) + start
+    rows = drawn.gather(1, torch.arange(length) % period)
+    other = drawn.flip(1)[:, :length]
+    back = 1 + (torch.rand(n, 1, generator=generator) * (period - 1)).long()
+    wrong = rows.gather(1, length - 1 - back)
+    if same_structure:
+        other = other.gather(1, torch.arange(length) % period)
+        wrong = other[:, -1:]
+    clean, corrupted = rows[:, :-1], other[:, :-1]
+    if start:
+        zero = torch.zeros_like(wrong)
+        clean, corrupted = torch.cat([zero, clean], dim=1), torch.cat([zero, corrupted], dim=1)
+    return clean, corrupted, rows[:, -1], wrong[:, 0]
+
+
+def named(edge):
+    return " → ".join(edge)
+
+
+# %% [markdown]
+# ## Truth: every circuit
+#
+# 69 edges into the second layer and the logits, 2⁶⁹ circuits, for each of the five seeds.
+
+# %% every-circuit
+every = [EveryCircuit(model, *task()) for model in models]
+
+
+def share(seed, metric):
+    """Faithfulness: 0 for the corrupted run, 1 for the clean one."""
+    return (metric - every[seed].empty) / (every[seed].full - every[seed].empty)
+
+
+best = [each.best() for each in every]
+best_f = torch.stack([share(seed, each.best_metrics()).double() for seed, each in enumerate(every)])  # seed size
+N = len(every[0].edges)
+SIZES = range(N + 1)
+smallest = [int((f >= 0.9).nonzero()[0]) for f in best_f]  # edges of the smallest circuit that reaches 0.9
+claim(
+    edges=N,
+    circuits=2.0**N,
+    full_least=min(each.full for each in every),
+    empty_most=max(each.empty for each in every),
+    smallest_least=min(smallest),
+    smallest_most=max(smallest),
+    smallest_f_least=min(float(best_f[seed, k]) for seed, k in enumerate(smallest)),
+    smallest_f_most=max(float(best_f[seed, k]) for seed, k in enumerate(smallest)),
+    three_most=best_f[:, 3].max(),
+    four_least=best_f[:, 4].min(),
+    four_most=best_f[:, 4].max(),
+    most_f=best_f.max(),
+)
+plot.table(
+    [[seed, *(f"{best_f[seed, k]:.2f}" for k in (1, 3, 4, 8, 12, 20, 40, 69)), smallest[seed]] for seed in SEEDS],
+    ["seed", "1 edge", "3", "4", "8", "12", "20", "40", "69", "edges for 0.9"],
+)
+
+# %% best-circuits
+movers = [int(previous_token_score(m, task(seed=1)[0])[0].argmax()) for m in models]
+
+
+def as_story(seed, kept):
+    """The number of whole induction circuits in a list of edges, and the edges that are left over."""
+    left, count = set(kept), 0
+    for head in range(4):
+        reader, mover = f"1.{head}", f"0.{movers[seed]}"
+        whole = {("embed", f"{reader}.q"), (mover, f"{reader}.k"), ("embed", f"{reader}.v"), (reader, "logits")}
+        if whole <= left:
+            left, count = left - whole, count + 1
+    return count, left
+
+
+whole = {k: [as_story(seed, best[seed][k]) for seed in SEEDS] for k in (4, 8, 12)}
+steps = [sum(set(best[s][k]) <= set(best[s][k + 1]) for k in range(N)) for s in SEEDS]
+claim(
+    four_are_the_story=sum(count == 1 and not left for count, left in whole[4]),
+    eight_are_the_story=sum(count == 2 and not left for count, left in whole[8]),
+    three_heads=sum(k == 12 for k in smallest),
+    twelve_are_the_story=sum(whole[12][s] == (3, set()) for s in SEEDS if smallest[s] == 12),
+    nested_least=min(steps),
+    nested_most=max(steps),
+    two_in_four=sum(set(best[s][2]) <= set(best[s][4]) for s in SEEDS),
+    two_in_three=sum(set(best[s][2]) <= set(best[s][3]) for s in SEEDS),
+    three_in_four=sum(set(best[s][3]) <= set(best[s][4]) for s in SEEDS),
+)
+again = [EveryCircuit(model, *task(n=24, seed=1)) for model in models]  # other texts
+again_f = [(e.best_metrics()[4].item() - e.empty) / (e.full - e.empty) for e in again]
+again_best = [e.best() for e in again]
+claim(
+    again_the_story=sum(as_story(s, again_best[s][k]) == (k // 4, set()) for s in SEEDS for k in (4, 8)),
+    again_the_same=sum(set(again_best[s][4]) == set(best[s][4]) for s in SEEDS),
+    again_differs=max(abs(f - float(best_f[s, 4])) for s, f in enumerate(again_f)),
+)
+plot.table(
+    [[seed, k, f"{best_f[seed, k]:.2f}", ", ".join(map(named, best[seed][k]))] for seed in SEEDS for k in (2, 3, 4)],
+    ["seed", "edges", "f", "the best circuit"],
+)
+
+# %% how-many
+level = [each.empty + 0.9 * (each.full - each.empty) for each in every]
+good = torch.stack([each.how_many(limit) for each, limit in zip(every, level, strict=True)])  # seed size
+possible = torch.tensor([float(comb(N, k)) for k in SIZES], dtype=torch.float64)
+needed = [
+    [edge for edge, most in zip(each.edges, each.best_without(), strict=True) if most < limit]
+    for each, limit in zip(every, level, strict=True)
+]
+containing = [2.0 ** (N - len(edges)) for edges in needed]
+claim(
+    good_at_smallest=max(int(good[seed, k]) for seed, k in enumerate(smallest)),
+    good_share_most=max(float(row.sum()) / 2.0**N for row in good),
+    good_at_20=good[0, 20],
+    possible_at_20=possible[20],
+    needed_least=min(map(len, needed)),
+    needed_most=max(map(len, needed)),
+    needed_are_the_story=sum(as_story(seed, needed[seed])[1] == set() for seed in SEEDS),
+    contain_and_good_least=min(float(row.sum()) / n for row, n in zip(good, containing, strict=True)),
+    seeds_where_containing_is_enough=sum(float(row.sum()) / n > 0.99 for row, n in zip(good, containing, strict=True)),
+    half_random_size=int(next(k for k in SIZES if good[0, k] / possible[k] > 0.5)),
+)
+ax = panels(height=2.8)
+for seed in SEEDS:
+    ax.plot(SIZES, np.log10(good[seed].numpy().clip(1e-9)), color=BLUE, linewidth=1)
+ax.plot(SIZES, np.log10(possible.numpy()), color=GREY)
+ax.set(xlabel="edges kept", ylabel="log₁₀ of the number of circuits", ylim=(0, 22.5))
+for x, y, name, colour in ((34.5, 20.8, "all circuits", GREY), (40, 11.5, "f ≥ 0.9, five seeds", BLUE)):
+    ax.text(x, y, name, ha="center", color=colour)
+
+# %% [markdown]
+# ## The methods, on the same 69 edges
+
+
+# %% grade
+def by_score(edges, scores):
+    """Orders by help and by size, from the change of the metric if an edge is corrupted."""
+    pairs = list(zip(edges, scores, strict=True))
+    helps = [edge for edge, _ in sorted(pairs, key=lambda pair: pair[1])]
+    return helps, [edge for edge, _ in sorted(pairs, key=lambda pair: -abs(pair[1]))]
+
+
+def greedy(each, backward):
+    """Remove, or add, the edge that leaves the largest metric; from the most to the least important."""
+    kept = torch.full((N,), backward)
+    order = []
+    while (kept == backward).any():
+        where = (kept == backward).nonzero().flatten()
+        trials = kept.repeat(len(where), 1)
+        trials[torch.arange(len(where)), where] = not backward
+        chosen = where[each.metrics(trials).argmax()]
+        kept[chosen] = not backward
+        order.append(each.edges[chosen])
+    return order[::-1] if backward else order
+
+
+def attribution(seed, corrupted_end=False, steps=1):
+    clean, corrupted, right, wrong = task()
+    row = torch.arange(len(right))
+    runs, sign = ((corrupted, clean), -1) if corrupted_end else ((clean, corrupted), 1)
+    found = edge_attribution(models[seed], *runs, lambda x: (x[row, right] - x[row, wrong]).mean(), steps=steps)
+    return [sign * float(found[edge]) for edge in every[seed].edges]
+
+
+def orders(seed):
+    each, alone = every[seed], torch.eye(N, dtype=torch.bool)
+    scores = {
+        "remove one edge": (each.metrics(~alone) - each.full).tolist(),
+        "add one edge": (each.empty - each.metrics(alone)).tolist(),
+        "EAP": attribution(seed),
+        "EAP, corrupted end": attribution(seed, corrupted_end=True),
+        "EAP-IG": attribution(seed, steps=5),
+        "Shapley values": (-each.shapley()).tolist(),
+        "at random": torch.randn(N, generator=torch.Generator().manual_seed(seed)).tolist(),
+    }
+    found = {name: by_score(each.edges, score) for name, score in scores.items()}
+    for name, backward in (("greedy, removing", True), ("greedy, adding", False)):
+        found[name] = (order := greedy(each, backward), order)
+    return scores, found
+
+
+scored, ordered = zip(*(orders(seed) for seed in SEEDS), strict=True)
+METHODS = [
+    "greedy, removing", "Shapley values", "remove one edge", "EAP-IG", "EAP", "greedy, adding", "add one edge",
+    "EAP, corrupted end", "at random",
+]  # fmt: skip
+COST = {
+    "greedy, removing": f"{N * (N + 1) // 2:,} runs", "Shapley values": "all circuits", "remove one edge": f"{N} runs",
+    "EAP-IG": "2 runs, 5 gradients", "EAP": "2 runs, 1 gradient", "greedy, adding": f"{N * (N + 1) // 2:,} runs",
+    "add one edge": f"{N} runs", "EAP, corrupted end": "2 runs, 1 gradient", "at random": "none",
+}  # fmt: skip
+kept_f = {
+    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][0], SIZES)) for s in SEEDS]) for name in METHODS
+}  # seed size
+size_f = {
+    name: torch.stack([share(s, curve(every[s].metric, ordered[s][name][1], SIZES)) for s in SEEDS]) for name in METHODS
+}
+loss20 = {name: (best_f - f)[:, 1:21].mean(dim=1) for name, f in kept_f.items()}
+at_smallest = {name: torch.stack([f[s, smallest[s]] for s in SEEDS]) for name, f in kept_f.items()}
+
+
+def between(x, digits=2):
+    low, high = (f"{value:.{digits}f}".replace("-", "−") for value in (x.min(), x.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def name_of(name):
+    return name.replace(", ", "_").replace(" ", "_").replace("-", "_").lower()
+
+
+claim(
+    **{f"loss20_{name_of(name)}_least": x.min() for name, x in loss20.items()},
+    **{f"loss20_{name_of(name)}_most": x.max() for name, x in loss20.items()},
+    **{f"four_{name_of(name)}_most": f[:, 4].max() for name, f in kept_f.items()},
+    **{f"found_{name_of(name)}": int((x > 0.9).sum()) for name, x in at_smallest.items()},
+    shapley_seed1_8=kept_f["Shapley values"][1, 8],
+    best_seed1_8=best_f[1, 8],
+    greedy_runs=N * (N + 1) // 2,
+)
+plot.table(
+    [
+        [
+            name,
+            *(between(kept_f[name][:, k]) for k in (4, 8)),
+            f"{int((at_smallest[name] > 0.9).sum())} of 5",
+            between(loss20[name], 3),
+            COST[name],
+        ]
+        for name in METHODS
+    ],
+    ["method", "f with 4 edges", "with 8", "finds the smallest", "below the best, 1 to 20 edges", "cost"],
+)
+
+# %% acdc
+THRESHOLDS = (0.01, 0.05, 0.1, 0.3, 1, 2, 3, 5)
+swept = []
+for seed in SEEDS:
+    order = sweep_order(models[seed].config, every[seed].edges)
+    found = [acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t) for t in THRESHOLDS]
+    swept.append([(len(kept), float(share(seed, every[seed].metric(kept)))) for kept in found])
+gaps = [[float(best_f[s, k]) - f for k, f in row] for s, row in enumerate(swept)]
+by_kl = []
+for seed in SEEDS:
+    clean, corrupted, *_ = task(n=8)
+    always = [edge for edge in every_edge(models[seed].config) if edge not in set(every[seed].edges)]
+    run = CircuitRuns(models[seed], clean, corrupted, divergence_from(models[seed], clean), always=always)
+    kept = acdc(sweep_order(models[seed].config, run.edges), run, 0.1)
+    by_kl.append((len(kept), float(share(seed, every[seed].metric(kept))), as_story(seed, kept)[1] == set()))
+claim(
+    acdc_gap_most=max(max(row) for row in gaps),
+    acdc_exact=sum(gap < 1e-4 for row in gaps for gap in row),
+    acdc_circuits=len(SEEDS) * len(THRESHOLDS),
+    acdc_kl_story=sum(story for *_, story in by_kl),
+    acdc_kl_gap_most=max(float(best_f[s, k]) - f for s, (k, f, _) in enumerate(by_kl)),
+)
+plot.table(
+    [
+        [seed, *(f"{k}: {f:.2f}" for k, f in row), f"{by_kl[seed][0]}: {by_kl[seed][1]:.2f}"]
+        for seed, row in enumerate(swept)
+    ],
+    ["seed", *(f"τ = {t:g}" for t in THRESHOLDS), "KL, τ = 0.1"],
+)
+
+# %% staircase
+left, right = panels(1, 2, height=3.0, width=9.6)
+for seed in SEEDS:
+    left.plot(range(25), best_f[seed, :25], color=BLUE, linewidth=1.4)
+left.set(xlabel="edges kept", ylabel="faithfulness f", title="the best of all circuits, five seeds", ylim=(-0.1, 1.2))
+shown = {"best": best_f[0], "remove one": kept_f["remove one edge"][0], "EAP-IG": kept_f["EAP-IG"][0]}
+shown |= {"EAP": kept_f["EAP"][0], "add one": kept_f["add one edge"][0]}
+plot.lines(
+    range(25),
+    {name: f[:25] for name, f in shown.items()},
+    ax=right,
+    xlabel="edges kept",
+    title="seed 0: four methods",
+    colours=[BLUE, GREEN, ORANGE, "#8a5aa8", GREY],
+)
+for ax in (left, right):
+    ax.set(ylim=(-0.1, 1.2), xticks=range(0, 25, 4))
+
+# %% [markdown]
+# ## The edge matrix, exact and estimated
+
+# %% matrix
+rows = [*every[0].writers, *every[0].heads]
+columns = [f"1.{h}.{side}" for side in "qkv" for h in range(4)] + ["logits"]
+exact, estimate = torch.full((2, len(rows), len(columns)), torch.nan)
+for i, (writer, reader) in enumerate(every[0].edges):
+    place = rows.index(writer), columns.index(reader)
+    exact[place], estimate[place] = scored[0]["remove one edge"][i], scored[0]["EAP"][i]
+above, below = panels(2, 1, height=5.4, width=7.0)
+for ax, values, title in ((above, exact, "without the edge, exactly"), (below, estimate, "EAP")):
+    plot.heatmap(values, ax=ax, rows=rows, columns=columns, title=title, limit=9, bar="change of the logit difference")
+
+# %% error-by-kind
+kinds = {"v": [], "q": [], "k": [], "logits": []}
+for seed in SEEDS:
+    strong = zip(every[seed].edges, scored[seed]["remove one edge"], scored[seed]["EAP"], strict=True)
+    for (_, reader), truth, guess in strong:
+        if abs(truth) > 1:
+            kinds[reader.split(".")[-1]].append((truth, guess))
+pairs = {kind: np.array(values) for kind, values in kinds.items()}
+ratio = {kind: values[:, 1] / values[:, 0] for kind, values in pairs.items()}
+together = {kind: values[:, 1].sum() / values[:, 0].sum() for kind, values in pairs.items()}
+claim(
+    linear_error=max(np.abs(pairs[kind][:, 0] - pairs[kind][:, 1]).max() for kind in ("v", "logits")),
+    q_ratio=together["q"],
+    k_ratio=together["k"],
+    ratio_least=min(ratio["q"].min(), ratio["k"].min()),
+    ratio_most=max(ratio["q"].max(), ratio["k"].max()),
+)
+plot.table(
+    [[kind, len(values), f"{together[kind]:.2f}", between(ratio[kind])] for kind, values in pairs.items()],
+    ["edges into", "edges that cost over 1", "EAP divided by the exact effect", "single edges"],
+)
+
+# %% [markdown]
+# ## A model by hand
+
+# %% by-hand
+NEEDED = [("embed", "1.0.q"), ("0.0", "1.0.k"), ("embed", "1.0.v"), ("1.0", "logits")]
+SHARPNESS = (4, 5, 6, 8, 12, 20, 35, 60)
+curves, one = {}, torch.eye(9, dtype=torch.bool)
+for sharpness in SHARPNESS:
+    model = hand_set.induction(32, 25, float(sharpness))
+    clean, corrupted, right, wrong = task(n=16, length=25, periods=(4, 9), d_vocab=32, start=True)
+    row = torch.arange(len(right))
+    by_hand = EveryCircuit(model, clean, corrupted, right, wrong)
+    scale = by_hand.full - by_hand.empty
+
+    def difference(x, row=row, right=right, wrong=wrong):
+        return (x[row, right] - x[row, wrong]).mean()
+
+    places = [by_hand.edges.index(edge) for edge in NEEDED]
+    removed = (by_hand.full - by_hand.metrics(~one))[places] / scale
+    added = (by_hand.metrics(one) - by_hand.empty)[places] / scale
+    eap, ig = (
+        [-float(edge_attribution(model, clean, corrupted, difference, steps=n)[edge]) / scale for edge in NEEDED]
+        for n in (1, 5)
+    )
+    curves[sharpness] = np.array([removed.tolist(), added.tolist(), eap, ig])  # method edge
+by_hand_best = {k: (by_hand.best_metrics()[k].item() - by_hand.empty) / scale for k in (3, 4)}
+run = CircuitRuns(model, clean, corrupted, divergence_from(model, clean))
+found = acdc(sweep_order(model.config, run.edges), run, 0.01)
+claim(
+    by_hand_three=by_hand_best[3],
+    by_hand_four=by_hand_best[4],
+    by_hand_story=len(set(by_hand.best()[4]) & set(NEEDED)),
+    by_hand_removed_least=curves[60][0].min(),
+    by_hand_added_most=curves[60][1].max(),
+    by_hand_eap_q=abs(curves[60][2][0]),
+    by_hand_eap_k=abs(curves[60][2][1]),
+    by_hand_eap_v=curves[60][2][2],
+    by_hand_ig_q=abs(curves[60][3][0]),
+    by_hand_ig_k=curves[60][3][1],
+    by_hand_edges=len(run.edges),
+    by_hand_acdc=len(found),
+)
+axes = panels(1, 3, height=2.7, width=9.6)
+for ax, i, title in zip(axes, (0, 1, 2), ("embed → 1.0.q", "0.0 → 1.0.k", "embed → 1.0.v"), strict=True):
+    series = {
+        name: [curves[s][m][i] for s in SHARPNESS] for m, name in enumerate(("exact", "add one", "EAP", "EAP-IG"))
+    }
+    plot.lines(
+        SHARPNESS, series, ax=ax, title=title, xlabel="sharpness of the match",
+        colours=[BLUE, GREY, "#8a5aa8", ORANGE],
+    )  # fmt: skip
+
+# %% [markdown]
+# ## The corruption decides
+#
+# The same models and the same edges; the corrupted text repeats too, with the same period.
+
+# %% same-structure
+mirrored = [EveryCircuit(model, *task(same_structure=True)) for model in models]
+mirrored_f = torch.stack([((m.best_metrics() - m.empty) / (m.full - m.empty)).double() for m in mirrored])
+mirrored_smallest = [int((f >= 0.9).nonzero()[0]) for f in mirrored_f]
+mirrored_best = [m.best()[k] for m, k in zip(mirrored, mirrored_smallest, strict=True)]
+mirrored_needed = [
+    [e for e, most in zip(m.edges, m.best_without(), strict=True) if most < m.empty + 0.9 * (m.full - m.empty)]
+    for m in mirrored
+]
+matching = [[e for e in edges if e[1].endswith((".q", ".k"))] for edges in mirrored_best]
+here = [float(share(seed, every[seed].metric(mirrored_best[seed]))) for seed in SEEDS]
+claim(
+    mirrored_smallest_least=min(mirrored_smallest),
+    mirrored_smallest_most=max(mirrored_smallest),
+    mirrored_matching=max(len(edges) for edges in matching),
+    mirrored_needed_matching=sum(e[1].endswith((".q", ".k")) for edges in mirrored_needed for e in edges),
+    mirrored_on_the_other_most=max(here),
+)
+plot.table(
+    [
+        [seed, ", ".join(map(named, mirrored_best[seed])), f"{mirrored_f[seed, mirrored_smallest[seed]]:.2f}",
+         f"{here[seed]:.2f}".replace("-", "−")]
+        for seed in SEEDS
+    ],
+    ["seed", "smallest circuit above 0.9, if the corrupted text repeats too", "f there", "f if it does not"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Two areas, two axes
+
+# %% areas
+sizes = [k / N for k in range(1, N + 1)]
+area = {}
+for name in METHODS[:-1]:
+    by_help, by_size = kept_f[name][:, 1:], size_f[name][:, 1:]
+    area[name] = torch.stack(
+        [torch.stack([cpr(sizes, by_help[s], a) if m == "cpr" else cmd(sizes, by_size[s], a) for s in SEEDS])
+         for m in ("cpr", "cmd") for a in ("linear", "log")]
+    )  # fmt: skip
+area["the best circuits"] = torch.stack(
+    [torch.stack([(cpr if m == "cpr" else cmd)(sizes, best_f[s, 1:], a) for s in SEEDS])
+     for m in ("cpr", "cmd") for a in ("linear", "log")]
+)  # fmt: skip
+
+
+def rank(values, more):
+    order = sorted(values, key=lambda name: -values[name] if more else values[name])
+    return {name: i for i, name in enumerate(order)}
+
+
+places = [rank({name: float(x[i].mean()) for name, x in area.items()}, more=i < 2) for i in range(4)]
+moved = [sum(places[i][name] != places[i + 1][name] for name in area) for i in (0, 2)]
+of_mib = weights(FRACTIONS)
+nothing = torch.tensor([0.0] * 9 + [1.0])
+claim(
+    mib_large=of_mib[7:].sum(),
+    mib_small=of_mib[:5].sum(),
+    mib_all=of_mib[-1],
+    mib_nothing_cpr=cpr(FRACTIONS, nothing),
+    mib_nothing_cmd=cmd(FRACTIONS, nothing),
+    mib_log_large=weights(FRACTIONS, "log")[7:].sum(),
+    moved_cpr=moved[0],
+    moved_cmd=moved[1],
+    area_methods=len(area),
+    cmd_best=area["the best circuits"][2].mean(),
+    cmd_best_place=places[2]["the best circuits"] + 1,
+    cmd_remove_one=area["remove one edge"][2].mean(),
+    cmd_greedy=area["greedy, removing"][2].mean(),
+    cmd_eap=area["EAP"][2].mean(),
+    cpr_best=area["the best circuits"][0].mean(),
+    cpr_eap=area["EAP"][0].mean(),
+    cpr_eap_log=area["EAP"][1].mean(),
+    cpr_best_log=area["the best circuits"][1].mean(),
+)
+plot.table(
+    [
+        [name, *(f"{x[i].mean():.2f} ({places[i][name] + 1})" for i in range(4))]
+        for name, x in sorted(area.items(), key=lambda pair: -float(pair[1][0].mean()))
+    ],
+    ["method", "CPR, linear", "CPR, log", "CMD, linear", "CMD, log"],
+)
+
+# %% [markdown]
+# ## Causal scrubbing of the story
+
+# %% scrubbing
+W, R = [f"0.{h}" for h in range(4)], [f"1.{h}" for h in range(4)]
+text, period = repeats(32, 97, (8, 32), seed=3)
+speeches = corpus().validation.unfold(0, 97, 96)[::160][:32]
+
+
+def edges_to(writers, side):
+    return [(w, f"{r}.{side}") for w in writers for r in R]
+
+
+def scrubbed(seed, tokens, counted, claims, draws=1):
+    """Rise of the loss of each counted prediction, mean over draws."""
+    x, y = tokens[:, :-1], tokens[:, 1:]
+
+    def loss(logits):
+        return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")[counted]
+
+    base = loss(models[seed](x))
+    return base, torch.stack([loss(scrub(models[seed], x, claims, seed=i)) - base for i in range(draws)]).mean(dim=0)
+
+
+def hypotheses(seed, x):
+    previous = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+    mover = f"0.{movers[seed]}"
+    rest = [w for w in W if w != mover]
+    story = [(edges_to(W, "q"), None), (edges_to(["embed", *rest], "k"), None), (edges_to(W, "v"), None)]
+    return {
+        "nothing is read": [(every_edge(models[seed].config), None)],
+        "the story": [*story, (edges_to([mover], "k"), previous)],
+        "the story, but keys read the current token": [*story, (edges_to([mover], "k"), x)],
+        "the story, but keys read nothing": [*story, (edges_to([mover], "k"), None)],
+        "queries read no head": [(edges_to(W, "q"), None)],
+        "values read no head": [(edges_to(W, "v"), None)],
+        "neither queries nor values read a head": [(edges_to(W, "q"), None), (edges_to(W, "v"), None)],
+        "values read embeddings by current token": [(edges_to(["embed"], "v"), x)],
+    }
+
+
+counted = torch.arange(1, 97) >= period
+scrubs = {}
+for seed in SEEDS:
+    for name, claims in hypotheses(seed, text[:, :-1]).items():
+        scrubs[seed, name] = scrubbed(seed, text, counted, claims)
+NAMES = list(hypotheses(0, text[:, :-1]))
+
+
+def share_kept(seed, name):
+    base, rise = scrubs[seed, name]
+    nothing = base.mean() + scrubs[seed, NAMES[0]][1].mean()
+    return recovered(base.mean(), base.mean() + rise.mean(), nothing)
+
+
+backs = [float(previous_token_score(models[seed], text)[0, movers[seed]]) for seed in SEEDS]
+story_share = [share_kept(seed, "the story") for seed in SEEDS]
+both = "neither queries nor values read a head"
+on_speeches = []
+for seed in SEEDS:
+    every_token = torch.ones(32, 96, dtype=torch.bool)
+    claims = hypotheses(seed, speeches[:, :-1])
+    base, rise = scrubbed(seed, speeches, every_token, claims["the story"])
+    _, nothing_read = scrubbed(seed, speeches, every_token, claims["nothing is read"])
+    on_speeches.append(recovered(base.mean(), (base + rise).mean(), (base + nothing_read).mean()))
+claim(
+    story_least=min(story_share),
+    story_seed=int(np.argmin(story_share)),
+    back_least=min(backs),
+    back_least_seed=int(np.argmin(backs)),
+    back_others=sorted(backs)[1],
+    story_others=sorted(story_share)[1],
+    story_most=max(story_share),
+    story_current_most=max(share_kept(seed, NAMES[2]) for seed in SEEDS),
+    story_none_most=max(share_kept(seed, NAMES[3]) for seed in SEEDS),
+    speeches_story_least=min(on_speeches),
+    speeches_story_most=max(on_speeches),
+    queries_rise_least=min(float(scrubs[s, "queries read no head"][1].mean()) for s in SEEDS),
+    queries_rise_most=max(float(scrubs[s, "queries read no head"][1].mean()) for s in SEEDS),
+    values_fall_most=max(-float(scrubs[s, "values read no head"][1].mean()) for s in SEEDS),
+    both_share_least=min(share_kept(seed, both) for seed in SEEDS),
+    both_rise_0=abs(float(scrubs[0, both][1].mean())),
+    both_moves_0=scrubs[0, both][1].abs().mean(),
+    both_moves_least=min(float(scrubs[s, both][1].abs().mean()) for s in SEEDS),
+    both_moves_most=max(float(scrubs[s, both][1].abs().mean()) for s in SEEDS),
+    base_0=scrubs[0, both][0].mean(),
+    both_worse_0=(scrubs[0, both][1] > 0.05).float().mean(),
+    both_better_0=(scrubs[0, both][1] < -0.05).float().mean(),
+    true_moves=max(float(scrubs[s, NAMES[7]][1].abs().max()) for s in SEEDS),
+)
+plot.table(
+    [
+        [name, *(f"{share_kept(seed, name):.3f}" for seed in SEEDS),
+         between(torch.tensor([float(scrubs[s, name][1].abs().mean()) for s in SEEDS]))]
+        for name in NAMES[1:]
+    ],
+    ["hypothesis", *(f"seed {seed}" for seed in SEEDS), "mean |change| of a prediction (nats)"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## The graph in the page
+#
+# Every edge alone, on one text; the reader gets the writer's mean over the positions of the text.
+
+
+# %% live
+def live_edges(text):
+    """The loss on the second half without its first token, and what each edge adds to it, largest first."""
+    model = models[0]
+    tokens, _ = model.vocabulary.tokens([text])
+    first = -(-tokens.shape[1] // 2)  # the loss counts the tokens after this one
+
+    def loss(tap=None):
+        of = F.cross_entropy(model(tokens, tap=tap)[0, first:-1], tokens[0, first + 1 :])
+        return float(of)
+
+    means = {name: x.mean(1, keepdim=True).expand_as(x) for name, x in written(model, tokens).items()}
+    base = loss()
+    rises = {edge: loss(patch_edges(model, [edge], means)) - base for edge in every_edge(model.config)}
+    return base, dict(sorted(rises.items(), key=lambda pair: -pair[1]))
+
+
+live_loss, live = live_edges(" kV7 qu%o Zax! 9Gd kV7 qu%o Zax! 9Gd")
+_, plain = live_edges(
+    "The Congress of the United States shall have power to declare war and to make peace with other nations"
+)
+head = {("embed", "0.1.v"), ("embed", "1.1.v"), ("0.1", "1.1.k"), ("1.1", "logits"), ("embed", "1.1.q")}
+claim(
+    live_loss=live_loss,
+    live_story=len(head & set(list(live)[:5])),
+    live_key=live["0.1", "1.1.k"],
+    live_key_plain=abs(plain["0.1", "1.1.k"]),
+    live_worst=min(live.values()),
+)
+plot.table(
+    [[named(edge), rise] for edge, rise in list(live.items())[:8]], ["edge", "rise of the loss (nats)"], digits=3
+)
+
+# %% [markdown]
+# ## SmolLM2 and indirect objects
+#
+# Scores, curves and choices are measured once (`residual measure smollm2-ioi-edge-scores`, `…-curves`, `…-choices`);
+# one place of each of the last two is measured again here.
+
+# %% smollm2-curves
+kept, card = load_result("smollm2-ioi-curves")
+scores, scores_card = load_result("smollm2-ioi-edge-scores")
+low, high = kept["empty"][0, 0], kept["full"][0, 0]
+ioi_f = (kept["difference"] - low) / (high - low)  # ranking size
+curve_of = dict(zip(ioi_circuits.RANKINGS, ioi_f, strict=True))
+ioi_area = {
+    name: [
+        float(measure(FRACTIONS, curve_of[f"{name} {by}" if name != "random" else name], axis))
+        for measure, by in ((cpr, "help"), (cmd, "size"))
+        for axis in ("linear", "log")
+    ]
+    for name in ("EAP", "EAP-IG", "random")
+}
+n_edges = 70_651
+claim(
+    ioi_edges=n_edges,
+    ioi_scored=int((scores["scores"][0] != 0).sum()),
+    ioi_full=high,
+    ioi_empty=low,
+    ioi_prompts=ioi_circuits.PROMPTS,
+    curve_prompts=ioi_circuits.PROMPTS_CURVES,
+    ioi_seconds=scores_card.seconds,
+    **{f"{name_of(name)}_{what}": x[i] for name, x in ioi_area.items()
+       for i, what in enumerate(("cpr", "cpr_log", "cmd", "cmd_log"))},
+    **{f"{name_of(name)}_{what}": curve_of[f"{name} help"][i] for name in ("EAP", "EAP-IG")
+       for i, what in ((3, "1_percent"), (4, "2_percent"), (5, "5_percent"), (6, "10_percent"), (7, "20_percent"))},
+    ioi_most=ioi_f.max(),
+    ioi_curves_differ=spot_check("smollm2-ioi-curves", places=1, seed=0),
+)  # fmt: skip
+left, right = panels(1, 2, height=3.0, width=9.6)
+for ax, log in ((left, ""), (right, "x")):
+    plot.lines(
+        FRACTIONS[:-1], {name: f[:-1] for name, f in curve_of.items()}, ax=ax, log=log,
+        xlabel="share of edges kept", ylabel="" if log else "faithfulness f",
+        title="logarithmic axis" if log else "linear axis", colours=[ORANGE, "#e8b98a", BLUE, "#9dbfe0", GREY],
+    )  # fmt: skip
+
+# %% smollm2-areas
+plot.table([[name, *(f"{x:.2f}" for x in row)] for name, row in ioi_area.items()],
+           ["method", "CPR, linear", "CPR, log", "CMD, linear", "CMD, log"])  # fmt: skip
+
+# %% smollm2-choices
+kept, _ = load_result("smollm2-ioi-choices")
+found, whole_model = kept["difference"], kept["model"][0, 0, 0]  # level way place prompt; prompt
+WAYS = {"patch": "three other names", "mean": "mean", "zero": "zero"}
+bars = []
+for level, level_name in enumerate(ioi_circuits.LEVELS):
+    for way, way_name in enumerate(WAYS.values()):
+        for place, place_name in enumerate(ioi_circuits.PLACES):
+            of = found[level, way, place]
+            means = of.mean() / whole_model.mean()
+            each = of / whole_model
+            half = [float(of[i::2].mean() / whole_model[i::2].mean()) for i in (0, 1)]
+            bars.append((f"{level_name}s, {way_name}, {place_name} positions", float(means), float(each.mean()),
+                         float(each.quantile(0.25)), float(each.quantile(0.75)), *half))  # fmt: skip
+values = np.array([row[1:] for row in bars])
+six = dict(zip([row[0] for row in bars], values, strict=True))
+claim(
+    choices_least=values[:, 0].min(),
+    choices_most=values[:, 0].max(),
+    choices_of_ratios_most=values[:, 1].max(),
+    choices_abba_least=values[:, 4].min(),
+    choices_baba_most=values[:, 5].max(),
+    node_mean_all=six["nodes, mean, all positions"][0],
+    node_patch_all=six["nodes, three other names, all positions"][0],
+    node_zero_all=six["nodes, zero, all positions"][0],
+    node_mean_specified=six["nodes, mean, specified positions"][0],
+    node_mean_specified_ratios=six["nodes, mean, specified positions"][1],
+    edge_patch_specified=six["edges, three other names, specified positions"][0],
+    edge_patch_specified_abba=six["edges, three other names, specified positions"][4],
+    edge_patch_specified_baba=six["edges, three other names, specified positions"][5],
+    choices_model=whole_model.mean(),
+    choices_prompts=len(whole_model),
+    choices_nodes=ioi_circuits.NODES,
+    choices_between=ioi_circuits.BETWEEN,
+    choices_settings=len(bars),
+    choices_differ=spot_check("smollm2-ioi-choices", places=1, seed=0),
+)
+ax = panels(height=4.0, width=8.0)
+height = np.arange(len(bars))[::-1]
+ax.hlines(height, values[:, 2], values[:, 3], color=GREY, linewidth=5, alpha=0.35)
+ax.scatter(values[:, 0], height, color=BLUE, zorder=3, label="ratio of means")
+ax.scatter(values[:, 1], height, color=ORANGE, marker="D", s=20, zorder=3, label="mean of ratios")
+ax.scatter(values[:, 4], height, color="black", marker="$A$", s=28, zorder=3, label="ABBA")
+ax.scatter(values[:, 5], height, color="black", marker="$B$", s=28, zorder=3, label="BABA")
+ax.axvline(1, color=GREY, linewidth=0.8)
+ax.set_yticks(height, [row[0] for row in bars])
+ax.set(xlabel="logit difference of the circuit, as a share of the model's", ylim=(-0.6, len(bars) - 0.4))
+legend = ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncol=4, fontsize=8)
