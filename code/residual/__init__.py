@@ -22,6 +22,7 @@ What wrote this logit? What do the layers predict?        ``methods.attribution`
 What makes up for a head that is taken away?              ``methods.self_repair``
 Change each head, layer and position in turn              ``methods.sweeps``
 What is each head worth, over all subsets of heads?       ``methods.shapley``
+Estimate all of those changes from one gradient           ``methods.attribution_patching``
 Change what one part reads from another; score all edges  ``methods.edges``
 Look for a circuit; cut the model down to it              ``methods.acdc``, ``methods.faithfulness``
 Is a story of a circuit true?                             ``methods.scrubbing``
@@ -34,6 +35,7 @@ The corpora; the training loop                            ``training.corpus``, `
 How a committed model was trained; train it again         ``experiments.language``, ``experiments.run``
 A measurement too long for a notebook                     ``experiments.measure``
 Weights set by hand, not trained                          ``experiments.hand_set``
+Prompts of indirect object identification                 ``experiments.ioi``
 ========================================================  ======================================
 
 A module imports only from its own room and those before it: the modules of this folder, ``files``, ``methods``,

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from residual.errors import nearest
-from residual.experiments import ablations, ioi_circuits, repairs
+from residual.experiments import ablations, ioi_circuits, patching, repairs
 from residual.files.cards import ResultCard, versions
 from residual.files.results import FOLDER, load_result, save_result
 
@@ -48,6 +48,11 @@ MEASUREMENTS = {
         "SmolLM2 with each head of layers 12 to 29 replaced: its direct effect and self-repair, on IOI and on speeches",
         (18, 9),
         repairs.smollm2_repair,
+    ),
+    "smollm2-ioi-patching": Measurement(
+        "SmolLM2 on IOI: the effect of patching each activation at each position, by layer and kind",
+        (30, 8),
+        patching.smollm2_on_ioi,
     ),
     "smollm2-ioi-edge-scores": Measurement(
         "SmolLM2's edges scored by EAP and EAP-IG for indirect objects, against three other names",

@@ -1,0 +1,696 @@
+# %% [markdown]
+# # Activation patching
+#
+# Everything that the note [activation-patching](../../docs/notes/activation-patching.md) shows and counts: gates by
+# hand, the five `induction` models with all 256 subsets of their heads, and SmolLM2 on indirect object identification.
+
+# %% setup
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from residual import plot
+from residual.experiments.ioi import LAYOUT, ioi_prompts
+from residual.experiments.measure import spot_check
+from residual.experiments.patching import KINDS, PROMPTS, prompts
+from residual.files import checkpoints
+from residual.files.pretrained import smollm2
+from residual.files.results import load_result
+from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
+from residual.methods.induction import repeats
+from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
+from residual.methods.sweeps import ablate_heads, patch_heads, patch_resid
+from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
+from residual.taps import patch, record
+from residual.training.corpus import corpus
+from weave import claim
+
+torch.set_grad_enabled(False)
+SEEDS, HEADS = range(5), [f"{layer}.{head}" for layer in (0, 1) for head in range(4)]
+
+
+def ranks(x):
+    return torch.as_tensor(x).flatten().argsort().argsort().double()
+
+
+def pearson(x, y):
+    x, y = (torch.as_tensor(a).flatten().double() for a in (x, y))
+    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+
+
+def spearman(x, y):
+    return pearson(ranks(x), ranks(y))
+
+
+def number(x, digits=2):
+    return f"{x:.{digits}f}".replace("-", "−")
+
+
+def error(x):
+    """Standard error of a mean over the last axis."""
+    return x.std(dim=-1) / x.shape[-1] ** 0.5
+
+
+# %% [markdown]
+# ## Two inputs, three gates
+#
+# Clean is (1, 1), corrupted (0, 0).
+
+# %% gates
+GATES = {"AND": lambda x: x[0] * x[1], "OR": lambda x: x[0] + x[1] - x[0] * x[1]}
+GATES["XOR"] = lambda x: x[0] + x[1] - 2 * x[0] * x[1]
+
+
+def corners(m, n):
+    return torch.stack([m(corner.double()) for corner in subsets(n)])
+
+
+rows = []
+for name, m in GATES.items():
+    values = corners(m, 2)
+
+    def slopes(t, m=m):
+        return slope(m, torch.full((2,), t, dtype=torch.float64))
+
+    found = [removed(values), alone(values), slopes(1.0), slopes(0.0), diagonal(slopes, 1), shapley(values)]
+    rows.append([name, *(number(x[0].item(), 1) for x in found)])
+plot.table(
+    rows,
+    ["gate", "noising", "denoising", "slope at clean", "slope at corrupted", "integrated gradients", "Shapley value"],
+)
+
+# %% [markdown]
+# ## Five models, 256 subsets each
+
+
+# %% truth
+def data(kind):
+    """12 windows, and which predictions count: on repeats, those of what came a period ago."""
+    if kind == "repeats":
+        tokens, period = repeats(12, 65, (8, 24), seed=11)
+        return tokens, torch.arange(1, 65) >= period
+    tokens = corpus().validation.unfold(0, 65, 64)[::400][:12]
+    return tokens, torch.ones(12, 64, dtype=torch.bool)
+
+
+def game(seed, kind):
+    """The log-probability of what comes next: by window for every subset [subset window], and with heads faded."""
+    model = checkpoints.load("induction" if seed == 0 else f"induction-seed{seed}").model.requires_grad_(False)
+    tokens, counted = data(kind)
+
+    def by_window(logits):
+        of_next = logits.log_softmax(dim=-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+        return (of_next * counted).sum(dim=1) / counted.sum(dim=1)
+
+    def mean(logits):
+        x = by_window(logits)
+        return (x * counted.sum(dim=1)).sum() / counted.sum()
+
+    values = subset_values(model, tokens[:, :-1], lambda x: torch.cat([mean(x)[None], by_window(x)]))
+    return values[:, 0], values[:, 1:], HeadGates(model, tokens[:, :-1], mean)
+
+
+games = {(kind, seed): game(seed, kind) for kind in ("repeats", "speeches") for seed in SEEDS}
+truth = {key: shapley(values) for key, (values, _, _) in games.items()}
+claim(
+    subsets=len(games["repeats", 0][0]),
+    loss_none=-max(games["repeats", s][0][0] for s in SEEDS),
+    loss_all=-min(games["repeats", s][0][-1] for s in SEEDS),
+    shapley_error=max(error(shapley(windows)).max() for _, windows, _ in games.values()),
+    whole_0=games["repeats", 0][0][-1] - games["repeats", 0][0][0],
+    mover_noise_0=removed(games["repeats", 0][0])[1],
+    mover_denoise_0=alone(games["repeats", 0][0])[1],
+    shapley_mover_least=min(truth["repeats", s][:4].max() for s in SEEDS),
+    shapley_mover_most=max(truth["repeats", s][:4].max() for s in SEEDS),
+)
+plot.table(
+    [[seed, *(number(x) for x in truth["repeats", seed].tolist())] for seed in SEEDS],
+    ["seed", *HEADS],
+)
+
+
+# %% methods
+def scores(values, gates):
+    noised, denoised = removed(values), alone(values)
+    at_clean, at_corrupted = gates.slopes(1.0), gates.slopes(0.0)
+    return {
+        "noising": noised,
+        "denoising": denoised,
+        "mean of the two": (noised + denoised) / 2,
+        "attribution patching, at clean": at_clean,
+        "attribution patching, at corrupted": at_corrupted,
+        "mean of these two": (at_clean + at_corrupted) / 2,
+        "integrated gradients, 2 nodes": diagonal(gates.slopes, 2),
+        "integrated gradients, 4 nodes": diagonal(gates.slopes, 4),
+        "integrated gradients, 10 nodes": diagonal(gates.slopes, 10),
+    }
+
+
+def lost(values, score):
+    """By how much the heads of highest score fall short of the best subset of that size, for sizes 1 to 7."""
+    best, order = best_subsets(values), score.argsort(descending=True).tolist()
+    return torch.tensor([best[k][1] - values[sum(2**i for i in order[:k])].item() for k in range(1, 8)])
+
+
+def overlap(values, score):
+    """Share of the best subset's heads that are among as many heads of highest score; mean over sizes 1 to 7."""
+    best, order = best_subsets(values), score.argsort(descending=True).tolist()
+    return np.mean([len({*best[k][0]} & {*order[:k]}) / k for k in range(1, 8)])
+
+
+COST = [8, 8, 16, 2, 2, 4, 4, 8, 20]
+graded = {key: scores(values, gates) for key, (values, _, gates) in games.items()}
+generator = torch.Generator().manual_seed(0)
+for key, found in graded.items():
+    found["the Shapley value itself"] = truth[key]
+METHODS = list(graded["repeats", 0])
+
+
+def over_seeds(kind, method, measure):
+    return [measure(games[kind, s][0], graded[kind, s][method], truth[kind, s]) for s in SEEDS]
+
+
+MEASURES = {
+    "rank": lambda values, score, phi: spearman(score, phi),
+    "error": lambda values, score, phi: ((score - phi).abs().sum() / phi.abs().sum()).item(),
+    "overlap": lambda values, score, phi: overlap(values, score),
+    "lost": lambda values, score, phi: lost(values, score).mean().item(),
+}
+table = {
+    (kind, method): {name: over_seeds(kind, method, measure) for name, measure in MEASURES.items()}
+    for kind in ("repeats", "speeches")
+    for method in METHODS
+}
+# the control: the same scores, given to heads at random
+shuffled = {name: [] for name in MEASURES}
+for seed in SEEDS:
+    for _ in range(40):
+        score = truth["repeats", seed][torch.randperm(8, generator=generator)]
+        for name, measure in MEASURES.items():
+            shuffled[name].append(measure(games["repeats", seed][0], score, truth["repeats", seed]))
+
+
+def span(numbers, digits=2):
+    return f"{number(min(numbers), digits)} to {number(max(numbers), digits)}"
+
+
+plot.table(
+    [
+        [method, *(span(table["repeats", method][name]) for name in MEASURES), cost]
+        for method, cost in zip(METHODS, [*COST, 256], strict=True)
+    ]
+    + [["shuffled (mean of 200)", *(number(np.mean(shuffled[name])) for name in MEASURES), ""]],
+    ["method", "rank correlation", "relative error", "overlap with the best", "nats lost", "passes"],
+)
+
+# %% graded
+chosen = {
+    "noising": GREY,
+    "denoising": GREY,
+    "attribution patching, at clean": ORANGE,
+    "attribution patching, at corrupted": ORANGE,
+    "mean of the two": GREEN,
+    "integrated gradients, 4 nodes": BLUE,
+}
+axes = panels(1, 2, height=2.6, width=7.4, sharey=True)
+places = -np.arange(len(chosen))
+for ax, measure, title in zip(
+    axes, ("rank", "error"), ("rank correlation with the truth", "relative error"), strict=True
+):
+    for place, (method, colour) in zip(places, chosen.items(), strict=True):
+        ax.plot(table["repeats", method][measure], [place] * 5, "o", color=colour, markersize=5, alpha=0.75)
+    ax.set(title=title, xlim=(-0.1, 1.05))
+    ax.axvline(0 if measure == "error" else 1, color=GREY, linewidth=0.8, zorder=0)
+axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
+IG, BOTH = "integrated gradients, 4 nodes", "mean of the two"
+AT_CLEAN, AT_CORRUPTED = "attribution patching, at clean", "attribution patching, at corrupted"
+
+
+def between(name, kind, method, measure):
+    x = table[kind, method][measure]
+    return {f"{name}_{measure}_least": min(x), f"{name}_{measure}_most": max(x)}
+
+
+SHORT = {
+    "noise": "noising",
+    "denoise": "denoising",
+    "both": BOTH,
+    "clean": AT_CLEAN,
+    "corrupted": AT_CORRUPTED,
+    "ig": IG,
+    "ig2": "integrated gradients, 2 nodes",
+    "itself": "the Shapley value itself",
+}
+for short, method in SHORT.items():
+    for measure in MEASURES:
+        claim(**between(short, "repeats", method, measure), **between(f"{short}_text", "speeches", method, measure))
+# how much of noising's error is too much credit for the previous-token head
+excess = []
+for seed in SEEDS:
+    off = graded["repeats", seed]["noising"] - truth["repeats", seed]
+    excess.append((off[:4].clamp(min=0).sum() / off.abs().sum()).item())
+claim(excess_least=min(excess), excess_most=max(excess))
+claim(
+    ig_beats_both=sum(
+        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", BOTH]["error"], strict=True)
+    ),
+    heads_above_tenth_least=min(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
+    heads_above_tenth_most=max(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
+    ig_beats_noise=sum(
+        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", "noising"]["error"], strict=True)
+    ),
+    ig_rank_at_least_noise=sum(
+        a >= b - 1e-9 for a, b in zip(table["repeats", IG]["rank"], table["repeats", "noising"]["rank"], strict=True)
+    ),
+    shuffled_rank=np.mean(shuffled["rank"]),
+    shuffled_lost=np.mean(shuffled["lost"]),
+    shuffled_overlap=np.mean(shuffled["overlap"]),
+    noise_sum=max(removed(games["repeats", s][0]).sum() for s in SEEDS),
+    denoise_sum=max(alone(games["repeats", s][0]).sum() for s in SEEDS),
+    whole=max(games["repeats", s][0][-1] - games["repeats", s][0][0] for s in SEEDS),
+    clean_slope_sum=max(graded["repeats", s][AT_CLEAN].sum() for s in SEEDS),
+    corrupted_slope_sum=max(graded["repeats", s][AT_CORRUPTED].sum() for s in SEEDS),
+)
+
+# %% along
+t = torch.linspace(0, 1, 15)
+curves = {seed: torch.stack([games["repeats", seed][2](torch.full((8,), x.item())) for x in t]) for seed in SEEDS}
+ax = panels(1, 1, height=2.8, width=5.4)
+for seed, curve in curves.items():
+    ax.plot(t, curve, color=BLUE, linewidth=1.6 if seed == 0 else 0.7, alpha=1 if seed == 0 else 0.6)
+first, last = (graded["repeats", 0][name].sum().item() for name in (AT_CORRUPTED, AT_CLEAN))
+for start, slope_there, at in ((curves[0][0].item(), first, 0), (curves[0][-1].item(), last, 1)):
+    x = np.array([0, 0.42]) if at == 0 else np.array([0.58, 1])
+    ax.plot(x, start + slope_there * (x - at), color=ORANGE, linewidth=2)
+ax.set(xlabel="gate of all eight heads", ylabel="log-probability (nats)")
+steepest = [(curve.diff() / t.diff()).max().item() for curve in curves.values()]
+claim(steepest_least=min(steepest), steepest_most=max(steepest))
+
+
+# %% pairs
+def together(values, i, j):
+    """What a pair is worth beyond its members: with all other heads, and with none."""
+    a, b, every = 2**i, 2**j, len(values) - 1
+    with_all = values[every] - values[every - a] - values[every - b] + values[every - a - b]
+    return with_all.item(), (values[a + b] - values[a] - values[b] + values[0]).item()
+
+
+rows, and_with_none, or_with_all = [], [], []
+for seed in SEEDS:
+    values, phi = games["repeats", seed][0], truth["repeats", seed]
+    mover = int(phi[:4].argmax())
+    one, two = (4 + phi[4:].argsort(descending=True)[:2]).tolist()
+    joint = [together(values, mover, one), together(values, one, two)]
+    and_with_none.append(joint[0][1])
+    or_with_all.append(joint[1][0])
+    rows.append([seed, f"{HEADS[mover]}, {HEADS[one]}", *(number(x) for x in joint[0])])
+    rows[-1] += [f"{HEADS[one]}, {HEADS[two]}", *(number(x) for x in joint[1])]
+claim(and_least=min(and_with_none), and_most=max(and_with_none), or_least=min(or_with_all), or_most=max(or_with_all))
+plot.table(rows, ["seed", "mover, reader", "with all", "with none", "two readers", "with all", "with none"])
+
+
+# %% subgames
+def sub(seed, players, fixed):
+    """Noising, denoising, integrated gradients and the Shapley value, summed over some heads; the others are fixed."""
+    values, gates = games["repeats", seed][0], games["repeats", seed][2]
+    rest = sum(2**i for i in fixed)
+    bits = torch.tensor([2**player for player in players])
+    part = values[rest + subsets(len(players)).long() @ bits]
+    start = torch.zeros(8)
+    start[list(fixed)] = 1
+
+    def m(x):
+        return gates(start.index_put((torch.tensor(players),), x))
+
+    ig = diagonal(lambda t: slope(m, torch.full((len(players),), t)), 4)
+    phi = shapley(part)
+    return [(x.sum() / phi.sum()).item() for x in (removed(part), alone(part), ig)], part
+
+
+rows, ratios = [], {"and": [], "or": []}
+for seed in SEEDS:
+    phi = truth["repeats", seed]
+    mover, readers = int(phi[:4].argmax()), (4 + phi[4:].argsort(descending=True)[:2]).tolist()
+    ratios["and"].append(sub(seed, [mover, readers[0]], [])[0])
+    ratios["or"].append(sub(seed, readers, [0, 1, 2, 3])[0])
+    rows.append([seed, *(number(x) for kind in ratios.values() for x in kind[-1])])
+for kind, found in ratios.items():
+    for name, x in zip(("noise", "denoise", "ig"), zip(*found, strict=True), strict=True):
+        claim(**{f"sub_{kind}_{name}_least": min(x), f"sub_{kind}_{name}_most": max(x)})
+plot.table(rows, ["seed", "AND: noising", "denoising", "integrated", "OR: noising", "denoising", "integrated"])
+
+# %% circuits
+rows = []
+for size in range(1, 6):
+    row = [size]
+    for seed in SEEDS:
+        members, value = best_subsets(games["repeats", seed][0])[size]
+        row.append(" ".join(HEADS[i] for i in members) + f" ({number(-value)})")
+    rows.append(row)
+claim(
+    nested=sum(
+        all({*a[0]} <= {*b[0]} for a, b in pairwise(best[1:]))
+        for best in (best_subsets(games["repeats", s][0]) for s in SEEDS)
+    ),
+    best_one=max(best_subsets(games["repeats", s][0])[1][1] - games["repeats", s][0][0].item() for s in SEEDS),
+)
+plot.table(rows, ["size", *(f"seed {s}" for s in SEEDS)])
+
+# %% [markdown]
+# ## One softmax
+
+# %% softmax
+change = torch.linspace(-12, 12, 241, dtype=torch.float64)
+ax = panels(1, 1, height=2.8, width=5.4)
+for p, colour in ((0.5, GREEN), (0.9, BLUE), (0.999, ORANGE)):
+    exact, first_order, _ = one_score(torch.full_like(change, p), change, torch.ones_like(change))
+    ax.plot(change, exact, color=colour, label=f"p = {p}")
+    ax.plot(change, first_order.clamp(-1.2, 0.8), color=colour, linestyle=":", linewidth=1)
+ax.set(xlabel="change of one score", ylabel="change of what is read", ylim=(-1.1, 0.6))
+ax.legend(frameon=False, fontsize=8)
+exact, first_order, bound = one_score(*(torch.tensor(x, dtype=torch.float64) for x in (0.999, -10.0, 1.0)))
+claim(saturated_exact=exact, saturated_first=first_order, saturated_bound=bound)
+
+# %% [markdown]
+# ## The subspace illusion, by hand
+#
+# A hidden state with two coordinates: n varies with the input and is not read, r is read (with weight 2) and never
+# varies.
+
+# %% illusion
+base_input, source_input, weight = -1.0, 1.0, 2.0
+
+
+def hidden(x):
+    return np.array([x, 0.5])  # along n, along r
+
+
+def read_out(h):
+    return weight * h[1]
+
+
+angles = np.linspace(0, np.pi / 2, 91)
+moved = []
+for angle in angles:
+    v = np.array([np.cos(angle), np.sin(angle)])
+    patched = hidden(base_input) + v * (v @ (hidden(source_input) - hidden(base_input)))
+    moved.append(read_out(patched) - read_out(hidden(base_input)))
+moved = np.array(moved)
+claim(
+    illusion_most=moved.max(), illusion_at=np.degrees(angles[moved.argmax()]), illusion_ends=abs(moved[[0, -1]]).max()
+)
+plot.lines(
+    np.degrees(angles),
+    {"output": moved},
+    xlabel="angle of the patched direction, from n to r (degrees)",
+    ylabel="change of the output",
+    height=2.4,
+)
+
+# %% [markdown]
+# ## SmolLM2 on indirect object identification
+#
+# The exact effects take minutes, so they are measured once (`residual measure smollm2-ioi-patching`).
+
+# %% ioi
+model, _ = smollm2()
+model.requires_grad_(False)
+batch, many = prompts(model), ioi_prompts(model.vocabulary, 16, seed=1)
+ENDS = {name: batch.each(model(tokens)[:, -1]) for name, tokens in (("clean", batch.clean), ("swapped", batch.swapped))}
+whole = (ENDS["clean"] - ENDS["swapped"]).mean().item()
+on_many = many.each(model(many.clean)[:, -1])
+measured, card = load_result("smollm2-ioi-patching")
+EXACT = {kind: measured["effect"][:, i] for i, kind in enumerate(KINDS)}  # layer head pos
+EXACT = {kind: x[:, : int(x[0, :, -1].isfinite().sum())] for kind, x in EXACT.items()}
+S2, END = 10, 14
+z = EXACT["z"]
+claim(
+    prompts=PROMPTS,
+    clean_diff=ENDS["clean"].mean(),
+    swapped_diff=ENDS["swapped"].mean(),
+    whole_diff=whole,
+    right=(on_many > 0).double().mean(),
+    many_diff=on_many.mean(),
+    many_diff_error=error(on_many),
+    checked=spot_check("smollm2-ioi-patching", places=1, seed=3),
+)
+left, right = panels(1, 2, height=2.2, width=8.0)
+for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word")):
+    plot.heatmap(
+        z[:, :, position].T / whole,
+        ax=ax,
+        xlabel="layer",
+        ylabel="head",
+        title=title,
+        limit=0.4,
+        bar="share of the difference" if ax is right else None,
+    )
+
+
+# %% heads
+def named(x, position, n, largest=True):
+    """The heads with the largest effects at a position, and these."""
+    order = x[:, :, position].flatten().argsort(descending=largest)[:n]
+    return [(f"{i // x.shape[1]}.{i % x.shape[1]}", x[:, :, position].flatten()[i].item()) for i in order.tolist()]
+
+
+def listed(x, position, n, largest=True):
+    return ", ".join(f"{name} ({number(effect)})" for name, effect in named(x, position, n, largest))
+
+
+noised = -EXACT["z noised"]
+rows = []
+for title, position, largest, n in (("S2", S2, True, 2), ("last word", END, True, 6), ("last word", END, False, 4)):
+    rows.append([title, *(listed(x, position, n, largest) for x in (z, noised))])
+claim(
+    z_17_4=z[17, 4, S2],
+    z_23_3=z[23, 3, END],
+    z_20_0=z[20, 0, END],
+    z_29_1=z[29, 1, END],
+    z_24_4=z[24, 4, END],
+    z_29_0=z[29, 0, END],
+    noised_17_4=noised[17, 4, S2],
+    noised_23_3=noised[23, 3, END],
+    noised_23_0=noised[23, 0, END],
+    z_23_0=z[23, 0, END],
+    v_20=EXACT["v"][20, 0].sum(),
+    v_23=EXACT["v"][23, 1].sum(),
+    q_23_7=EXACT["q"][23, 7, END],
+    k_most=EXACT["k"].abs().max(),
+)
+plot.table(rows, ["where", "denoising", "noising"])
+
+# %% layers
+fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)
+for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), (fig_mlp, "mlp_out", "the MLP")):
+    plot.heatmap(
+        EXACT[kind][:, 0, S2:].T / whole,
+        ax=ax,
+        xlabel="layer" if ax is fig_mlp else "",
+        rows=LAYOUT[S2:],
+        title=title,
+        limit=1.0 if kind == "resid_pre" else 0.3,
+        bar="share",
+    )
+
+# %% directions
+at_s2, at_end = (pearson(z[:, :, p], noised[:, :, p]) for p in (S2, END))
+ax = panels(1, 1, height=3.0, width=3.6)
+for position, colour, name in ((S2, ORANGE, "S2"), (END, BLUE, "last word")):
+    x, y = (a[:, :, position].flatten() / whole for a in (z, noised))
+    ax.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, label=name)
+ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+ax.set(xlabel="denoising: put in", ylabel="noising: taken out")
+ax.legend(frameon=False, fontsize=8)
+claim(
+    directions_pearson=pearson(z, noised),
+    directions_end=at_end,
+    directions_s2=at_s2,
+    smol_denoise_sum=z.sum() / whole,
+    smol_noise_sum=noised.sum() / whole,
+)
+
+# %% kinds
+# Up to S2 both prompts are the same, and so nothing differs: all agreement is over S2 and the four words after it.
+RULES = {
+    "gradient": {},
+    "scales frozen": {"frozen": ["norm"]},
+    "scales and gates (RelP)": {"frozen": ["norm", "mlp"]},
+    "integrated, 4 nodes": {"nodes": 4, "softmax": True},
+}
+SITES = ("resid_pre", "mlp_out", "z", "v", "pattern", "q", "k")
+estimates = {
+    rule: attribution(model, batch.clean, batch.swapped, batch.logit_diff, SITES, **options)
+    for rule, options in RULES.items()
+}
+again = attribution(model, batch.clean, batch.swapped, batch.logit_diff, ["q", "k"], softmax=True)
+estimates["softmax again"] = estimates["gradient"] | again
+
+
+def exact(kind):
+    x = EXACT[kind][..., S2:]
+    return x[:, 0] if kind in ("resid_pre", "mlp_out") else x
+
+
+def estimate(rule, kind):
+    return estimates[rule][kind][..., S2:]
+
+
+def missed(rule, kind):
+    """The sum of the errors, as a share of the sum of the exact effects (both as absolute values)."""
+    x = exact(kind)
+    return ((estimate(rule, kind) - x).abs().sum() / x.abs().sum()).item()
+
+
+NAMES = {"gradient": "atp", "scales frozen": "norm", "scales and gates (RelP)": "relp"}
+NAMES |= {"integrated, 4 nodes": "ig", "softmax again": "soft"}
+rows = []
+for kind in SITES:
+    row = [{"resid_pre": "stream", "mlp_out": "MLP"}.get(kind, kind)]
+    for rule, short in NAMES.items():
+        x, y = exact(kind), estimate(rule, kind)
+        r, rank, off = pearson(x, y), spearman(x, y), missed(rule, kind)
+        claim(**{f"{short}_{kind}": r, f"{short}_{kind}_rank": rank, f"{short}_{kind}_off": off})
+        row.append(f"{number(r)} / {number(rank)} / {number(off)}")
+    rows.append(row)
+plot.table(rows, ["", *NAMES])
+
+# %% mlps
+rest, s2 = slice(1, None), exact("resid_pre")[:, 0]
+for rule, short in NAMES.items():
+    x, y = exact("mlp_out"), estimate(rule, "mlp_out")
+    stream = estimate(rule, "resid_pre")
+    claim(
+        **{
+            f"{short}_mlp_rest": pearson(x[rest], y[rest]),
+            f"{short}_mlp_first": y[0, 0],
+            f"{short}_stream_s2": pearson(s2, stream[:, 0]),
+            f"{short}_stream_rest": pearson(exact("resid_pre")[:, 1:], stream[:, 1:]),
+        }
+    )
+x, y = exact("mlp_out"), estimate("gradient", "mlp_out")
+without = [
+    pearson(x[[i for i in range(30) if i != layer]], y[[i for i in range(30) if i != layer]]) for layer in range(30)
+]
+claim(
+    mlp_first=x[0, 0],
+    mlp_next=x[rest].abs().max(),
+    mlp_without_other_most=max(without[1:]),
+)
+axes = panels(1, 3, height=2.6, width=7.6, sharey=True)
+for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4 nodes"), strict=True):
+    x, y = exact("mlp_out"), estimate(rule, "mlp_out")
+    ax.plot(x[rest].flatten(), y[rest].flatten(), "o", markersize=3, color=BLUE, alpha=0.6)
+    ax.plot(x[0, :1], y[0, :1], "s", markersize=6, color=ORANGE)
+    ax.axline((0, 0), slope=1, color=GREY, linewidth=0.8)
+    ax.set(title=rule, xlabel="exact", xlim=(-2, 10), ylim=(-2, 10))
+axes[0].set_ylabel("estimate")
+# the same site on six other prompts
+other = ioi_prompts(model.vocabulary, 6, seed=7)
+unpatched = other.logit_diff(model(other.swapped)[:, -1])
+patched = patch_resid(model, other.clean, other.swapped, other.logit_diff, name="mlp_out", layers=[0], positions=[S2])
+slope_there = attribution(model, other.clean, other.swapped, other.logit_diff, ["mlp_out"])["mlp_out"][0, S2]
+claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
+
+
+# %% way
+# One patch, put in by degrees.
+def by_degrees(name, position, degrees, head=None):
+    model(batch.clean, tap=(there := record(name)))
+    model(batch.swapped, tap=(here := record(name)))
+    values = []
+    for degree in degrees:
+        value = here[name] + degree * (there[name] - here[name])
+        moved = model(batch.swapped, tap=patch({name: value}, heads=head, positions=position))
+        values.append(batch.logit_diff(moved[:, -1]).item())
+    return torch.tensor(values)
+
+
+degrees = torch.linspace(0, 1, 7)
+way = by_degrees("blocks.0.mlp_out", S2, degrees)
+start = way[0].item()
+plot.lines(
+    degrees,
+    {
+        "exact": way,
+        "gradient": start + estimate("gradient", "mlp_out")[0, 0].item() * degrees,
+        "RelP": start + estimate("scales and gates (RelP)", "mlp_out")[0, 0].item() * degrees,
+    },
+    xlabel="part of the patch of MLP 0 at S2",
+    ylabel="logit difference",
+    colours=[BLUE, ORANGE, GREEN],
+)
+claim(way_third=way[2] - way[0], way_half=way[3] - way[0])
+
+# %% metrics
+clean_log = model(batch.clean)[:, -1].log_softmax(dim=-1)
+
+
+def three(logits):
+    log = logits.log_softmax(dim=-1)
+    p = log.gather(-1, batch.io[:, None]).exp().mean()
+    kl = (clean_log.exp() * (clean_log - log)).sum(dim=-1).mean()
+    return torch.stack([batch.logit_diff(logits), p, -kl])
+
+
+LATE = range(22, 30)
+by_metric = patch_heads(model, batch.clean, batch.swapped, three, layers=LATE, positions=[END])[:, :, 0]
+base = three(model(batch.swapped)[:, -1])
+by_metric = by_metric - base  # layer head metric
+against = by_metric[..., 0].flatten().argsort()[:3].tolist()
+favor = by_metric[..., 0].flatten().argsort(descending=True)[:4].tolist()
+claim(
+    p_base=base[1],
+    metric_p=spearman(by_metric[..., 0], by_metric[..., 1]),
+    metric_kl=spearman(by_metric[..., 0], by_metric[..., 2]),
+)
+rows = []
+for i in favor + against:
+    effect, p, kl = by_metric.flatten(0, 1)[i].tolist()
+    rows.append([f"{LATE[i // 9]}.{i % 9}", number(effect), number(p, 4), number(kl)])
+plot.table(
+    rows,
+    ["head", "logit difference", "probability of IO", "−KL from clean"],
+)
+
+# %% ablations
+options = {"layers": LATE, "positions": [END]}
+before = batch.logit_diff(model(batch.clean)[:, -1])
+effects = {"swapped name": EXACT["z noised"][LATE.start :, :, END]}
+for how in ("zero", "mean", "resample"):
+    reference = None if how == "zero" else batch.abc
+    found = ablate_heads(model, batch.clean, batch.logit_diff, how, reference=reference, **options)
+    effects[how] = found[:, :, 0] - before
+rows = []
+for how, x in effects.items():
+    alike = spearman(x, effects["swapped name"])
+    claim(**{f"alike_{how.split()[0]}": alike, f"size_{how.split()[0]}": x.abs().mean()})
+    worst = [(LATE[i // 9], i % 9, x.flatten()[i].item()) for i in x.flatten().argsort()[:3].tolist()]
+    losses = ", ".join(f"{layer}.{head} ({number(effect)})" for layer, head, effect in worst)
+    rows.append([how, number(alike), number(x.abs().mean(), 3), losses])
+plot.table(rows, ["in its place", "rank correlation with the swapped name", "mean size", "strongest losses"])
+
+# %% [markdown]
+# ## What the page's explorer shows at first
+
+# %% explorer
+house = checkpoints.load("house").model.requires_grad_(False)
+PAIR = ["It is the law of your land and the law of", "It is the law of their land and the law of"]
+(your, their), _ = house.vocabulary.tokens(PAIR)
+yours, theirs = (house.vocabulary.tokens(word)[0][0, -1].item() for word in (" your", " their"))
+
+
+def your_their(logits):
+    return logits[..., yours].mean() - logits[..., theirs].mean()
+
+
+low, high = (your_their(house(row[None])[:, -1]) for row in (their, your))
+alone_there = patch_heads(house, your[None], their[None], your_their, heads=["3.5", "3.7"], positions=[-1])[:, 0]
+house(your[None], tap=(there := record("blocks.3.attn.z")))
+both_there = your_their(house(their[None], tap=patch(there, heads=[5, 7], positions=-1))[:, -1])
+claim(
+    explorer_35=(alone_there[0] - low) / (high - low),
+    explorer_37=(alone_there[1] - low) / (high - low),
+    explorer_both=(both_there - low) / (high - low),
+)

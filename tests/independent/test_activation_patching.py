@@ -1,0 +1,237 @@
+"""activation-patching: all head subsets by plain loops, Shapley values by orders, gradients along the diagonal."""
+
+import math
+import re
+from functools import cache
+from itertools import combinations, permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import llama
+from .claims import Again, each, wrong
+from .forward import forward
+from .text import cut, repeats
+from .weights import SEEDS, config, heads, named, weights
+
+HEADS = range(8)
+
+
+@cache
+def data(kind: str) -> tuple[Tensor, Tensor]:
+    """Return 12 windows and the predictions that count; the speeches are the notebook's, the repeats are others."""
+    if kind == "speeches":
+        tokens = cut(65, 512, 64)[::400][:12]
+        return tokens, torch.ones(12, 64, dtype=torch.bool)
+    tokens, periods = repeats(12, 65, (8, 24))
+    return tokens, torch.arange(1, 65) >= periods[:, None]
+
+
+class Game:
+    """The mean log-probability of the next token by the heads that are present; absent ones give their mean."""
+
+    def __init__(self, seed: int, kind: str) -> None:
+        self.name = named("induction", seed)
+        assert config(self.name)["n_layers"] == 2 and config(self.name)["n_heads"] == 4
+        self.tokens, self.counted = data(kind)
+        self.w = {key: tensor.float() for key, tensor in weights(self.name).items()}
+        self.h = [{k: t.float() for k, t in heads(self.name, layer).items()} for layer in (0, 1)]
+        self.x = self.w["W_E"][self.tokens[:, :-1]]
+        first = self.mixed(0, self.x)
+        self.means = [first.mean(dim=(0, 2))]
+        self.means += [self.mixed(1, self.x + self.out(0, first)).mean(dim=(0, 2))]
+        self.first = first
+
+    def mixed(self, layer: int, x: Tensor) -> Tensor:
+        """Return A v of each head, ``[batch head pos d_head]``; queries and keys see positions, values do not."""
+        h, n = self.h[layer], x.shape[1]
+        placed = (x + self.w["W_pos"][:n])[:, None]
+        scores = (placed @ h["Q"]) @ (placed @ h["K"]).transpose(2, 3) / math.sqrt(config(self.name)["d_head"])
+        future = torch.ones(n, n, dtype=torch.bool).triu(1)
+        return scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ (x[:, None] @ h["V"])
+
+    def out(self, layer: int, z: Tensor) -> Tensor:
+        return (z @ self.h[layer]["O"]).sum(dim=1)
+
+    def faded(self, layer: int, z: Tensor, gates: Tensor) -> Tensor:
+        mean = self.means[layer][:, None]
+        return mean + gates[:, None, None] * (z - mean)
+
+    def end(self, x: Tensor) -> Tensor:
+        log_p = (x @ self.w["W_U"]).log_softmax(dim=-1).gather(-1, self.tokens[:, 1:, None])[..., 0]
+        return log_p[self.counted].mean()
+
+    def value(self, gates: Tensor) -> Tensor:
+        x = self.x + self.out(0, self.faded(0, self.first, gates[:4]))
+        return self.end(x + self.out(1, self.faded(1, self.mixed(1, x), gates[4:])))
+
+    @torch.no_grad()
+    def every(self) -> dict[frozenset, float]:
+        found = {}
+        for size in range(5):
+            for some in combinations(range(4), size):
+                gates = torch.tensor([float(i in some) for i in range(4)])
+                x = self.x + self.out(0, self.faded(0, self.first, gates))
+                z = self.mixed(1, x)
+                for number in range(16):
+                    then = torch.tensor([float(number >> i & 1) for i in range(4)])
+                    members = frozenset(some) | {4 + i for i in range(4) if number >> i & 1}
+                    found[members] = float(self.end(x + self.out(1, self.faded(1, z, then))))
+        return found
+
+    def slopes(self, t: float) -> np.ndarray:
+        gates = torch.full((8,), t, requires_grad=True)
+        (gradient,) = torch.autograd.grad(self.value(gates), gates)
+        return gradient.numpy()
+
+
+@cache
+def game(seed: int, kind: str) -> Game:
+    return Game(seed, kind)
+
+
+@cache
+def values(seed: int, kind: str) -> dict[frozenset, float]:
+    return game(seed, kind).every()
+
+
+ORDERS = list(permutations(HEADS))[::97]  # one in 97 of all 40,320 orders
+
+
+@cache
+def shares(seed: int, kind: str) -> np.ndarray:
+    """Return Shapley values by their sum over subsets, with the weights counted out."""
+    v = values(seed, kind)
+    found = np.zeros(8)
+    for i in HEADS:
+        others = [j for j in HEADS if j != i]
+        for size in range(8):
+            gains = [v[frozenset(s) | {i}] - v[frozenset(s)] for s in combinations(others, size)]
+            found[i] += np.mean(gains) / 8
+    return found
+
+
+def by_orders(seed: int, kind: str) -> np.ndarray:
+    """Return Shapley values as a mean over orders in which heads come."""
+    v, found = values(seed, kind), np.zeros(8)
+    for order in ORDERS:
+        have: frozenset = frozenset()
+        for i in order:
+            found[i] += v[have | {i}] - v[have]
+            have |= {i}
+    return found / len(ORDERS)
+
+
+def noising(seed: int, kind: str) -> np.ndarray:
+    v, every = values(seed, kind), frozenset(HEADS)
+    return np.array([v[every] - v[every - {i}] for i in HEADS])
+
+
+def denoising(seed: int, kind: str) -> np.ndarray:
+    v = values(seed, kind)
+    return np.array([v[frozenset([i])] - v[frozenset()] for i in HEADS])
+
+
+def both(seed: int, kind: str) -> np.ndarray:
+    return (noising(seed, kind) + denoising(seed, kind)) / 2
+
+
+def integrated(seed: int, kind: str) -> np.ndarray:
+    """Return the mean slope by Simpson's rule on 8 intervals: another rule than the notebook's, and nearly exact."""
+    weights_ = np.array([1, 4, 2, 4, 2, 4, 2, 4, 1]) / 24
+    return sum(w * game(seed, kind).slopes(t) for w, t in zip(weights_, np.linspace(0, 1, 9), strict=True))
+
+
+@cache
+def errors(method, kind: str) -> list[float]:
+    found = []
+    for seed in SEEDS:
+        phi = shares(seed, kind)
+        found.append(float(np.abs(method(seed, kind) - phi).sum() / np.abs(phi).sum()))
+    return found
+
+
+def most(function, kind: str = "repeats") -> float:
+    return max(function(seed, kind) for seed in SEEDS)
+
+
+def mover(seed: int, kind: str) -> float:
+    return float(shares(seed, kind)[:4].max())
+
+
+def test_two_ways_to_a_shapley_value() -> None:
+    assert np.abs(shares(0, "speeches") - by_orders(0, "speeches")).max() < 0.03
+
+
+def test_the_subsets_are_those_of_the_plain_forward_pass() -> None:
+    tokens, counted = data("repeats")
+    logits = forward(named("induction", 0), tokens[:, :-1], torch.float32).logits
+    log_p = logits.log_softmax(dim=-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    assert abs(float(log_p[counted].mean()) - values(0, "repeats")[frozenset(HEADS)]) < 1e-4
+
+
+# -- SmolLM2
+
+SENTENCES = [
+    (" Mary", " John", "When Mary and John went to the store, John gave a drink to"),
+    (" John", " Mary", "When Mary and John went to the store, Mary gave a drink to"),
+    (" Anna", " Paul", "After Paul and Anna went to the office, Paul handed a letter to"),
+    (" Henry", " Alice", "While Alice and Henry worked at the school, Alice passed a book to"),
+    (" Laura", " Mark", "As Laura and Mark walked to the garden, Mark offered a flower to"),
+    (" Peter", " Emma", "After Peter and Emma went to the station, Emma handed a phone to"),
+]
+
+
+@cache
+def ids() -> dict[str, int]:
+    """Return the number of each token by its text, with a space written as the file writes it."""
+    return {token: i for i, token in enumerate(llama.reader().get_field("tokenizer.ggml.tokens").contents())}
+
+
+def tokens_of(text: str) -> list[int]:
+    """Return the tokens of a sentence in which every word is one: no merges are needed."""
+    words = re.findall(r" ?\w+|,", text)
+    return [ids()["<|endoftext|>"], *(ids()[word.replace(" ", "Ġ")] for word in words)]
+
+
+@cache
+def told_apart() -> list[float]:
+    """Return the logit of the name that comes once less that of the other, for each sentence."""
+    logits = llama.forward(torch.tensor([tokens_of(text) for _, _, text in SENTENCES])).logits[:, -1]
+    return [
+        float(row[tokens_of(io)[1]] - row[tokens_of(s)[1]]) for row, (io, s, _) in zip(logits, SENTENCES, strict=True)
+    ]
+
+
+NUMBERS = {
+    "activation-patching": {
+        "loss_none": Again(lambda: max(-values(s, "repeats")[frozenset()] for s in SEEDS), 0.2),
+        "loss_all": Again(lambda: min(-values(s, "repeats")[frozenset(HEADS)] for s in SEEDS), 0.15),
+        "whole": Again(lambda: most(lambda s, k: values(s, k)[frozenset(HEADS)] - values(s, k)[frozenset()]), 0.15),
+        "shapley_mover_least": Again(lambda: min(mover(s, "repeats") for s in SEEDS), 0.3),
+        "shapley_mover_most": Again(lambda: most(mover), 0.3),
+        "noise_sum": Again(lambda: most(lambda s, k: float(noising(s, k).sum())), 0.7),
+        "denoise_sum": Again(lambda: most(lambda s, k: float(denoising(s, k).sum())), 0.2),
+        "noise_error_least": Again(lambda: min(errors(noising, "repeats")), 0.08),
+        "noise_error_most": Again(lambda: max(errors(noising, "repeats")), 0.08),
+        "ig_error_most": Again(lambda: max(errors(integrated, "repeats")), 0.06),
+        "both_error_most": Again(lambda: max(errors(both, "repeats")), 0.08),
+        "noise_text_error_least": Again(lambda: min(errors(noising, "speeches")), 2e-3),
+        "noise_text_error_most": Again(lambda: max(errors(noising, "speeches")), 2e-3),
+        "denoise_text_error_most": Again(lambda: max(errors(denoising, "speeches")), 2e-3),
+        "both_text_error_least": Again(lambda: min(errors(both, "speeches")), 2e-3),
+        "both_text_error_most": Again(lambda: max(errors(both, "speeches")), 2e-3),
+        "ig_text_error_least": Again(lambda: min(errors(integrated, "speeches")), 5e-3),
+        "ig_text_error_most": Again(lambda: max(errors(integrated, "speeches")), 5e-3),
+        "saturated_exact": Again(lambda: 1 / (1 + math.exp(10) / 999) - 0.999),
+        "saturated_first": Again(lambda: -10 * 0.999 * 0.001),
+        "right": Again(lambda: np.mean([x > 0 for x in told_apart()]), 0.05),
+        "many_diff": Again(lambda: np.mean(told_apart()), 1.5),
+    }
+}
+
+
+@each(NUMBERS)
+def test_the_number_comes_out_again(note: str, name: str, number: Again) -> None:
+    assert wrong(note, name, number) == []
