@@ -47,13 +47,18 @@ function update() {
   defineElements();
 }
 
-/** Scroll to the address's target again while what lies above it is laid out, until the reader does anything. */
+/** Whether the page is shown again: reloaded, or by Back or Forward. Material writes history.state on other pages, too. */
+let again = /** @type {PerformanceNavigationTiming} */ (performance.getEntriesByType("navigation")[0])?.type !== "navigate";
+addEventListener("click", () => { again = false; }, true);
+addEventListener("popstate", () => { again = true; });
+
+/** Scroll to the address's target, or to where the reader left the page, until all is laid out or the reader does anything. */
 function arrive() {
   const target = /%(?![0-9a-f]{2})/i.test(location.hash) ? null : document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const left = history.state && (history.state.y ?? scrollY); // where the reader left a page that is shown again
-  let waiting = left ? left > 0 : Boolean(target) && !history.state;
+  const left = again && history.state ? history.state.y ?? scrollY : null;
+  let waiting = left === null ? Boolean(target) : left > 0;
   for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => { waiting = false; }, { passive: true, once: true });
-  settle = () => { if (waiting) left > 0 ? scrollTo(0, left) : target?.scrollIntoView(); };
+  settle = () => { if (waiting) left ? scrollTo(0, left) : target?.scrollIntoView(); };
   for (const delay of [50, 150, 400, 1000, 2500]) setTimeout(settle, delay);
 }
 

@@ -332,6 +332,7 @@ def test_a_link_to_a_cell_scrolls_it_below_the_header(site: BuiltSite, page: Any
     else:
         link.click()
     page.wait_for_timeout(3000)
+    page.wait_for_function("() => !document.querySelector('.jp-Cell:nth-child(n + 6):not(.near)')")  # all is laid out
     # Material puts the heading in view into the address
     assert page.url.partition("#")[0] == address.partition("#")[0] and not page.problems
     assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
