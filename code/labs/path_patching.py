@@ -15,6 +15,7 @@ def reads(reads):
     clean, corrupted = generator.normal(size=(2, 3, 4, 5))
     cases = {(True, True, True): clean.sum(0), (False, False, False): corrupted.sum(0)}
     cases[True, False, True] = clean[0] + corrupted[1] + clean[2]
+    cases[True, False, False] = clean[0] + corrupted[1] + corrupted[2]
     for kept, expected in cases.items():
         got = reads(clean, corrupted, np.array(kept))
         if got is None:
@@ -45,6 +46,8 @@ def sweep(sweep):
         raise AssertionError(
             f"of costs 3, 1 and 0.5 with τ = 1, a and b stay; yours keeps {', '.join(got) or 'nothing'}"
         )
+    if got != ["b", "a"]:
+        raise AssertionError(f"b was tried before a, and they stay in this order; yours returns {', '.join(got)}")
     for tau, expected in ((0.6, {"a"}), (0.1, {"a"})):
 
         def alike(kept):  # b and c stand in for each other, either will do
@@ -55,6 +58,29 @@ def sweep(sweep):
             raise AssertionError("b and c stand in for each other and both are gone: compare with what is left by then")
         if got != {"a", "b"}:
             raise AssertionError(f"c can go because b is there, then b cannot; yours keeps {', '.join(sorted(got))}")
+
+    def small(kept):  # three edges of 0.5 each: none is noticed alone, all three would be
+        return 0.5 * (3 - len(set(kept) & {"a", "b", "c"}))
+
+    if got := list(sweep(["a", "b", "c"], small, 0.6)):
+        raise AssertionError(
+            f"each edge costs 0.5 and τ is 0.6, so all go; yours keeps {', '.join(got)}: is the loss to compare with "
+            "that of what is left now?"
+        )
+
+    def harmful(kept):  # without a the loss falls by 2
+        return (2.0 if "a" in kept else 0.0) + (0.0 if "b" in kept else 1.0)
+
+    if (got := list(sweep(["a", "b"], harmful, 0.6))) != ["b"]:
+        raise AssertionError(f"an edge whose absence lowers the loss goes; yours keeps {', '.join(got) or 'nothing'}")
+
+    def later(kept):  # a is noticed while b is there, and not after
+        return 1.0 if "b" in kept and "a" not in kept else 0.0
+
+    if (got := list(sweep(["a", "b"], later, 0.6))) != ["a"]:
+        raise AssertionError(
+            f"each edge is tried once: a stays, though after b it could go; yours keeps {', '.join(got) or 'nothing'}"
+        )
 
 
 def distance(distance):
@@ -75,3 +101,7 @@ def distance(distance):
     low, high = np.log(5), np.log(2)
     if not np.isclose(distance(sizes, f, log=True), (low * 0.75 + high * 0.25) / (low + high)):
         raise AssertionError("on the log axis the widths are differences of logarithms, and so is the length")
+    if not np.isclose(distance([0.1, 0.3, 0.5], [0.0, 0.5, 1.0]), 0.5):
+        raise AssertionError("these sizes end at 0.5: divide by the length of the axis that is given, here 0.4")
+    if not np.isclose(distance([0.0, 1.0, 2.0], [0.5, 1.5, 1.5]), 0.5):
+        raise AssertionError("f is now below 1 and now above: take |1 − f| at each size before the mean of two")

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 from residual import plot
 from residual.experiments import hand_set, ioi_circuits
+from residual.experiments.ioi import ioi_prompts
 from residual.experiments.measure import spot_check
 from residual.files import checkpoints
+from residual.files.pretrained import smollm2
 from residual.files.results import load_result
 from residual.methods.acdc import acdc, sweep_order
 from residual.methods.edges import edge_attribution, every_edge, patch_edges, written
@@ -137,14 +139,69 @@ plot.table(
     ["seed", "edges", "f", "the best circuit"],
 )
 
+# %% speeches
+
+
+def speech_task(corrupt_with_speeches, n=32, length=49, seed=4):
+    """As ``task``, but the stretch that repeats is one of speeches; corrupted rows are speeches or random tokens."""
+    held_out, generator = corpus().validation, torch.Generator().manual_seed(seed)
+
+    def number(least, most):
+        return int(torch.randint(least, most, (), generator=generator))
+
+    rows = []
+    while len(rows) < n:
+        period, start, other = number(8, 25), number(0, len(held_out) - 100), number(0, len(held_out) - 100)
+        row = held_out[start : start + period].repeat(length)[:length]
+        others = row[row != row[-1]]
+        corrupted = held_out[other : other + length] if corrupt_with_speeches else task(n=1, seed=other)[1][0]
+        rows.append((row[:-1], corrupted[: length - 1], row[-1], others[number(0, len(others))]))
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+
+
+on_text, text_rows = {}, []
+for kind, whole_speech in (("other speeches", True), ("random tokens", False)):
+    for seed in SEEDS:
+        each = EveryCircuit(models[seed], *speech_task(whole_speech))
+        f, kept = (each.best_metrics() - each.empty) / (each.full - each.empty), each.best()
+        size = int((f >= 0.9).nonzero()[0])
+        left = [edge for edge in kept[size] if edge in as_story(seed, kept[size])[1]]
+        on_text[kind, seed] = as_story(seed, kept[4]) == (1, set()), float(f[3]), float(f[4]), left
+        text_rows.append([kind, seed, f"{f[3]:.2f}", f"{f[4]:.2f}", ", ".join(map(named, kept[4])), size,
+                          ", ".join(map(named, left)) or "none"])  # fmt: skip
+claim(
+    speeches_four_are_the_story=sum(on_text["other speeches", s][0] for s in SEEDS),
+    speeches_three_least=min(on_text["other speeches", s][1] for s in SEEDS),
+    speeches_three_most=max(on_text["other speeches", s][1] for s in SEEDS),
+    speeches_random_four_are_the_story=sum(on_text["random tokens", s][0] for s in SEEDS),
+    speeches_random_direct=sum(("embed", "logits") in on_text["random tokens", s][3] for s in SEEDS),
+)
+plot.table(
+    text_rows,
+    [
+        "corrupted by",
+        "seed",
+        "f with 3",
+        "f with 4",
+        "the best circuit of four",
+        "edges for 0.9",
+        "not in a whole head",
+    ],
+)
+
 # %% how-many
 level = [each.empty + 0.9 * (each.full - each.empty) for each in every]
 good = torch.stack([each.how_many(limit) for each, limit in zip(every, level, strict=True)])  # seed size
 possible = torch.tensor([float(comb(N, k)) for k in SIZES], dtype=torch.float64)
-needed = [
-    [edge for edge, most in zip(each.edges, each.best_without(), strict=True) if most < limit]
-    for each, limit in zip(every, level, strict=True)
-]
+
+
+def indispensable(each, f):
+    """The edges without which no circuit reaches f."""
+    limit = each.empty + f * (each.full - each.empty)
+    return [edge for edge, most in zip(each.edges, each.best_without(), strict=True) if most < limit]
+
+
+needed = [indispensable(each, 0.9) for each in every]
 containing = [2.0 ** (N - len(edges)) for edges in needed]
 claim(
     good_at_smallest=max(int(good[seed, k]) for seed, k in enumerate(smallest)),
@@ -153,7 +210,9 @@ claim(
     possible_at_20=possible[20],
     needed_least=min(map(len, needed)),
     needed_most=max(map(len, needed)),
-    needed_are_the_story=sum(as_story(seed, needed[seed])[1] == set() for seed in SEEDS),
+    needed_are_in_it=sum(set(needed[seed]) <= set(best[seed][smallest[seed]]) for seed in SEEDS),
+    needed_are_all_of_it=sum(set(needed[seed]) == set(best[seed][smallest[seed]]) for seed in SEEDS),
+    needed_not_seed0=smallest[0] - len(needed[0]),
     contain_and_good_least=min(float(row.sum()) / n for row, n in zip(good, containing, strict=True)),
     seeds_where_containing_is_enough=sum(float(row.sum()) / n > 0.99 for row, n in zip(good, containing, strict=True)),
     half_random_size=int(next(k for k in SIZES if good[0, k] / possible[k] > 0.5)),
@@ -165,6 +224,22 @@ ax.plot(SIZES, np.log10(possible.numpy()), color=GREY)
 ax.set(xlabel="edges kept", ylabel="log₁₀ of the number of circuits", ylim=(0, 22.5))
 for x, y, name, colour in ((34.5, 20.8, "all circuits", GREY), (40, 11.5, "f ≥ 0.9, five seeds", BLUE)):
     ax.text(x, y, name, ha="center", color=colour)
+
+# %% thresholds
+BOUNDS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95)
+size_at = {b: [int((f >= b).nonzero()[0]) for f in best_f] for b in BOUNDS}
+needed_at = {b: [indispensable(each, b) for each in every] for b in BOUNDS}
+claim(
+    half_without_needed=sum(not edges for edges in needed_at[0.5]),
+    all_needed_at_half=sum(len(e) == k for e, k in zip(needed_at[0.5], size_at[0.5], strict=True)),
+    all_needed_at_80=sum(len(e) == k for e, k in zip(needed_at[0.8], size_at[0.8], strict=True)),
+    all_needed_at_95=sum(len(e) == k for e, k in zip(needed_at[0.95], size_at[0.95], strict=True)),
+    step_seed2=best_f[2, smallest[2]],
+)
+plot.table(
+    [[seed, *(f"{len(needed_at[b][seed])} of {size_at[b][seed]}" for b in BOUNDS)] for seed in SEEDS],
+    ["seed", *(f"f ≥ {b}" for b in BOUNDS)],
+)
 
 # %% [markdown]
 # ## The methods, on the same 69 edges
@@ -192,8 +267,8 @@ def greedy(each, backward):
     return order[::-1] if backward else order
 
 
-def attribution(seed, corrupted_end=False, steps=1):
-    clean, corrupted, right, wrong = task()
+def attribution(seed, corrupted_end=False, steps=1, same_structure=False):
+    clean, corrupted, right, wrong = task(same_structure=same_structure)
     row = torch.arange(len(right))
     runs, sign = ((corrupted, clean), -1) if corrupted_end else ((clean, corrupted), 1)
     found = edge_attribution(models[seed], *runs, lambda x: (x[row, right] - x[row, wrong]).mean(), steps=steps)
@@ -224,7 +299,7 @@ METHODS = [
 ]  # fmt: skip
 COST = {
     "greedy, removing": f"{N * (N + 1) // 2:,} runs", "Shapley values": "all circuits", "remove one edge": f"{N} runs",
-    "EAP-IG": "2 runs, 5 gradients", "EAP": "2 runs, 1 gradient", "greedy, adding": f"{N * (N + 1) // 2:,} runs",
+    "EAP-IG": "6 runs, 5 gradients", "EAP": "2 runs, 1 gradient", "greedy, adding": f"{N * (N + 1) // 2:,} runs",
     "add one edge": f"{N} runs", "EAP, corrupted end": "2 runs, 1 gradient", "at random": "none",
 }  # fmt: skip
 kept_f = {
@@ -277,6 +352,28 @@ for seed in SEEDS:
     found = [acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t) for t in THRESHOLDS]
     swept.append([(len(kept), float(share(seed, every[seed].metric(kept)))) for kept in found])
 gaps = [[float(best_f[s, k]) - f for k, f in row] for s, row in enumerate(swept)]
+
+
+def sweeps(order_of):
+    """The distinct circuits over seeds and thresholds: how many, how many the best of their size, the largest gap."""
+    found = set()
+    for seed in SEEDS:
+        order = order_of(seed, sweep_order(models[seed].config, every[seed].edges))
+        for t in THRESHOLDS:
+            found.add((seed, frozenset(acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t))))
+    below = [float(best_f[s, len(kept)] - share(s, every[s].metric(kept))) for s, kept in found]
+    return len(below), sum(gap < 1e-4 for gap in below), max(below)
+
+
+def shuffled(seed, order):
+    return [order[i] for i in torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()]
+
+
+ways = {
+    "back": sweeps(lambda seed, order: order),
+    "forward": sweeps(lambda seed, order: order[::-1]),
+    "random": sweeps(shuffled),
+}
 by_kl = []
 for seed in SEEDS:
     clean, corrupted, *_ = task(n=8)
@@ -286,11 +383,11 @@ for seed in SEEDS:
     by_kl.append((len(kept), float(share(seed, every[seed].metric(kept))), as_story(seed, kept)[1] == set()))
 claim(
     acdc_gap_most=max(max(row) for row in gaps),
-    acdc_exact=sum(gap < 1e-4 for row in gaps for gap in row),
-    acdc_circuits=len(SEEDS) * len(THRESHOLDS),
+    **{f"acdc_{way}_{what}": x for way, row in ways.items()
+       for what, x in zip(("circuits", "exact", "gap_most"), row, strict=True)},
     acdc_kl_story=sum(story for *_, story in by_kl),
     acdc_kl_gap_most=max(float(best_f[s, k]) - f for s, (k, f, _) in enumerate(by_kl)),
-)
+)  # fmt: skip
 plot.table(
     [
         [seed, *(f"{k}: {f:.2f}" for k, f in row), f"{by_kl[seed][0]}: {by_kl[seed][1]:.2f}"]
@@ -437,6 +534,39 @@ plot.table(
     ["seed", "smallest circuit above 0.9, if the corrupted text repeats too", "f there", "f if it does not"],
 )  # fmt: skip
 
+# %% second-grade
+AGAIN = ["remove one edge", "EAP-IG", "EAP", "EAP, corrupted end", "add one edge"]
+second = {name: [] for name in AGAIN}
+for seed, each in enumerate(mirrored):
+    alone = torch.eye(N, dtype=torch.bool)
+    found = {
+        "remove one edge": (each.metrics(~alone) - each.full).tolist(),
+        "add one edge": (each.empty - each.metrics(alone)).tolist(),
+        "EAP": attribution(seed, same_structure=True),
+        "EAP, corrupted end": attribution(seed, corrupted_end=True, same_structure=True),
+        "EAP-IG": attribution(seed, steps=5, same_structure=True),
+    }
+    for name in AGAIN:
+        metric = curve(each.metric, by_score(each.edges, found[name])[0], SIZES)
+        second[name].append((metric - each.empty) / (each.full - each.empty))
+second = {name: torch.stack(f) for name, f in second.items()}
+second_found = {name: sum(float(f[s, k]) > 0.9 for s, k in enumerate(mirrored_smallest)) for name, f in second.items()}
+second_loss = {name: (mirrored_f - f)[:, 1:21].mean(dim=1) for name, f in second.items()}
+claim(
+    **{f"second_found_{name_of(name)}": n for name, n in second_found.items()},
+    **{f"second_loss_{name_of(name)}_least": x.min() for name, x in second_loss.items()},
+    **{f"second_loss_{name_of(name)}_most": x.max() for name, x in second_loss.items()},
+    second_eap_four_gap=(mirrored_f - second["EAP"])[:, 4].max(),
+)
+plot.table(
+    [
+        [name, f"{int((at_smallest[name] > 0.9).sum())} of 5", between(loss20[name], 3), f"{second_found[name]} of 5",
+         between(second_loss[name], 3)]
+        for name in AGAIN
+    ],
+    ["method", "no repeat: finds the smallest", "below the best", "repeats: finds the smallest", "below the best"],
+)  # fmt: skip
+
 # %% [markdown]
 # ## Two areas, two axes
 
@@ -479,6 +609,10 @@ claim(
     cmd_remove_one=area["remove one edge"][2].mean(),
     cmd_greedy=area["greedy, removing"][2].mean(),
     cmd_eap=area["EAP"][2].mean(),
+    cmd_best_before_eap=int((area["the best circuits"][2] < area["EAP"][2]).sum()),
+    cmd_remove_one_signed=torch.stack([cmd(sizes, f[1:]) for f in kept_f["remove one edge"]]).mean(),
+    cmd_greedy_signed=torch.stack([cmd(sizes, f[1:]) for f in kept_f["greedy, removing"]]).mean(),
+    cmd_eap_signed=torch.stack([cmd(sizes, f[1:]) for f in kept_f["EAP"]]).mean(),
     cpr_best=area["the best circuits"][0].mean(),
     cpr_eap=area["EAP"][0].mean(),
     cpr_eap_log=area["EAP"][1].mean(),
@@ -550,13 +684,36 @@ def share_kept(seed, name):
 backs = [float(previous_token_score(models[seed], text)[0, movers[seed]]) for seed in SEEDS]
 story_share = [share_kept(seed, "the story") for seed in SEEDS]
 both = "neither queries nor values read a head"
-on_speeches = []
+part_of = {}
 for seed in SEEDS:
     every_token = torch.ones(32, 96, dtype=torch.bool)
     claims = hypotheses(seed, speeches[:, :-1])
-    base, rise = scrubbed(seed, speeches, every_token, claims["the story"])
-    _, nothing_read = scrubbed(seed, speeches, every_token, claims["nothing is read"])
-    on_speeches.append(recovered(base.mean(), (base + rise).mean(), (base + nothing_read).mean()))
+    story = claims["the story"]
+    inducing = [r for r in R if (r, "logits") in best[seed][smallest[seed]]]
+
+    def only(heads, story=story):
+        return [([(w, r) for w, r in edges if r[:3] in heads], feature) for edges, feature in story]
+
+    parts = {
+        "the whole story": story,
+        "queries read no head": story[:1],
+        "values read no head": story[2:3],
+        "keys read the previous-token head alone": story[1:2],
+        "from it, keys read the previous token alone": story[3:],
+        "the story, of the induction heads": only(inducing),
+        "the story, of the other heads": only([r for r in R if r not in inducing]),
+    }
+    nothing_base, nothing_read = scrubbed(seed, speeches, every_token, claims["nothing is read"])
+    for name, some in parts.items():
+        base, rise = scrubbed(seed, speeches, every_token, some)
+        part_of[seed, name] = recovered(base.mean(), (base + rise).mean(), (base + nothing_read).mean())
+PARTS = list(parts)
+
+
+def of_part(i, choose):
+    return choose(part_of[seed, PARTS[i]] for seed in SEEDS)
+
+
 claim(
     story_least=min(story_share),
     story_seed=int(np.argmin(story_share)),
@@ -567,8 +724,17 @@ claim(
     story_most=max(story_share),
     story_current_most=max(share_kept(seed, NAMES[2]) for seed in SEEDS),
     story_none_most=max(share_kept(seed, NAMES[3]) for seed in SEEDS),
-    speeches_story_least=min(on_speeches),
-    speeches_story_most=max(on_speeches),
+    **{f"speeches_{what}_{end}": of_part(i, choose) for end, choose in (("least", min), ("most", max))
+       for i, what in ((0, "story"), (3, "keys"), (4, "previous"), (5, "inducing"), (6, "others"))},
+    queries_share_least=min(share_kept(seed, "queries read no head") for seed in SEEDS),
+    values_share_most=max(share_kept(seed, "values read no head") for seed in SEEDS),
+    story_moves_least=min(float(scrubs[s, "the story"][1].abs().mean()) for s in SEEDS),
+    story_moves_most=max(float(scrubs[s, "the story"][1].abs().mean()) for s in SEEDS),
+    both_better_least=min(float((scrubs[s, both][1] < -0.05).float().mean()) for s in SEEDS),
+    both_better_most=max(float((scrubs[s, both][1] < -0.05).float().mean()) for s in SEEDS),
+    story_better_least=min(float((scrubs[s, "the story"][1] < -0.05).float().mean()) for s in SEEDS),
+    story_better_most=max(float((scrubs[s, "the story"][1] < -0.05).float().mean()) for s in SEEDS),
+    span_least=min(float(scrubs[s, NAMES[0]][1].mean()) for s in SEEDS),
     queries_rise_least=min(float(scrubs[s, "queries read no head"][1].mean()) for s in SEEDS),
     queries_rise_most=max(float(scrubs[s, "queries read no head"][1].mean()) for s in SEEDS),
     values_fall_most=max(-float(scrubs[s, "values read no head"][1].mean()) for s in SEEDS),
@@ -581,7 +747,7 @@ claim(
     both_worse_0=(scrubs[0, both][1] > 0.05).float().mean(),
     both_better_0=(scrubs[0, both][1] < -0.05).float().mean(),
     true_moves=max(float(scrubs[s, NAMES[7]][1].abs().max()) for s in SEEDS),
-)
+)  # fmt: skip
 plot.table(
     [
         [name, *(f"{share_kept(seed, name):.3f}" for seed in SEEDS),
@@ -590,6 +756,12 @@ plot.table(
     ],
     ["hypothesis", *(f"seed {seed}" for seed in SEEDS), "mean |change| of a prediction (nats)"],
 )  # fmt: skip
+
+# %% scrubbing-speeches
+plot.table(
+    [[name, *(f"{part_of[seed, name]:.2f}" for seed in SEEDS)] for name in PARTS],
+    ["claimed, on speeches", *(f"seed {seed}" for seed in SEEDS)],
+)
 
 # %% [markdown]
 # ## The graph in the page
@@ -639,8 +811,9 @@ plot.table(
 # %% smollm2-curves
 kept, card = load_result("smollm2-ioi-curves")
 scores, scores_card = load_result("smollm2-ioi-edge-scores")
-low, high = kept["empty"][0, 0], kept["full"][0, 0]
-ioi_f = (kept["difference"] - low) / (high - low)  # ranking size
+each_low, each_high = kept["empty"][0, 0], kept["full"][0, 0]  # prompt
+low, high = each_low.mean(), each_high.mean()
+ioi_f = (kept["difference"].mean(dim=-1) - low) / (high - low)  # ranking size
 curve_of = dict(zip(ioi_circuits.RANKINGS, ioi_f, strict=True))
 ioi_area = {
     name: [
@@ -650,12 +823,43 @@ ioi_area = {
     ]
     for name in ("EAP", "EAP-IG", "random")
 }
+drawn = torch.randint(len(each_low), (2000, len(each_low)), generator=torch.Generator().manual_seed(0))
+drawn_low, drawn_high = each_low[drawn].mean(dim=-1)[:, None], each_high[drawn].mean(dim=-1)[:, None]  # draw 1
+
+
+def drawn_f(ranking):
+    """Faithfulness of a ranking's circuits over prompts drawn again, with replacement [draw size]."""
+    of = kept["difference"][ioi_circuits.RANKINGS.index(ranking)][:, drawn].mean(dim=-1).mT
+    return (of - drawn_low) / (drawn_high - drawn_low)
+
+
+def interval(x):
+    return x.quantile(torch.tensor([0.025, 0.975], dtype=x.dtype)).tolist()
+
+
+spread = {
+    f"{name_of(name)}_{what}": interval(drawn_f(f"{name} help")[:, i])
+    for name in ("EAP", "EAP-IG")
+    for i, what in ((3, "1_percent"), (7, "20_percent"))
+}
+spread["help_gap_1_percent"] = interval(drawn_f("EAP-IG help")[:, 3] - drawn_f("EAP help")[:, 3])
+for axis in ("linear", "log"):
+    of_axis = weights(FRACTIONS, axis)
+    distances = [(1 - drawn_f(f"{name} size")).abs().double() @ of_axis for name in ("EAP-IG", "EAP")]
+    spread[f"cmd_gap_{axis}"] = interval(distances[0] - distances[1])
+large, _ = smollm2()
+others = ioi_prompts(large.vocabulary, 32, seed=20)
+others_low = others.each(large(others.abc)[:, -1])
 n_edges = 70_651
 claim(
     ioi_edges=n_edges,
     ioi_scored=int((scores["scores"][0] != 0).sum()),
     ioi_full=high,
     ioi_empty=low,
+    ioi_empty_error=each_low.std() / len(each_low) ** 0.5,
+    ioi_empty_others=others_low.mean(),
+    ioi_empty_others_error=others_low.std() / len(others_low) ** 0.5,
+    **{f"{name}_{end}": x for name, ends in spread.items() for end, x in zip(("low", "high"), ends, strict=True)},
     ioi_prompts=ioi_circuits.PROMPTS,
     curve_prompts=ioi_circuits.PROMPTS_CURVES,
     ioi_seconds=scores_card.seconds,

@@ -158,18 +158,32 @@ def test_all_edges_out_of_a_head_are_the_head(model, seed, data):
     assert_close(model(clean, tap=patch_edges(model, edges, other)), expected, atol=1e-8, rtol=1e-7)
 
 
+@theorem
+@given(models(min_layers=1), st.integers(0, 99))
+def test_with_all_edges_patched_the_run_is_the_other_run(model, seed):
+    clean, corrupted = batch(seed), batch(seed + 100)
+    tap = patch_edges(model, every_edge(model.config), written(model, corrupted))
+    assert_close(model(clean, tap=tap), model(corrupted), atol=1e-8, rtol=1e-7)
+
+
 # ---- Gates
 
 
 @theorem
-@given(st.integers(1, 6))
+@given(st.integers(2, 6))
 def test_of_an_and_every_part_gets_the_same_share(n):
-    """m = x₁ … xₙ: each removal costs all, each addition brings nothing, the Shapley values are 1/n."""
-    values = torch.zeros(2**n, dtype=torch.float64)
-    values[-1] = 1
+    """m = x₁ … xₙ, n > 1: each removal costs all, each addition brings nothing, the Shapley values are 1/n."""
+    kept = torch.arange(2**n)[:, None] >> torch.arange(n) & 1
+    values = kept.double().prod(dim=1)
+    for i in range(n):
+        assert values[-1] - values[2**n - 1 - 2**i] == 1  # remove one from all
+        assert values[2**i] - values[0] == 0  # add one to none
     assert_close(shapley(values), torch.full((n,), 1 / n, dtype=torch.float64))
     x = torch.ones(n, dtype=torch.float64, requires_grad=True)
     (at_clean,) = torch.autograd.grad(x.prod(), x)
     assert_close(at_clean, torch.ones(n, dtype=torch.float64))  # sums to n, not to 1
+    nothing = torch.zeros(n, dtype=torch.float64, requires_grad=True)
+    (at_corrupted,) = torch.autograd.grad(nothing.prod(), nothing)
+    assert_close(at_corrupted, torch.zeros(n, dtype=torch.float64))
     middle = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000) ** (n - 1)  # ∂m/∂xᵢ where all are t
     assert_close(middle.mean(), torch.tensor(1 / n, dtype=torch.float64), atol=1e-5, rtol=1e-5)

@@ -22,13 +22,13 @@ from residual.methods.edges import (
     writers,
     written,
 )
-from residual.methods.faithfulness import FRACTIONS, CircuitRuns, ranked
+from residual.methods.faithfulness import FRACTIONS, ranked
 from residual.model import Config, Transformer
 from residual.taps import at, compose, record
 from residual.vocabulary import Vocabulary
 
 PROMPTS = 16  # for scores
-PROMPTS_CURVES = 8  # other prompts
+PROMPTS_CURVES = 24  # other prompts
 PROMPTS_CHOICES = 32  # other prompts
 STEPS = {"EAP": 1, "EAP-IG": 5}
 """The two ways to score edges, with the number of gradients that each takes the mean of."""
@@ -77,7 +77,10 @@ def stored_scores(config: Config) -> dict[str, EdgeScores]:
 
 
 def curves() -> Row:
-    """Return a function of a ranking and a size that measures the circuit: ``difference``, the mean logit difference.
+    """Return a function of a ranking and a size that measures the circuit: ``difference [prompt]``, of the logits.
+
+    ``empty`` and ``full`` are the differences with no edge kept and with all. The prompts are too few to compare two
+    methods (see the note): they are stored one by one, so that what they leave open can be said.
 
     Raises:
         FileNotFoundError, CheckpointError: the scores are not measured yet; see ``load_result``.
@@ -85,15 +88,20 @@ def curves() -> Row:
     """
     model, _ = smollm2()
     prompts, of = _prompts(model, PROMPTS_CURVES, seed=2), stored_scores(model.config)
-    run = CircuitRuns(model, prompts.clean, prompts.abc, prompts.logit_diff)
+    edges, other = every_edge(model.config), written(model, prompts.abc)
     orders = {f"{name} {by}": ranked(each, by) for name, each in of.items() for by in ("help", "size")}  # type: ignore[arg-type]
-    shuffled = torch.randperm(len(run.edges), generator=torch.Generator().manual_seed(0)).tolist()
-    orders["random"] = [run.edges[i] for i in shuffled]
+    shuffled = torch.randperm(len(edges), generator=torch.Generator().manual_seed(0)).tolist()
+    orders["random"] = [edges[i] for i in shuffled]
+
+    def difference(kept: list[Edge]) -> Float[Tensor, " prompt"]:
+        cut = set(edges).difference(kept)
+        return _difference(model, prompts, patch_edges(model, cut, other) if cut else None)
+
+    empty, full = difference([]), difference(edges)
 
     def row(ranking: int, size: int) -> dict[str, Tensor]:
         order = orders[RANKINGS[ranking]]
-        kept = order[: round(FRACTIONS[size] * len(order))]
-        return {"difference": torch.tensor(run(kept)), "empty": torch.tensor(run.empty), "full": torch.tensor(run.full)}
+        return {"difference": difference(order[: round(FRACTIONS[size] * len(order))]), "empty": empty, "full": full}
 
     return row
 

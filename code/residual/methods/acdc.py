@@ -12,14 +12,24 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tqdm import tqdm
 
+from residual.errors import nearest
 from residual.methods.edges import Edge, readers, writers
 from residual.model import Config
 
 
 def sweep_order(config: Config, edges: Iterable[Edge]) -> list[Edge]:
-    """Return edges in the order in which ACDC tries them: late readers first, and for each, late writers first."""
+    """Return edges in the order in which ACDC tries them: late readers first, and for each, late writers first.
+
+    Raises:
+        ValueError: there is no such writer or reader.
+    """
     read = {name: i for i, name in enumerate(readers(config))}
     wrote = {name: i for i, name in enumerate(writers(config))}
+    edges = list(edges)
+    for edge in edges:
+        for name, names in zip(edge, (wrote, read), strict=True):
+            if name not in names:
+                raise ValueError(f"{' → '.join(edge)} is no edge of this model: {nearest(name, names)}")
     return sorted(edges, key=lambda edge: (read[edge[1]], wrote[edge[0]]), reverse=True)
 
 
@@ -35,7 +45,7 @@ def acdc(order: Sequence[Edge], loss: Callable[[list[Edge]], float], threshold: 
         threshold: τ of the paper: an edge stays out if the loss of the circuit without it is higher by less than this.
 
     Raises:
-        ValueError: the threshold is not a number, or an edge is listed twice.
+        ValueError: the threshold or a loss is not a number, or an edge is listed twice.
     """
     if math.isnan(threshold):
         raise ValueError("the threshold is not a number; edges stay out if the loss rises by less than it")
@@ -43,9 +53,13 @@ def acdc(order: Sequence[Edge], loss: Callable[[list[Edge]], float], threshold: 
     if len(kept) < len(order):
         raise ValueError("an edge is listed twice; each is tried once")
     before = loss(list(kept))
+    if math.isnan(before):
+        raise ValueError("the loss of all edges is not a number")
     for edge in tqdm(order, desc="acdc", leave=False, disable=None):
         without = [other for other in kept if other != edge]
         after = loss(without)
+        if math.isnan(after):
+            raise ValueError(f"the loss without {edge} is not a number")
         if after - before < threshold:
             del kept[edge]
             before = after

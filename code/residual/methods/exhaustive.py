@@ -54,7 +54,7 @@ class EveryCircuit:
 
     Raises:
         ValueError: the model has an MLP in its last layer, a norm before the logits, shared or smeared keys, or too
-            many edges into a head; or the batches differ in shape.
+            many edges into a head; the batches differ in shape; or an answer is missing or not in the vocabulary.
     """
 
     tables: Float[Tensor, "head circuit"]
@@ -76,6 +76,13 @@ class EveryCircuit:
             )
         if clean.shape != corrupted.shape:
             raise ValueError(f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; give equal shapes")
+        if clean.ndim != 2 or not clean.numel():
+            raise ValueError(f"clean is {list(clean.shape)}; give tokens [batch pos], at least one")
+        for name, answer in (("right", right), ("wrong", wrong)):
+            if answer.shape != clean.shape[:1]:
+                raise ValueError(f"{name} is {list(answer.shape)}; give one token for each of {len(clean)} texts")
+            if answer.is_floating_point() or not bool(((answer >= 0) & (answer < c.d_vocab)).all()):
+                raise ValueError(f"{name} has {answer.tolist()}; tokens are whole numbers from 0 to {c.d_vocab - 1}")
         terms = torch.stack([_terms(model, tokens) for tokens in (corrupted, clean)])  # run writer batch pos d_model
         self.writers = ["embed", *(["pos"] if c.positions == "learned" else [])]
         self.writers += [f"{layer}.{head}" for layer in range(last) for head in range(c.n_heads)]
@@ -128,7 +135,14 @@ class EveryCircuit:
         return float(self.metrics(self.mask(kept)[None])[0])
 
     def metrics(self, kept: Bool[Tensor, "circuit edge"]) -> Float[Tensor, " circuit"]:
-        """Return the metric of many circuits, whose edges are in the order of ``edges``."""
+        """Return the metric of many circuits, whose edges are in the order of ``edges``.
+
+        Raises:
+            ValueError: the masks have another width, or are not of true and false.
+        """
+        if kept.ndim != 2 or kept.shape[1] != len(self.edges) or kept.dtype != torch.bool:
+            shape = f"{list(kept.shape)} of {str(kept.dtype).removeprefix('torch.')}"
+            raise ValueError(f"kept is {shape}; give true or false, [circuit, {len(self.edges)} edges]")
         per_head = len(self.of_head[0])
         bits = kept[:, : -len(self.writers)].long().unflatten(1, (-1, per_head)) << torch.arange(per_head)
         own = self.tables.gather(1, bits.sum(dim=-1).mT).sum(dim=0)
@@ -185,7 +199,12 @@ class EveryCircuit:
 
         Values are rounded to ``bins`` steps, for each head and for the direct edges, between the largest and smallest
         of any: so circuits within ``(heads + 1) / 2`` steps of ``least`` may be counted on either side.
+
+        Raises:
+            ValueError: ``least`` is not a number, or there are fewer than two bins.
         """
+        if math.isnan(least) or bins < 2:
+            raise ValueError(f"cannot count circuits above {least} with {bins} bins; give a number, and two or more")
         n = len(self.writers)
         direct = torch.stack([self.direct[(i >> torch.arange(n) & 1) == 1].sum() for i in torch.arange(2**n)])
         parts = [*self.tables.double(), direct.double()]

@@ -49,7 +49,8 @@ class CircuitRuns:
         full, empty: the metric with all of them kept, and with none.
 
     Raises:
-        ValueError: the two batches differ in shape, or there is no such position or edge; see ``patch_edges``.
+        ValueError: the two batches differ in shape, or there is no such position or edge (in ``always`` either); the
+            metric is not one number; see ``patch_edges``.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class CircuitRuns:
         self.read = positions_read(position, other.shape[1], self.example)
         self.other = written(model, other)
         kept = set(always)
-        self.edges = [edge for edge in every_edge(model.config) if edge not in kept]
+        every = every_edge(model.config)
+        if unknown := kept.difference(every):
+            raise ValueError(f"always has {_no_edge(min(unknown), every)}")
+        self.edges = [edge for edge in every if edge not in kept]
         self.full, self.empty = self(self.edges), self([])
 
     @torch.no_grad()
@@ -85,19 +89,36 @@ class CircuitRuns:
         """
         chosen = set(kept)
         if unknown := chosen.difference(self.edges):
-            name, names = " → ".join(min(unknown)), [" → ".join(edge) for edge in self.edges]
-            raise ValueError(f"there is no edge {name} to keep; {nearest(name, names)}")
+            raise ValueError(f"kept has {_no_edge(min(unknown), self.edges)}")
         cut = [edge for edge in self.edges if edge not in chosen]
         tap = patch_edges(self.model, cut, self.other, self.how) if cut else None
         n_layers = self.model.config.n_layers
         x = self.model.run_to(self.tokens, n_layers, tap=tap)
         if self.read is None:
-            return float(self.metric(self.model.run_from(n_layers, x)))
-        return float(self.metric(self.model.run_from(n_layers, x[self.example, self.read][:, None])[:, 0]))
+            logits = self.model.run_from(n_layers, x)
+        else:
+            logits = self.model.run_from(n_layers, x[self.example, self.read][:, None])[:, 0]
+        value = torch.as_tensor(self.metric(logits))
+        if value.numel() != 1:
+            raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
+        return float(value)
 
     def faithfulness(self, kept: Iterable[Edge]) -> float:
-        """Return f of the circuit: 0 for the metric of no edges, 1 for that of all."""
-        return (self(kept) - self.empty) / (self.full - self.empty)
+        """Return f of the circuit: 0 for the metric of no edges, 1 for that of all.
+
+        Raises:
+            ValueError: the metric is the same with no edges as with all, so there is nothing to be a share of; an edge
+                is not one of ``edges``.
+        """
+        span = self.full - self.empty
+        if not abs(span) > 0:
+            raise ValueError(f"the metric is {self.full:.3g} with all edges and {self.empty:.3g} with none: no span")
+        return (self(kept) - self.empty) / span
+
+
+def _no_edge(edge: Edge, edges: Sequence[Edge]) -> str:
+    name = " → ".join(edge)
+    return f"{name}, which is no edge that can be cut; {nearest(name, [' → '.join(each) for each in edges])}"
 
 
 def divergence_from(model: Transformer, tokens: Tokens, position: Position = -1) -> Metric:
@@ -144,10 +165,10 @@ def curve(
     """Return the metric of the first k edges of ``order`` for each k of ``sizes``.
 
     Raises:
-        ValueError: a size is below 0 or above the number of edges.
+        ValueError: a size is below 0, above the number of edges, or not a whole number.
     """
-    if wrong := [size for size in sizes if not 0 <= size <= len(order)]:
-        raise ValueError(f"there is no circuit of {wrong[0]} edges; sizes are from 0 to {len(order)}")
+    if wrong := [size for size in sizes if not 0 <= size <= len(order) or size != int(size)]:
+        raise ValueError(f"there is no circuit of {wrong[0]} edges; sizes are whole numbers from 0 to {len(order)}")
     found = [run(order[:size]) for size in tqdm(sizes, desc="circuits", leave=False, disable=None)]
     return torch.tensor(found, dtype=torch.float64)
 
@@ -158,12 +179,14 @@ def weights(fractions: Sequence[float], axis: Literal["linear", "log"] = "linear
     The weights sum to 1. On the linear axis this is the area of MIB divided by the length of its axis, which is .999.
 
     Raises:
-        ValueError: fewer than two sizes, or not ascending; on the log axis, one that is not above 0; another axis.
+        ValueError: fewer than two sizes, not ascending, or infinite; on the log axis, one that is not above 0; another
+            axis.
     """
     if axis not in ("linear", "log"):
         raise ValueError(f"there is no axis {axis!r}; {nearest(axis, ['linear', 'log'])}")
     x = torch.tensor(list(fractions), dtype=torch.float64)
-    if len(x) < 2 or not bool((x.diff() > 0).all()) or (axis == "log" and not bool((x > 0).all())):
+    ascend = len(x) > 1 and bool(x.isfinite().all()) and bool((x.diff() > 0).all())
+    if not ascend or (axis == "log" and not bool((x > 0).all())):
         raise ValueError(f"sizes are {list(fractions)}; give two or more, ascending (and above 0 on a log axis)")
     widths = (x.log() if axis == "log" else x).diff()
     found = torch.zeros_like(x)
@@ -173,22 +196,29 @@ def weights(fractions: Sequence[float], axis: Literal["linear", "log"] = "linear
 
 
 def cpr(
-    fractions: Sequence[float], f: Float[Tensor, " size"], axis: Literal["linear", "log"] = "linear"
+    fractions: Sequence[float], f: Float[Tensor, " size"] | Sequence[float], axis: Literal["linear", "log"] = "linear"
 ) -> Float[Tensor, ""]:
     """Return the circuit performance ratio: the mean of f over sizes (Mueller et al. 2025, Section 3). More is better.
 
     Raises:
-        ValueError: see ``weights``.
+        ValueError: f has not one value for each size; see ``weights``.
     """
-    return (weights(fractions, axis) * f.double()).sum()
+    return (weights(fractions, axis) * _heights(f, fractions)).sum()
 
 
 def cmd(
-    fractions: Sequence[float], f: Float[Tensor, " size"], axis: Literal["linear", "log"] = "linear"
+    fractions: Sequence[float], f: Float[Tensor, " size"] | Sequence[float], axis: Literal["linear", "log"] = "linear"
 ) -> Float[Tensor, ""]:
     """Return the circuit-model distance: the mean of |1 - f| over sizes (the same, Section 3). Less is better.
 
     Raises:
-        ValueError: see ``weights``.
+        ValueError: f has not one value for each size; see ``weights``.
     """
-    return (weights(fractions, axis) * (1 - f.double()).abs()).sum()
+    return (weights(fractions, axis) * (1 - _heights(f, fractions)).abs()).sum()
+
+
+def _heights(f: Float[Tensor, " size"] | Sequence[float], fractions: Sequence[float]) -> Float[Tensor, " size"]:
+    heights = torch.as_tensor(f, dtype=torch.float64)
+    if heights.shape != (len(fractions),):
+        raise ValueError(f"f is {list(heights.shape)}; give one for each of {len(fractions)} sizes")
+    return heights

@@ -11,13 +11,16 @@ of single predictions too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residual.checks import Tokens
 from residual.methods.edges import Edge, patch_edges, written
+from residual.methods.sites import whole_texts
 from residual.model import Transformer
 from residual.taps import compose
 
@@ -52,15 +55,16 @@ def resampled(recorded: Mapping[str, Tensor], chosen: Int[Tensor, "batch pos"]) 
 
 @torch.no_grad()
 def scrub(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], claims: Sequence[Claim], *, seed: int = 0
+    model: Transformer, tokens: Tokens, claims: Sequence[Claim], *, seed: int = 0
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Return the logits when each claimed edge sees its writer at another position where the feature is the same.
 
     Each claim draws once, for all of its edges; edges in no claim are left alone.
 
     Raises:
-        ValueError: a feature is not ``[batch pos]``, like the tokens; no such edge.
+        ValueError: a feature is not ``[batch pos]``, like the tokens, or not of whole numbers; no such edge.
     """
+    tokens = whole_texts(model, tokens)
     generator = torch.Generator().manual_seed(seed)
     terms, taps = written(model, tokens), []
     for edges, feature in claims:
@@ -69,6 +73,8 @@ def scrub(
             raise ValueError(
                 f"a feature is {list(same.shape)} and the tokens are {list(tokens.shape)}; both [batch pos]"
             )
+        if same.is_floating_point():
+            raise ValueError("a feature is a whole number at each position (which are alike?); this one has fractions")
         taps.append(patch_edges(model, edges, resampled(terms, partners(same, generator))))
     logits: Tensor = model(tokens, tap=compose(*taps) if taps else None)
     return logits
@@ -83,9 +89,11 @@ def recovered(
     other positions.
 
     Raises:
-        ValueError: the shuffled loss is not above the model's.
+        ValueError: the shuffled loss is not above the model's, or the scrubbed loss is not a number.
     """
     span = float(shuffled) - float(model_loss)
     if not span > 0:
         raise ValueError(f"shuffled predictions lose {float(shuffled):.3g}, the model {float(model_loss):.3g}: no span")
+    if math.isnan(float(scrubbed)):
+        raise ValueError("the scrubbed loss is not a number")
     return (float(shuffled) - float(scrubbed)) / span

@@ -57,3 +57,9 @@ def test_errors_say_what_is_wrong():
         acdc([A], len, float("nan"))
     with pytest.raises(ValueError, match="listed twice"):
         acdc([A, A], len, 1.0)
+    with pytest.raises(ValueError, match="the loss of all edges is not a number"):
+        acdc([A], lambda kept: float("nan"), 1.0)
+    with pytest.raises(ValueError, match=r"the loss without .* is not a number"):
+        acdc([A], lambda kept: 0.0 if kept else float("nan"), 1.0)
+    with pytest.raises(ValueError, match=r"embed → 9\.9\.q is no edge of this model"):
+        sweep_order(induction(8, 7).config, [("embed", "9.9.q")])

@@ -56,11 +56,16 @@ def brute(every):
     return circuits, every.metrics(circuits)
 
 
+shapes = st.sampled_from([(2, 1, "shortformer"), (1, 3, "none")])  # layers, heads: one table of 9 edges; three of 13
+
+
 @theorem
-@given(st.integers(0, 999))
-def test_best_counts_and_indispensable_edges_are_those_of_a_search_over_all(seed):
-    model, task = drawn(seed, n_heads=1)
-    every = EveryCircuit(model, *task)  # 9 edges
+@given(st.integers(0, 999), shapes)
+def test_best_counts_and_indispensable_edges_are_those_of_a_search_over_all(seed, shape):
+    n_layers, n_heads, positions = shape
+    model, task = drawn(seed, n_heads, n_layers, positions)
+    every = EveryCircuit(model, *task)
+    assert len(every.edges) == (9 if n_heads == 1 else 13)
     circuits, values = brute(every)
     size = circuits.sum(dim=1)
     best = torch.stack([values[size == k].max() for k in range(len(every.edges) + 1)])
@@ -70,19 +75,20 @@ def test_best_counts_and_indispensable_edges_are_those_of_a_search_over_all(seed
     without = torch.stack([values[~circuits[:, i]].max() for i in range(len(every.edges))])
     assert_close(every.best_without(), without)
     middle = (values.max() + values.min()) / 2
-    gap = float((values - middle).abs().min())
-    if gap > 2 * float(values.max() - values.min()) / 800:  # far from the rounding of the bins
+    gap, step = float((values - middle).abs().min()), float(values.max() - values.min()) / 1600
+    if gap > 2 * (n_heads + 1) * step:  # far from the rounding of the bins
         expected = torch.stack([(values[size == k] >= middle).sum() for k in range(len(every.edges) + 1)]).double()
         assert_close(every.how_many(float(middle), bins=1600), expected)
 
 
 @theorem
-@given(st.integers(0, 999))
-def test_shapley_values_are_the_mean_gain_over_all_orders(seed):
-    model, task = drawn(seed, n_heads=1)
+@given(st.integers(0, 999), st.sampled_from([(2, 1, "shortformer"), (1, 2, "none")]))  # 9 edges, in one table or two
+def test_shapley_values_are_the_mean_gain_over_all_orders(seed, shape):
+    n_layers, n_heads, positions = shape
+    model, task = drawn(seed, n_heads, n_layers, positions)
     every = EveryCircuit(model, *task)
     _, values = brute(every)
-    assert_close(every.shapley(), shapley(values))  # of one game of 9 edges, not a game for each head
+    assert_close(every.shapley(), shapley(values))  # of one game of all edges, not a game for each head
     small = values[: 2**4]  # the first four edges; the others absent
     gains = torch.zeros(4, dtype=values.dtype)
     for order in permutations(range(4)):
@@ -110,6 +116,25 @@ def test_errors_say_what_is_wrong():
         EveryCircuit(model, clean, corrupted[:, :-1], right, wrong)
     with pytest.raises(ValueError, match=r"may not be cut here"):
         EveryCircuit(model, clean, corrupted, right, wrong).metric([("embed", "0.0.q")])
+    for answer, words in (
+        (right[:1], r"right is \[1\]; give one token for each of 3 texts"),
+        (right - 8, "whole numbers from 0 to 6"),
+        (right + 7, "whole numbers from 0 to 6"),
+        (right.double(), "whole numbers from 0 to 6"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            EveryCircuit(model, clean, corrupted, answer, wrong)
+    with pytest.raises(ValueError, match=r"wrong is \[2\]"):
+        EveryCircuit(model, clean, corrupted, right, wrong[:2])
+    with pytest.raises(ValueError, match="at least one"):
+        EveryCircuit(model, clean[:, :0], corrupted[:, :0], right, wrong)
+    every = EveryCircuit(model, clean, corrupted, right, wrong)
+    for mask in (torch.zeros(2, len(every.edges) + 1).bool(), torch.zeros(2, len(every.edges)), torch.zeros(3).bool()):
+        with pytest.raises(ValueError, match="give true or false"):
+            every.metrics(mask)
+    for least, bins in ((0.0, 1), (float("nan"), 256)):
+        with pytest.raises(ValueError, match="cannot count circuits"):
+            every.how_many(least, bins)
     large, task = drawn(0, n_heads=8)
     with pytest.raises(ValueError, match=r"2\^28 circuits; the most is 2\^18"):
         EveryCircuit(large, *task)

@@ -121,14 +121,29 @@ def test_a_curve_takes_the_first_edges():
 def test_errors_say_what_is_wrong():
     model = fixed()
     run = CircuitRuns(model, batch(0), batch(1), lambda logits: logits.mean())
-    with pytest.raises(ValueError, match=r"there is no edge 0\.0 → 0\.0\.q to keep"):
+    with pytest.raises(ValueError, match=r"kept has 0\.0 → 0\.0\.q, which is no edge that can be cut"):
         run([("0.0", "0.0.q")])
     with pytest.raises(ValueError, match="patching needs the same shapes"):
         CircuitRuns(model, batch(0), batch(1, 2), lambda logits: logits.mean())
+    with pytest.raises(ValueError, match="always has foo → bar, which is no edge"):
+        CircuitRuns(model, batch(0), batch(1), lambda logits: logits.mean(), always=[("foo", "bar")])
+    with pytest.raises(ValueError, match="it must be one number"):
+        CircuitRuns(model, batch(0), batch(1), lambda logits: logits[:, 0])
+    with pytest.raises(ValueError, match="no span"):
+        CircuitRuns(model, batch(0), batch(0), lambda logits: logits[:, 0].mean()).faithfulness([])
     with pytest.raises(ValueError, match="cannot rank edges by 'signed'"):
         ranked(EdgeScores(torch.zeros(1, 1), torch.ones(1, 1) > 0, ["a"], ["b"]), "signed")
-    with pytest.raises(ValueError, match="there is no circuit of 4 edges; sizes are from 0 to 3"):
+    with pytest.raises(ValueError, match="there is no circuit of 4 edges; sizes are whole numbers from 0 to 3"):
         curve(len, [("a", "b")] * 3, [4])
+    with pytest.raises(ValueError, match=r"no circuit of 1\.5 edges"):
+        curve(len, [("a", "b")] * 3, [1.5])
+    with pytest.raises(ValueError, match="ascending"):
+        weights([0.1, float("inf")])
+    for area in (cpr, cmd):
+        for f in ([0.5], [[0.5], [0.5]], torch.zeros(3)):
+            with pytest.raises(ValueError, match="give one for each of 2 sizes"):
+                area([0.1, 0.2], f)
+    assert cpr([0.1, 0.2], [0.5, 0.5]) == 0.5
     with pytest.raises(ValueError, match="ascending"):
         weights([0.5, 0.1])
     with pytest.raises(ValueError, match="above 0 on a log axis"):

@@ -105,3 +105,8 @@ def test_recovered_by_hand_and_errors():
     model = fixed()
     with pytest.raises(ValueError, match=r"a feature is \[3\] and the tokens are"):
         scrub(model, batch(0), [([("embed", "logits")], torch.zeros(3, dtype=torch.long))])
+    with pytest.raises(ValueError, match="a feature is a whole number at each position"):
+        scrub(model, batch(0), [([("embed", "logits")], torch.zeros(batch(0).shape))])
+    with pytest.raises(ValueError, match="the scrubbed loss is not a number"):
+        recovered(1.0, float("nan"), 3.0)
+    assert torch.equal(scrub(model, batch(0).tolist(), []), model(batch(0)))
