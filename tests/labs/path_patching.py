@@ -123,7 +123,7 @@ WRONG = {
             "    x = np.log(fractions) if log else np.asarray(fractions)\n"
             "    h = 1 - np.asarray(f)\n"
             "    return (np.abs((h[1:] + h[:-1]) / 2) * np.diff(x)).sum() / (x[-1] - x[0])\n",
-            "at each size before the mean of two",
+            "is there an absolute value",
         ),
     ],
 }
