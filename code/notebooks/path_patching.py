@@ -13,10 +13,8 @@ import torch.nn.functional as F
 
 from residual import plot
 from residual.experiments import hand_set, ioi_circuits
-from residual.experiments.ioi import ioi_prompts
 from residual.experiments.measure import spot_check
 from residual.files import checkpoints
-from residual.files.pretrained import smollm2
 from residual.files.results import load_result
 from residual.methods.acdc import acdc, sweep_order
 from residual.methods.edges import edge_attribution, every_edge, patch_edges, written
@@ -346,33 +344,34 @@ plot.table(
 
 # %% acdc
 THRESHOLDS = (0.01, 0.05, 0.1, 0.3, 1, 2, 3, 5)
-swept = []
-for seed in SEEDS:
-    order = sweep_order(models[seed].config, every[seed].edges)
-    found = [acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t) for t in THRESHOLDS]
-    swept.append([(len(kept), float(share(seed, every[seed].metric(kept)))) for kept in found])
-gaps = [[float(best_f[s, k]) - f for k, f in row] for s, row in enumerate(swept)]
 
 
 def sweeps(order_of):
-    """The distinct circuits over seeds and thresholds: how many, how many the best of their size, the largest gap."""
-    found = set()
+    """ACDC's circuits of each seed at all thresholds."""
+    found = []
     for seed in SEEDS:
         order = order_of(seed, sweep_order(models[seed].config, every[seed].edges))
-        for t in THRESHOLDS:
-            found.add((seed, frozenset(acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t))))
-    below = [float(best_f[s, len(kept)] - share(s, every[s].metric(kept))) for s, kept in found]
-    return len(below), sum(gap < 1e-4 for gap in below), max(below)
+        found.append([acdc(order, lambda kept, seed=seed: -every[seed].metric(kept), t) for t in THRESHOLDS])
+    return found
 
 
 def shuffled(seed, order):
     return [order[i] for i in torch.randperm(len(order), generator=torch.Generator().manual_seed(seed)).tolist()]
 
 
+def distinct(found):
+    """How many different circuits, how many of these the best of their size, the largest gap."""
+    different = {(s, frozenset(kept)) for s, row in enumerate(found) for kept in row}
+    below = [float(best_f[s, len(kept)] - share(s, every[s].metric(kept))) for s, kept in different]
+    return len(below), sum(gap < 1e-4 for gap in below), max(below)
+
+
+backward = sweeps(lambda seed, order: order)
+swept = [[(len(kept), float(share(s, every[s].metric(kept)))) for kept in row] for s, row in enumerate(backward)]
 ways = {
-    "back": sweeps(lambda seed, order: order),
-    "forward": sweeps(lambda seed, order: order[::-1]),
-    "random": sweeps(shuffled),
+    "back": distinct(backward),
+    "forward": distinct(sweeps(lambda seed, order: order[::-1])),
+    "random": distinct(sweeps(shuffled)),
 }
 by_kl = []
 for seed in SEEDS:
@@ -382,7 +381,6 @@ for seed in SEEDS:
     kept = acdc(sweep_order(models[seed].config, run.edges), run, 0.1)
     by_kl.append((len(kept), float(share(seed, every[seed].metric(kept))), as_story(seed, kept)[1] == set()))
 claim(
-    acdc_gap_most=max(max(row) for row in gaps),
     **{f"acdc_{way}_{what}": x for way, row in ways.items()
        for what, x in zip(("circuits", "exact", "gap_most"), row, strict=True)},
     acdc_kl_story=sum(story for *_, story in by_kl),
@@ -639,15 +637,20 @@ def edges_to(writers, side):
     return [(w, f"{r}.{side}") for w in writers for r in R]
 
 
-def scrubbed(seed, tokens, counted, claims, draws=1):
-    """Rise of the loss of each counted prediction, mean over draws."""
+bases = {}  # the loss without scrubbing, by seed and text
+
+
+def scrubbed(seed, tokens, counted, claims):
+    """The loss of each counted prediction, and its rise."""
     x, y = tokens[:, :-1], tokens[:, 1:]
 
     def loss(logits):
         return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")[counted]
 
-    base = loss(models[seed](x))
-    return base, torch.stack([loss(scrub(models[seed], x, claims, seed=i)) - base for i in range(draws)]).mean(dim=0)
+    if (seed, id(tokens)) not in bases:
+        bases[seed, id(tokens)] = loss(models[seed](x))
+    base = bases[seed, id(tokens)]
+    return base, loss(scrub(models[seed], x, claims)) - base
 
 
 def hypotheses(seed, x):
@@ -847,9 +850,6 @@ for axis in ("linear", "log"):
     of_axis = weights(FRACTIONS, axis)
     distances = [(1 - drawn_f(f"{name} size")).abs().double() @ of_axis for name in ("EAP-IG", "EAP")]
     spread[f"cmd_gap_{axis}"] = interval(distances[0] - distances[1])
-large, _ = smollm2()
-others = ioi_prompts(large.vocabulary, 32, seed=20)
-others_low = others.each(large(others.abc)[:, -1])
 n_edges = 70_651
 claim(
     ioi_edges=n_edges,
@@ -857,8 +857,6 @@ claim(
     ioi_full=high,
     ioi_empty=low,
     ioi_empty_error=each_low.std() / len(each_low) ** 0.5,
-    ioi_empty_others=others_low.mean(),
-    ioi_empty_others_error=others_low.std() / len(others_low) ** 0.5,
     **{f"{name}_{end}": x for name, ends in spread.items() for end, x in zip(("low", "high"), ends, strict=True)},
     ioi_prompts=ioi_circuits.PROMPTS,
     curve_prompts=ioi_circuits.PROMPTS_CURVES,

@@ -94,10 +94,16 @@ def curves() -> Row:
     orders["random"] = [edges[i] for i in shuffled]
 
     def difference(kept: list[Edge]) -> Float[Tensor, " prompt"]:
-        cut = set(edges).difference(kept)
+        chosen = set(kept)
+        cut = [edge for edge in edges if edge not in chosen]
         return _difference(model, prompts, patch_edges(model, cut, other) if cut else None)
 
-    empty, full = difference([]), difference(edges)
+    n_layers = model.config.n_layers
+    with torch.no_grad():
+        empty, full = (
+            prompts.each(model.run_from(n_layers, model.run_to(tokens, n_layers)[:, -1:])[:, 0])
+            for tokens in (prompts.abc, prompts.clean)
+        )
 
     def row(ranking: int, size: int) -> dict[str, Tensor]:
         order = orders[RANKINGS[ranking]]
