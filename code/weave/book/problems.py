@@ -29,8 +29,9 @@ def problems(book: Book) -> list[Problem]:
             every += above(book, path)
             every += labs.problems(book.layout, path, book.layout.read(path), book.packages)
     every += drafts.links_to(book)
-    notes = [path for path in {*book.pages, *book.drafts} if path.endswith(".md") and book.is_file(path)]
-    every += labs.unused(book.layout, notes, book.packages)
+    if book.addresses:  # every page is known
+        notes = [path for path in {*book.pages, *book.drafts} if path.endswith(".md") and book.is_file(path)]
+        every += labs.unused(book.layout, notes, book.packages)
     if not every:  # MkDocs would repeat some of these in its own words
         every += book.warnings
     return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))
@@ -66,7 +67,7 @@ def dangling(book: Book, page: Page) -> dict[int, Problem]:
 
 def _left_out(book: Book, page: Page) -> list[Problem]:
     """Return the links to Markdown files that exist, but are no pages (exclude_docs in mkdocs.yml)."""
-    if not book.addresses:  # not every page is rendered
+    if not book.addresses:  # not every page is known
         return []
     docs = f"{book.layout.docs}/"
     known = {*book.pages, *book.drafts, *(problem.path for problem in book.unreadable_pages)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ from safetensors.numpy import save_file
 from weave.note import labs, snippets
 from weave.note.session import Session, read_weights
 from weave.source.layout import Layout
+
+if TYPE_CHECKING:
+    from conftest import Small
 
 PAGE, FILE = "docs/notes/a-b.md", "code/labs/a_b.py"
 ABOVE = "base = 3"
@@ -194,3 +197,11 @@ def test_weights_are_read_as_they_were_saved_and_cannot_be_changed(layout: Layou
     checks = "MODELS = ['tiny-1']\n\ndef setup(tiny):\n    return {'hidden': round(float(tiny['one'])) + 1}\n\n"
     write(layout.root, FILE, checks + CHECKS[CHECKS.index("def the_sum") :])
     assert problems(layout, ABOVE, LAB, SOLUTION) == []
+
+
+def test_to_run_notebooks_is_to_find_no_fault_with_labs(small: Small) -> None:
+    """No page is rendered then, so no lab has a note yet."""
+    small.write(PAGE, note("base = 3", LAB, SOLUTION))
+    small.write(FILE, CHECKS)
+    ran = small.weave("run")
+    assert ran.exit_code == 0, ran.output
