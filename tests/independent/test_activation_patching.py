@@ -25,7 +25,7 @@ def data(kind: str) -> tuple[Tensor, Tensor]:
         tokens = cut(65, 512, 64)[::400][:12]
         return tokens, torch.ones(12, 64, dtype=torch.bool)
     tokens, periods = repeats(12, 65, (8, 24))
-    return tokens, torch.arange(1, 65) >= periods[:, None]
+    return tokens, torch.arange(1, 65) > periods[:, None]
 
 
 class Game:
