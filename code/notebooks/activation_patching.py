@@ -253,10 +253,6 @@ def wins(m, method, rival):
     return sum(x < y for x, y in zip(of_metric(m, method), of_metric(m, rival), strict=True))
 
 
-plot.table(
-    [[method, *(span(of_metric(m, method)) for m in range(len(METRICS)))] for method in SCORED],
-    ["relative error", *METRICS],
-)
 IG, BOTH = "integrated gradients, 4 nodes", "mean of the two"
 for m, short in enumerate(("log", "logit", "p")):
     for name, method in zip(
@@ -266,6 +262,10 @@ for m, short in enumerate(("log", "logit", "p")):
         claim(**{f"{short}_{name}_least": min(x), f"{short}_{name}_most": max(x)})
     claim(**{f"wins_{short}": wins(m, IG, BOTH), f"wins_{short}_scaled": wins(m, IG, RESCALED[1])})
 claim(games=len(WINDOWS) * len(SEEDS))
+plot.table(
+    [[method, *(span(of_metric(m, method)) for m in range(len(METRICS)))] for method in SCORED],
+    ["relative error", *METRICS],
+)
 
 # %% graded
 chosen = dict(zip(SCORED, (GREY, GREY, GREEN, ORANGE, ORANGE, BLUE), strict=False))
