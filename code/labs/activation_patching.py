@@ -64,6 +64,11 @@ def integrated(integrate):
         assert np.allclose(share, 1 / n, atol=5e-3), (
             f"an AND of {n} inputs gives each {1 / n:.3f} of it; yours gives {share[0]:.3f} with 400 points"
         )
+        points: list[float] = []
+        integrate(lambda t, n=n, points=points: points.append(t) or np.ones(n), 5 + n)
+        assert len(points) == 5 + n, (
+            f"with steps = {5 + n} your code asks for the slopes {len(points)} times; use `steps` points"
+        )
         coarse = float(np.asarray(integrate(lambda t: np.full(2, t**2), 4))[0])
         assert abs(coarse - 1 / 3) < 0.02, (
             f"with 4 points the integral of t² is {coarse:.3f}, not {1 / 3:.3f}: take the middles of the 4 intervals, "
@@ -74,17 +79,23 @@ def integrated(integrate):
 def one_score(moved):
     """Check the effect of adding to one score of a softmax, in closed form."""
     rng = np.random.default_rng(2)
-    for change in (0.3, -4.0, 9.0):
+
+    def softmax(x):
+        e = np.exp(x - x.max())
+        return e / e.sum()
+
+    def effect(s, g, key, change):
+        return float((softmax(s + change * (np.arange(len(s)) == key)) - softmax(s)) @ g)
+
+    for change, place in ((0.3, -1), (-4.0, -1), (9.0, -1), (2.0, 0), (-1.0, 2), (3.0, 4)):
         s, g = rng.normal(size=6) * 3, rng.normal(size=6)
-        key = int(np.argmax(s))
-        s[key] += 3  # a saturated key, where the first order fails
-        p = np.exp(s - s.max())
-        p /= p.sum()
-        t = s.copy()
-        t[key] += change
-        after = np.exp(t - t.max())
-        after /= after.sum()
-        right, found = float((after - p) @ g), float(moved(s, g, key, change))
+        s[np.argmax(s)] += 3  # a saturated key, where the first order fails
+        key = int(np.argsort(s)[place])
+        p, after = softmax(s), softmax(s + change * (np.arange(6) == key))
+        given = s.copy(), g.copy()
+        right, found = effect(s, g, key, change), float(moved(s, g, key, change))
+        if not (np.array_equal(s, given[0]) and np.array_equal(g, given[1])):
+            raise AssertionError("your code changes s or g, which belong to the caller; work on a copy, s.copy()")
         rest = (p @ g - p[key] * g[key]) / (1 - p[key])
         if np.isclose(found, right):
             continue
@@ -94,6 +105,8 @@ def one_score(moved):
             )
         if np.isclose(found, (after[key] - p[key]) * g[key]):
             raise AssertionError("the other keys lose what this one wins: subtract their mean value from g[key]")
+        if key != np.argmax(s) and np.isclose(found, effect(s, g, int(np.argmax(s)), change)):
+            raise AssertionError("that is the effect of the largest score; the one that changes is s[key]")
         if np.isclose(found, -right):
             raise AssertionError("the sign is turned around: the effect is after minus before")
         raise AssertionError(f"with change {change} what is read moves by {right:.4f}; yours says {found:.4f}")

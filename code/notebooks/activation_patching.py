@@ -17,6 +17,7 @@ from residual.experiments.patching import KINDS, PROMPTS, prompts
 from residual.files import checkpoints
 from residual.files.pretrained import smollm2
 from residual.files.results import load_result
+from residual.methods.attribution import attribute, decompose
 from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
 from residual.methods.induction import repeats
 from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
@@ -85,33 +86,52 @@ plot.table(
 
 
 # %% truth
-def data(kind):
-    """12 windows, and which predictions count: on repeats, those of what came a period ago."""
+METRICS = ("log-probability", "logit", "probability")
+WINDOWS = (11, 5, 6)  # seeds of the tokens; the first is that of all tables but one
+
+
+def data(kind, windows=WINDOWS[0]):
+    """12 windows, and which predictions count: on repeats, those of what came a period ago after the same token."""
     if kind == "repeats":
-        tokens, period = repeats(12, 65, (8, 24), seed=11)
-        return tokens, torch.arange(1, 65) >= period
+        tokens, period = repeats(12, 65, (8, 24), seed=windows)
+        return tokens, torch.arange(1, 65) > period
     tokens = corpus().validation.unfold(0, 65, 64)[::400][:12]
     return tokens, torch.ones(12, 64, dtype=torch.bool)
 
 
-def game(seed, kind):
-    """The log-probability of what comes next: by window for every subset [subset window], and with heads faded."""
-    model = checkpoints.load("induction" if seed == 0 else f"induction-seed{seed}").model.requires_grad_(False)
-    tokens, counted = data(kind)
+def of_token(logits, token):
+    """What one token has of the logits by each metric, stacked in front; the logit is over the mean of all tokens."""
+    right = logits.gather(-1, token[..., None]).squeeze(-1)
+    log_p = right - logits.logsumexp(dim=-1)
+    return torch.stack([log_p, right - logits.mean(dim=-1), log_p.exp()])
+
+
+def named_model(seed):
+    return checkpoints.load("induction" if seed == 0 else f"induction-seed{seed}").model.requires_grad_(False)
+
+
+def game(seed, kind, windows=WINDOWS[0]):
+    """Metrics of what comes next, for every subset [subset metric], by window, and with heads faded, by metric."""
+    model, (tokens, counted) = named_model(seed), data(kind, windows)
 
     def by_window(logits):
-        of_next = logits.log_softmax(dim=-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
-        return (of_next * counted).sum(dim=1) / counted.sum(dim=1)
+        return (of_token(logits, tokens[:, 1:]) * counted).sum(dim=2) / counted.sum(dim=1)
 
-    def mean(logits):
-        x = by_window(logits)
-        return (x * counted.sum(dim=1)).sum() / counted.sum()
+    def mean(x):
+        return (x * counted.sum(dim=1)).sum(dim=-1) / counted.sum()
 
-    values = subset_values(model, tokens[:, :-1], lambda x: torch.cat([mean(x)[None], by_window(x)]))
-    return values[:, 0], values[:, 1:], HeadGates(model, tokens[:, :-1], mean)
+    values = subset_values(model, tokens[:, :-1], by_window)  # subset metric window
+    gates = [HeadGates(model, tokens[:, :-1], lambda x, i=i: mean(by_window(x)[i])) for i in range(len(METRICS))]
+    return mean(values), values, gates
 
 
-games = {(kind, seed): game(seed, kind) for kind in ("repeats", "speeches") for seed in SEEDS}
+every_game = {("repeats", seed, windows): game(seed, "repeats", windows) for seed in SEEDS for windows in WINDOWS}
+every_game |= {("speeches", seed, WINDOWS[0]): game(seed, "speeches") for seed in SEEDS}
+games = {  # by log-probability
+    (kind, seed): (values[:, 0], by_window[:, 0], gates[0])
+    for (kind, seed, windows), (values, by_window, gates) in every_game.items()
+    if windows == WINDOWS[0]
+}
 truth = {key: shapley(values) for key, (values, _, _) in games.items()}
 claim(
     subsets=len(games["repeats", 0][0]),
@@ -135,12 +155,12 @@ def scores(values, gates):
     noised, denoised = removed(values), alone(values)
     at_clean, at_corrupted = gates.slopes(1.0), gates.slopes(0.0)
     return {
-        "noising": noised,
-        "denoising": denoised,
+        "removing one": noised,
+        "adding one to none": denoised,
         "mean of the two": (noised + denoised) / 2,
-        "attribution patching, at clean": at_clean,
-        "attribution patching, at corrupted": at_corrupted,
-        "mean of these two": (at_clean + at_corrupted) / 2,
+        "gradient with all": at_clean,
+        "gradient with none": at_corrupted,
+        "mean of these gradients": (at_clean + at_corrupted) / 2,
         "integrated gradients, 2 nodes": diagonal(gates.slopes, 2),
         "integrated gradients, 4 nodes": diagonal(gates.slopes, 4),
         "integrated gradients, 10 nodes": diagonal(gates.slopes, 10),
@@ -204,27 +224,62 @@ plot.table(
     ["method", "rank correlation", "relative error", "overlap with the best", "nats lost", "passes"],
 )
 
-# %% graded
-chosen = {
-    "noising": GREY,
-    "denoising": GREY,
-    "attribution patching, at clean": ORANGE,
-    "attribution patching, at corrupted": ORANGE,
-    "mean of the two": GREEN,
-    "integrated gradients, 4 nodes": BLUE,
-}
-axes = panels(1, 2, height=2.6, width=7.4, sharey=True)
-places = -np.arange(len(chosen))
-for ax, measure, title in zip(
-    axes, ("rank", "error"), ("rank correlation with the truth", "relative error"), strict=True
-):
-    for place, (method, colour) in zip(places, chosen.items(), strict=True):
-        ax.plot(table["repeats", method][measure], [place] * 5, "o", color=colour, markersize=5, alpha=0.75)
-    ax.set(title=title, xlim=(-0.1, 1.05))
-    ax.axvline(0 if measure == "error" else 1, color=GREY, linewidth=0.8, zorder=0)
-axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
+# %% metrics3
+RESCALED = ("removing one, rescaled", "mean of the two, rescaled")
+SCORED = ("removing one", "adding one to none", "mean of the two", "gradient with all", "gradient with none")
+SCORED += ("integrated gradients, 4 nodes", *RESCALED)
+
+
+def off(seed, windows, metric):
+    """Relative error of each method for one metric; rescaled, a method's scores have the sum that is known."""
+    values, gates = (
+        x[metric] for x in (every_game["repeats", seed, windows][0].T, every_game["repeats", seed, windows][2])
+    )
+    phi, whole_there = shapley(values), values[-1] - values[0]
+    one, two = removed(values), alone(values)
+    found = [one, two, (one + two) / 2, gates.slopes(1.0), gates.slopes(0.0), diagonal(gates.slopes, 4)]
+    found += [x * whole_there / x.sum() for x in (one, one + two)]
+    return dict(zip(SCORED, (((x - phi).abs().sum() / phi.abs().sum()).item() for x in found), strict=True))
+
+
+offs = {(m, w, s): off(s, w, m) for m in range(len(METRICS)) for w in WINDOWS for s in SEEDS}
+
+
+def of_metric(m, method):
+    return [offs[m, w, s][method] for w in WINDOWS for s in SEEDS]
+
+
+def wins(m, method, rival):
+    return sum(x < y for x, y in zip(of_metric(m, method), of_metric(m, rival), strict=True))
+
+
 IG, BOTH = "integrated gradients, 4 nodes", "mean of the two"
-AT_CLEAN, AT_CORRUPTED = "attribution patching, at clean", "attribution patching, at corrupted"
+for m, short in enumerate(("log", "logit", "p")):
+    for name, method in zip(
+        ("noise", "denoise", "both", "clean", "corrupted", "ig", "noise_scaled", "both_scaled"), SCORED, strict=True
+    ):
+        x = of_metric(m, method)
+        claim(**{f"{short}_{name}_least": min(x), f"{short}_{name}_most": max(x)})
+    claim(**{f"wins_{short}": wins(m, IG, BOTH), f"wins_{short}_scaled": wins(m, IG, RESCALED[1])})
+claim(games=len(WINDOWS) * len(SEEDS))
+plot.table(
+    [[method, *(span(of_metric(m, method)) for m in range(len(METRICS)))] for method in SCORED],
+    ["relative error", *METRICS],
+)
+
+# %% graded
+chosen = dict(zip(SCORED, (GREY, GREY, GREEN, ORANGE, ORANGE, BLUE), strict=False))
+axes = panels(1, 3, height=2.6, width=8.2, sharey=True)
+places = -np.arange(len(chosen))
+for ax, (m, metric) in zip(axes, enumerate(METRICS), strict=True):
+    for place, (method, colour) in zip(places, chosen.items(), strict=True):
+        ax.plot(of_metric(m, method), [place] * 15, "o", color=colour, markersize=4, alpha=0.5)
+    ax.set(title=metric, xlabel="relative error", xlim=(-0.05, 1.05 if m == 0 else None))
+    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
+
+# %% spans
+AT_CLEAN, AT_CORRUPTED = "gradient with all", "gradient with none"
 
 
 def between(name, kind, method, measure):
@@ -233,8 +288,8 @@ def between(name, kind, method, measure):
 
 
 SHORT = {
-    "noise": "noising",
-    "denoise": "denoising",
+    "noise": "removing one",
+    "denoise": "adding one to none",
     "both": BOTH,
     "clean": AT_CLEAN,
     "corrupted": AT_CORRUPTED,
@@ -248,7 +303,7 @@ for short, method in SHORT.items():
 # how much of noising's error is too much credit for the previous-token head
 excess = []
 for seed in SEEDS:
-    off = graded["repeats", seed]["noising"] - truth["repeats", seed]
+    off = graded["repeats", seed]["removing one"] - truth["repeats", seed]
     excess.append((off[:4].clamp(min=0).sum() / off.abs().sum()).item())
 claim(excess_least=min(excess), excess_most=max(excess))
 claim(
@@ -258,10 +313,11 @@ claim(
     heads_above_tenth_least=min(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
     heads_above_tenth_most=max(int((truth["repeats", s].abs() > 0.1).sum()) for s in SEEDS),
     ig_beats_noise=sum(
-        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", "noising"]["error"], strict=True)
+        a < b for a, b in zip(table["repeats", IG]["error"], table["repeats", "removing one"]["error"], strict=True)
     ),
     ig_rank_at_least_noise=sum(
-        a >= b - 1e-9 for a, b in zip(table["repeats", IG]["rank"], table["repeats", "noising"]["rank"], strict=True)
+        a >= b - 1e-9
+        for a, b in zip(table["repeats", IG]["rank"], table["repeats", "removing one"]["rank"], strict=True)
     ),
     shuffled_rank=np.mean(shuffled["rank"]),
     shuffled_lost=np.mean(shuffled["lost"]),
@@ -288,57 +344,118 @@ steepest = [(curve.diff() / t.diff()).max().item() for curve in curves.values()]
 claim(steepest_least=min(steepest), steepest_most=max(steepest))
 
 
-# %% pairs
-def together(values, i, j):
-    """What a pair is worth beyond its members: with all other heads, and with none."""
-    a, b, every = 2**i, 2**j, len(values) - 1
-    with_all = values[every] - values[every - a] - values[every - b] + values[every - a - b]
-    return with_all.item(), (values[a + b] - values[a] - values[b] + values[0]).item()
+# %% live
+def live(seed, n=64, period=16, last=27):
+    """Each head's output at all positions, put in or taken out where later heads respond: shares [metric head].
+
+    Tokens repeat with a period; corrupted, the earlier occurrence of the last token is another token.
+    """
+    model, generator = named_model(seed), torch.Generator().manual_seed(0)
+    drawn = torch.stack([torch.randperm(512, generator=generator)[: period + 1] for _ in range(n)])
+    clean = drawn[:, torch.arange(last + 1) % period]
+    corrupted = clean.clone()
+    corrupted[:, last - period] = drawn[:, period]
+    answer = drawn[:, (last + 1) % period]
+
+    def metric(logits):
+        return of_token(logits, answer).mean(dim=1)
+
+    ends = [metric(model(tokens)[:, -1]) for tokens in (clean, corrupted)]
+    put = patch_heads(model, clean, corrupted, metric, together=True).flatten(0, 1) - ends[1]
+    out = ends[0] - patch_heads(model, corrupted, clean, metric, together=True).flatten(0, 1)
+    return [(x / (ends[0] - ends[1])).T for x in (put, out)]
 
 
-rows, and_with_none, or_with_all = [], [], []
+rows, alive = (
+    [],
+    {
+        name: []
+        for name in (
+            "put_mover",
+            "out_mover",
+            "put_sum",
+            "out_sum",
+            "put_reader",
+            "out_reader",
+            "put_sum_logit",
+            "out_sum_logit",
+        )
+    },
+)
 for seed in SEEDS:
-    values, phi = games["repeats", seed][0], truth["repeats", seed]
-    mover = int(phi[:4].argmax())
-    one, two = (4 + phi[4:].argsort(descending=True)[:2]).tolist()
-    joint = [together(values, mover, one), together(values, one, two)]
-    and_with_none.append(joint[0][1])
-    or_with_all.append(joint[1][0])
-    rows.append([seed, f"{HEADS[mover]}, {HEADS[one]}", *(number(x) for x in joint[0])])
-    rows[-1] += [f"{HEADS[one]}, {HEADS[two]}", *(number(x) for x in joint[1])]
-claim(and_least=min(and_with_none), and_most=max(and_with_none), or_least=min(or_with_all), or_most=max(or_with_all))
-plot.table(rows, ["seed", "mover, reader", "with all", "with none", "two readers", "with all", "with none"])
+    put, out = live(seed)
+    mover = int(truth["repeats", seed][:4].argmax())
+    for name, x in (("put", put), ("out", out)):
+        alive[f"{name}_mover"].append(x[0, mover].item())
+        alive[f"{name}_reader"].append(x[0, 4:].max().item())
+        alive[f"{name}_sum"].append(x[0].sum().item())
+        alive[f"{name}_sum_logit"].append(x[1].sum().item())
+    cells = [alive[f"{name}_{what}"][-1] for what in ("mover", "reader", "sum", "sum_logit") for name in ("put", "out")]
+    rows.append([seed, *(number(x) for x in cells)])
+for name, x in alive.items():
+    claim(**{f"live_{name}_least": min(x), f"live_{name}_most": max(x)})
+WHICH = ("mover", "best reader", "all eight", "all eight, logit")
+plot.table(rows, ["seed", *(f"{what}: {name}" for what in WHICH for name in ("put in", "taken out"))])
+
+
+# %% pairs
+def joint(values, i, j, others):
+    """What a pair is worth beyond its members, with these other heads in place."""
+    a, b, rest = 2**i, 2**j, sum(2**k for k in others)
+    return (values[rest + a + b] - values[rest + a] - values[rest + b] + values[rest]).item()
+
+
+def players(seed):
+    """The previous-token head and the two best readers."""
+    phi = truth["repeats", seed]
+    return int(phi[:4].argmax()), *(4 + phi[4:].argsort(descending=True)[:2]).tolist()
+
+
+rows, joints = [], {(kind, m): [] for kind in ("and", "or") for m in range(len(METRICS))}
+for seed in SEEDS:
+    mover, one, two = players(seed)
+    for m in range(len(METRICS)):
+        values = every_game["repeats", seed, WINDOWS[0]][0][:, m]
+        joints["and", m].append(joint(values, mover, one, []))
+        joints["or", m].append(joint(values, one, two, range(4)))
+    cells = [number(joints[kind, m][-1]) for kind in ("and", "or") for m in range(len(METRICS))]
+    rows.append([seed, f"{HEADS[mover]}, {HEADS[one]}", *cells[:3], f"{HEADS[one]}, {HEADS[two]}", *cells[3:]])
+for (kind, m), x in joints.items():
+    short = ("log", "logit", "p")[m]
+    claim(**{f"{kind}_{short}_least": min(x), f"{kind}_{short}_most": max(x), f"{kind}_{short}_size": max(map(abs, x))})
+plot.table(rows, ["seed", "mover, reader", *METRICS, "two readers", *METRICS])
 
 
 # %% subgames
-def sub(seed, players, fixed):
-    """Noising, denoising, integrated gradients and the Shapley value, summed over some heads; the others are fixed."""
-    values, gates = games["repeats", seed][0], games["repeats", seed][2]
-    rest = sum(2**i for i in fixed)
-    bits = torch.tensor([2**player for player in players])
-    part = values[rest + subsets(len(players)).long() @ bits]
+def sub(seed, metric, some, fixed):
+    """Removing, adding and integrated gradients summed over some heads, by what these are worth; others are fixed."""
+    values, gates = (
+        x[metric] for x in (every_game["repeats", seed, WINDOWS[0]][0].T, every_game["repeats", seed, WINDOWS[0]][2])
+    )
+    part = values[sum(2**i for i in fixed) + subsets(len(some)).long() @ torch.tensor([2**i for i in some])]
     start = torch.zeros(8)
     start[list(fixed)] = 1
 
     def m(x):
-        return gates(start.index_put((torch.tensor(players),), x))
+        return gates(start.index_put((torch.tensor(some),), x))
 
-    ig = diagonal(lambda t: slope(m, torch.full((len(players),), t)), 4)
-    phi = shapley(part)
-    return [(x.sum() / phi.sum()).item() for x in (removed(part), alone(part), ig)], part
+    ig = diagonal(lambda t: slope(m, torch.full((len(some),), t)), 4)
+    return [(x.sum() / (part[-1] - part[0])).item() for x in (removed(part), alone(part), ig)]
 
 
-rows, ratios = [], {"and": [], "or": []}
-for seed in SEEDS:
-    phi = truth["repeats", seed]
-    mover, readers = int(phi[:4].argmax()), (4 + phi[4:].argsort(descending=True)[:2]).tolist()
-    ratios["and"].append(sub(seed, [mover, readers[0]], [])[0])
-    ratios["or"].append(sub(seed, readers, [0, 1, 2, 3])[0])
-    rows.append([seed, *(number(x) for kind in ratios.values() for x in kind[-1])])
-for kind, found in ratios.items():
-    for name, x in zip(("noise", "denoise", "ig"), zip(*found, strict=True), strict=True):
-        claim(**{f"sub_{kind}_{name}_least": min(x), f"sub_{kind}_{name}_most": max(x)})
-plot.table(rows, ["seed", "AND: noising", "denoising", "integrated", "OR: noising", "denoising", "integrated"])
+rows = []
+for kind, title in (("and", "mover and reader, all others absent"), ("or", "two readers, layer 0 in place")):
+    for m, metric in enumerate(METRICS):
+        found = []
+        for seed in SEEDS:
+            mover, one, two = players(seed)
+            found.append(sub(seed, m, [mover, one], []) if kind == "and" else sub(seed, m, [one, two], range(4)))
+        spans = list(zip(*found, strict=True))
+        for name, x in zip(("noise", "denoise", "ig"), spans, strict=True):
+            tag = f"sub_{kind}_{('log', 'logit', 'p')[m]}_{name}"
+            claim(**{f"{tag}_least": min(x), f"{tag}_most": max(x)})
+        rows.append([title, metric, *(span(x) for x in spans)])
+plot.table(rows, ["two heads", "metric", "removing", "adding", "integrated"])
 
 # %% circuits
 rows = []
@@ -353,6 +470,8 @@ claim(
         all({*a[0]} <= {*b[0]} for a, b in pairwise(best[1:]))
         for best in (best_subsets(games["repeats", s][0]) for s in SEEDS)
     ),
+    lost_one_least=min(lost(games["repeats", s][0], truth["repeats", s])[0] for s in SEEDS),
+    lost_one_most=max(lost(games["repeats", s][0], truth["repeats", s])[0] for s in SEEDS),
     best_one=max(best_subsets(games["repeats", s][0])[1][1] - games["repeats", s][0][0].item() for s in SEEDS),
 )
 plot.table(rows, ["size", *(f"seed {s}" for s in SEEDS)])
@@ -481,6 +600,32 @@ claim(
 )
 plot.table(rows, ["where", "denoising", "noising"])
 
+# %% looks
+# What heads look at from the last word, and what they add to the logits of both names, directly: 16 prompts.
+LOOKED = ("17.4", "20.0", "19.2", "23.3", "23.7", "29.1", "24.4", "29.0")
+PLACES = {"IO": torch.where(many.io_first, 2, 4), "S1": torch.where(many.io_first, 4, 2)}
+PLACES |= {name: torch.full((16,), at) for name, at in (("S2", S2), ("last word", END))}
+mean_token = model.W_U.mean(dim=1)
+written = {}
+for name, tokens in (("", many.clean), ("swapped", many.swapped)):
+    terms = decompose(model, tokens)
+    for token, of in (("IO", many.io), ("S", many.s)):
+        by_head = attribute(terms, model.W_U.mT[of] - mean_token)
+        written[name, token] = {head: by_head[head][:, -1].mean().item() for head in LOOKED}
+model(many.clean, tap=(seen := record("*.attn.pattern")))
+rows, looks = [], {}
+for head in LOOKED:
+    layer, i = map(int, head.split("."))
+    pattern = seen[f"blocks.{layer}.attn.pattern"][:, i, END]
+    looks[head] = {place: pattern[torch.arange(16), at].mean().item() for place, at in PLACES.items()}
+    direct = [written["", token][head] for token in ("IO", "S")]
+    rows.append([head, *(number(x) for x in (*looks[head].values(), *direct, direct[0] - direct[1]))])
+    short = head.replace(".", "_")
+    claim(**{f"look_{short}_{place.replace(' ', '_')}": x for place, x in looks[head].items()})
+    claim(**{f"direct_{short}_io": direct[0], f"direct_{short}_s": direct[1]})
+claim(direct_23_3_io_swapped=written["swapped", "IO"]["23.3"])
+plot.table(rows, ["head", *(f"looks at {place}" for place in PLACES), "writes IO", "writes S", "IO − S"])
+
 # %% layers
 fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)
 for ax, kind, title in ((fig_stream, "resid_pre", "the stream before a layer"), (fig_mlp, "mlp_out", "the MLP")):
@@ -578,6 +723,14 @@ claim(
     mlp_next=x[rest].abs().max(),
     mlp_without_other_most=max(without[1:]),
 )
+# a whole name, or the whole answer, exchanged in one patch: before the heads that read it, and after
+stream, by_slope = EXACT["resid_pre"][:, 0], estimates["gradient"]["resid_pre"]
+WHOLE = {"S2, layers 0 to 19": (slice(0, 20), S2), "last word, layers 25 to 29": (slice(25, 30), END)}
+for short, (layers, place) in zip(("before", "after"), WHOLE.values(), strict=True):
+    x, y = stream[layers, place], by_slope[layers, place]
+    claim(**{f"{short}_least": x.min(), f"{short}_most": x.max()})
+    claim(**{f"{short}_slope_least": y.min(), f"{short}_slope_most": y.max()})
+claim(end_24=stream[24, END] / whole, end_25=stream[25, END] / whole)
 axes = panels(1, 3, height=2.6, width=7.6, sharey=True)
 for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4 nodes"), strict=True):
     x, y = exact("mlp_out"), estimate(rule, "mlp_out")
@@ -595,8 +748,8 @@ claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
 
 
 # %% way
-# One patch, put in by degrees.
-def by_degrees(name, position, degrees, head=None):
+# One patch, put in a part at a time.
+def in_parts(name, position, degrees, head=None):
     model(batch.clean, tap=(there := record(name)))
     model(batch.swapped, tap=(here := record(name)))
     values = []
@@ -608,7 +761,7 @@ def by_degrees(name, position, degrees, head=None):
 
 
 degrees = torch.linspace(0, 1, 7)
-way = by_degrees("blocks.0.mlp_out", S2, degrees)
+way = in_parts("blocks.0.mlp_out", S2, degrees)
 start = way[0].item()
 plot.lines(
     degrees,
@@ -656,20 +809,31 @@ plot.table(
 
 # %% ablations
 options = {"layers": LATE, "positions": [END]}
-before = batch.logit_diff(model(batch.clean)[:, -1])
-effects = {"swapped name": EXACT["z noised"][LATE.start :, :, END]}
+DRAWS = 3
+
+
+def replaced(prompts, how, seed=0):
+    """What each late head costs at the last word with something else in its place, ``[layer head]``."""
+    before = prompts.logit_diff(model(prompts.clean)[:, -1])
+    reference = None if how == "zero" else prompts.abc
+    found = ablate_heads(model, prompts.clean, prompts.logit_diff, how, reference=reference, seed=seed, **options)
+    return found[:, :, 0] - before
+
+
+swapped_name = EXACT["z noised"][LATE.start :, :, END]
+other_swapped = patch_heads(model, other.swapped, other.clean, other.logit_diff, **options)[:, :, 0]
+rows = [["swapped name", "1", "1", number(swapped_name.abs().mean(), 3)]]
 for how in ("zero", "mean", "resample"):
-    reference = None if how == "zero" else batch.abc
-    found = ablate_heads(model, batch.clean, batch.logit_diff, how, reference=reference, **options)
-    effects[how] = found[:, :, 0] - before
-rows = []
-for how, x in effects.items():
-    alike = spearman(x, effects["swapped name"])
-    claim(**{f"alike_{how.split()[0]}": alike, f"size_{how.split()[0]}": x.abs().mean()})
-    worst = [(LATE[i // 9], i % 9, x.flatten()[i].item()) for i in x.flatten().argsort()[:3].tolist()]
-    losses = ", ".join(f"{layer}.{head} ({number(effect)})" for layer, head, effect in worst)
-    rows.append([how, number(alike), number(x.abs().mean(), 3), losses])
-plot.table(rows, ["in its place", "rank correlation with the swapped name", "mean size", "strongest losses"])
+    drawn = [replaced(batch, how, seed) for seed in range(DRAWS if how == "resample" else 1)]
+    alike = [spearman(x, swapped_name) for x in drawn]
+    elsewhere = spearman(replaced(other, how), other_swapped)
+    claim(**{f"alike_{how}": np.mean(alike), f"alike_{how}_least": min(alike), f"alike_{how}_most": max(alike)})
+    claim(**{f"alike_{how}_other": elsewhere, f"size_{how}": drawn[0].abs().mean()})
+    rows.append(
+        [how, span(alike) if len(alike) > 1 else number(alike[0]), number(elsewhere), number(drawn[0].abs().mean(), 3)]
+    )
+claim(draws=DRAWS, size_swapped=swapped_name.abs().mean())
+plot.table(rows, ["in its place", "rank correlation with the swapped name", "on six other prompts", "mean size"])
 
 # %% [markdown]
 # ## What the page's explorer shows at first

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,8 +85,13 @@ class Seen:
     pattern: list[Tensor] = field(default_factory=list)  # by layer, [batch head query key]
 
 
-def forward(tokens: Tensor, gone: Sequence[tuple[int, int]] = ()) -> Seen:
-    """Return logits and patterns; the heads ``gone`` are replaced by their mean over texts and positions."""
+def forward(
+    tokens: Tensor, gone: Sequence[tuple[int, int]] = (), mlp: Callable[[int, Tensor], Tensor] = lambda _, out: out
+) -> Seen:
+    """Return logits and patterns; the heads ``gone`` are replaced by their mean over texts and positions.
+
+    ``mlp`` takes a layer and what its MLP writes, and returns what is written instead.
+    """
     n = tokens.shape[1]
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     x, patterns = weight("token_embd")[tokens], []
@@ -103,7 +108,7 @@ def forward(tokens: Tensor, gone: Sequence[tuple[int, int]] = ()) -> Seen:
         x = x + z.transpose(1, 2).flatten(2) @ w["attn_output"].T
         y = rms(x, w["ffn_norm"])
         gate = y @ w["ffn_gate"].T
-        x = x + (gate * gate.sigmoid() * (y @ w["ffn_up"].T)) @ w["ffn_down"].T
+        x = x + mlp(layer, (gate * gate.sigmoid() * (y @ w["ffn_up"].T)) @ w["ffn_down"].T)
     return Seen(rms(x, weight("output_norm")) @ weight("token_embd").T, patterns)
 
 

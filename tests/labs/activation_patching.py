@@ -28,6 +28,10 @@ WRONG = {
             "def integrate(slopes, steps):\n    return sum(slopes((k + 0.5) / steps) for k in range(steps))",
             "do the weights of your points sum to 1",
         ),
+        (
+            "def integrate(slopes, steps):\n    return sum(slopes((k + 0.5) / 1000) for k in range(1000)) / 1000",
+            "use `steps` points",
+        ),
     ],
     "one-score": [
         (
@@ -41,6 +45,17 @@ WRONG = {
             "    after = 1 / (1 + (1 - p[key]) / p[key] * np.exp(-change))\n"
             "    return (after - p[key]) * g[key]",
             "the other keys lose what this one wins",
+        ),
+        (
+            "def moved(s, g, key, change):\n    key, p = int(np.argmax(s)), np.exp(s) / np.exp(s).sum()\n"
+            "    odds = p[key] * np.expm1(change)\n"
+            "    return odds / (1 + odds) * (g[key] - p @ g)",
+            "the one that changes is s[key]",
+        ),
+        (
+            "def moved(s, g, key, change):\n    p = np.exp(s) / np.exp(s).sum()\n    s[key] += change\n"
+            "    return (np.exp(s) / np.exp(s).sum() - p) @ g",
+            "work on a copy",
         ),
     ],
 }

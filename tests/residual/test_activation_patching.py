@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from residual import Config, Transformer
 from residual.methods.attribution_patching import attribution, diagonal, one_score, slope
-from residual.methods.shapley import alone, removed, shapley
+from residual.methods.shapley import alone, removed, shapley, subset_values
 from residual.methods.sweeps import patch_resid
 
 theorem = settings(deadline=None, max_examples=40)
@@ -69,6 +69,17 @@ def test_of_three_inputs_it_is_not():
     values = torch.tensor([0, 0, 0, 1, 0, 1, 1, 1], dtype=torch.float64)  # two of three: a majority
     assert removed(values).tolist() == alone(values).tolist() == [0, 0, 0]
     assert shapley(values).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@theorem
+@given(seeds)
+def test_without_norm_and_mlp_heads_of_the_last_layer_add_in_the_logits(seed):
+    """Whatever is in place below them; in the log-probability they do not add."""
+    model = Transformer(Config(2, 6, 2, 3, 4, 7, init_std=0.7), seed=seed).double().requires_grad_(False)
+    tokens = torch.randint(7, (3, 4), generator=torch.Generator().manual_seed(seed))
+    values = subset_values(model, tokens, lambda x: torch.stack([x[:, -1], x[:, -1].log_softmax(dim=-1)]))
+    joint = torch.stack([values[i + 12] - values[i + 4] - values[i + 8] + values[i] for i in range(4)])
+    assert joint[:, 0].abs().max() < 1e-10 and joint[:, 1].abs().max() > 1e-9
 
 
 @theorem

@@ -72,8 +72,9 @@ def attribution(
         By name, ``[layer head pos]`` or ``[layer pos]``; key heads for ``k`` and ``v``, queries for a pattern.
 
     Raises:
-        ValueError: the batches differ in shape; no such name, part or position; the metric is not one number or does
-            not depend on the logits; ``nodes`` is below 0; ``softmax`` with smeared keys.
+        ValueError: the batches differ in shape; no names; no such name, part or position; the metric is not one number
+            or does not depend on the logits; ``nodes`` is not a whole number or below 0; ``softmax`` with smeared keys;
+            under ``torch.inference_mode``, which keeps no gradients.
     """
     c = model.config
     clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
@@ -128,13 +129,13 @@ class HeadGates:
             model.run_to(self.tokens, model.config.n_layers, tap=(seen := record("*.attn.z")))
         self.means = {name: z.mean(dim=(0, 1)) for name, z in seen.items()}  # head d_head
 
-    def __call__(self, gates: Float[Tensor, " head"]) -> Float[Tensor, ""]:
+    def __call__(self, gates: Float[Tensor, " head"] | Sequence[float]) -> Float[Tensor, ""]:
         """Return the measure with these gates.
 
         Raises:
             ValueError: not one gate for each head.
         """
-        c = self.model.config
+        c, gates = self.model.config, torch.as_tensor(gates).to(self.model.W_E)
         if gates.shape != (c.n_layers * c.n_heads,):
             raise ValueError(
                 f"gates have shape {list(gates.shape)}; give one for each of {c.n_layers * c.n_heads} heads"
@@ -151,20 +152,32 @@ class HeadGates:
         """Return the gradient where every gate has the same value: one run and one backward pass.
 
         At 1 it is attribution patching of the removal of each head, at 0 of its addition to none.
+
+        Raises:
+            ValueError: see ``slope``.
         """
         gates = self.model.W_E.new_full((self.model.config.n_layers * self.model.config.n_heads,), gate)
         return slope(self, gates)
 
 
 def slope(value: Callable[[Tensor], Tensor], at_point: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return the gradient of a function of n numbers."""
+    """Return the gradient of a function of n numbers.
+
+    Raises:
+        ValueError: the point is not of floating-point numbers, or the value is not one number that depends on them.
+    """
+    if not at_point.is_floating_point():
+        raise ValueError(f"the point is of {at_point.dtype}; a slope needs floating-point numbers")
+    _check_gradients()
     with torch.enable_grad():
         x = at_point.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(value(x), x)
+        found = value(x)
+        _check_number(found, "the value", "the point")
+        (gradient,) = torch.autograd.grad(found.sum(), x)
     return gradient
 
 
-def diagonal(slopes: Callable[[float], Tensor], nodes: int) -> Tensor:
+def diagonal(slopes: Callable[[float], Tensor | Sequence[float]], nodes: int) -> Tensor:
     """Return ``∫ slopes(t) dt`` from 0 to 1: integrated gradients, by the rule of Gauss and Legendre.
 
     For a function of n numbers in which each occurs to the first power at most, such as a gate made of ANDs and ORs,
@@ -172,16 +185,18 @@ def diagonal(slopes: Callable[[float], Tensor], nodes: int) -> Tensor:
     along the diagonal the slopes are polynomials of degree n − 1.
 
     Raises:
-        ValueError: ``nodes`` is below 1.
+        ValueError: ``nodes`` is not a whole number, or below 1.
     """
-    if nodes < 1:
-        raise ValueError(f"nodes is {nodes}; an integral needs at least one")
+    if not isinstance(nodes, int) or nodes < 1:
+        raise ValueError(f"nodes is {nodes}; an integral needs at least one, and a whole number of them")
     points, weights = _gauss(nodes)
-    return torch.stack([weight * slopes(point) for point, weight in zip(points, weights, strict=True)]).sum(dim=0)
+    return torch.stack(
+        [weight * torch.as_tensor(slopes(point)) for point, weight in zip(points, weights, strict=True)]
+    ).sum(dim=0)
 
 
 def one_score(
-    p: Float[Tensor, "*any"], change: Float[Tensor, "*any"], gap: Float[Tensor, "*any"]
+    p: Float[Tensor, "*any"] | float, change: Float[Tensor, "*any"] | float, gap: Float[Tensor, "*any"] | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the effect of adding ``change`` to one score of a softmax, its first order, and a bound on the difference.
 
@@ -191,7 +206,13 @@ def one_score(
         exact        gap · (σ(logit p + change) - p)
         first order  gap · p (1 - p) · change
         bound        |gap| · change² / (12 √3)            because |σ''| <= 1 / (6 √3)
+
+    Raises:
+        ValueError: p is not between 0 and 1.
     """
+    p, change, gap = (x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (p, change, gap))
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise ValueError(f"p is a probability, between 0 and 1; it has {p.min():.3g} to {p.max():.3g}")
     exact = gap * (torch.sigmoid(torch.logit(p) + change) - p)
     return exact, gap * p * (1 - p) * change, gap.abs() * change.square() / (12 * 3**0.5)
 
@@ -242,10 +263,7 @@ def _gradients(
         constant = _Constant(frozen, c.act == "swiglu")
         taps = compose(at("embed", lambda _: start), constant, seen := record(names))
         value = metric(_final(model, model.run_to(tokens, c.n_layers, tap=taps), position, constant))
-        if not isinstance(value, Tensor) or not value.requires_grad:
-            raise ValueError("the metric does not depend on its logits; compute it from them with torch")
-        if value.numel() != 1:
-            raise ValueError(f"the metric has shape {list(value.shape)}; it must be one number")
+        _check_number(value, "the metric", "its logits")
         every = torch.autograd.grad(value.sum(), [seen[name] for name in names], allow_unused=True)
     return {name: torch.zeros_like(seen[name]) if g is None else g for name, g in zip(names, every, strict=True)}
 
@@ -275,7 +293,8 @@ def _through_softmax(
     now, g = scores(here[q_name], here[k_name]), slope_of_pattern.double()
     if name == "q":
         changed = scores(there[q_name], here[k_name]).softmax(dim=-1)
-        return einsum(changed - now.softmax(dim=-1), g, "b head query key, b head query key -> head query")
+        moved = einsum(changed - now.softmax(dim=-1), g, "b head query key, b head query key -> head query")
+        return moved.to(slope_of_pattern)
     change = (scores(here[q_name], there[k_name]) - now).nan_to_num(0)  # −∞ − −∞ in the future
     n = now.shape[-1]
     rest = now[..., None, :].masked_fill(torch.eye(n, dtype=torch.bool, device=now.device), -torch.inf)
@@ -306,18 +325,35 @@ def _full(name: str) -> str:
     return f"attn.{name}" if name in OF_HEADS else name
 
 
+def _check_gradients() -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError("there are no gradients under torch.inference_mode(); use torch.no_grad() around this call")
+
+
+def _check_number(value: object, what: str, of: str) -> None:
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise ValueError(f"{what} does not depend on {of}; compute it from {of} with torch")
+    if value.numel() != 1:
+        raise ValueError(f"{what} has shape {list(value.shape)}; it must be one number")
+
+
 def _check(model, clean, corrupted, names, frozen, softmax, nodes) -> None:
     if clean.shape != corrupted.shape:
         raise ValueError(
             f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; patching needs the same shapes"
         )
-    for name in [names] if isinstance(names, str) else names:
+    _check_gradients()
+    for name in ([names] if isinstance(names, str) else names) or [""]:
         if name not in (*OF_HEADS, *OF_STREAM) or isinstance(names, str):
             raise ValueError(f"names is {names!r}; give a list of {nearest(str(name), (*OF_HEADS, *OF_STREAM))}")
-    for part in frozen:
+    for part in [frozen] if isinstance(frozen, str) else frozen:
+        if isinstance(frozen, str):
+            raise ValueError(f"frozen is {frozen!r}; give a list, such as [{frozen!r}]")
         if part not in _ENDS:
             raise ValueError(f"cannot freeze {part!r}; {nearest(str(part), _ENDS)}")
-    if nodes < 0:
-        raise ValueError(f"nodes is {nodes}; give 0 for the gradient alone, or the number of nodes")
+    if not isinstance(nodes, int) or nodes < 0:
+        raise ValueError(
+            f"nodes is {nodes}, not a whole number from 0; give 0 for the gradient alone, or the number of nodes"
+        )
     if softmax and model.config.smeared_keys:
         raise ValueError("with smeared keys a key is read at two positions; softmax=True does not know that")

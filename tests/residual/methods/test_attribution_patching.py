@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from residual import Config, Transformer
-from residual.methods.attribution_patching import HeadGates, attribution, diagonal, slope
+from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
 from residual.methods.linearise import linearise
 from residual.methods.shapley import alone, removed, shapley, subset_values
 from residual.methods.sites import OF_HEADS, OF_STREAM
@@ -199,13 +199,41 @@ def test_bad_input_is_a_sentence():
         attribution(model, a, b, lambda logits: logits[:, 0])
     with pytest.raises(ValueError, match="does not depend on its logits"):
         attribution(model, a, b, lambda logits: torch.tensor(1.0))
-    with pytest.raises(ValueError, match="an integral needs at least one"):
-        diagonal(lambda t: torch.zeros(2), 0)
+    for bad, message in (
+        ({"names": []}, "names is"),
+        ({"frozen": "norm"}, "give a list"),
+        ({"nodes": 2.5}, "nodes is 2.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attribution(model, a, b, difference, **bad)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        attribution(model, a, b, difference)
+    for nodes in (0, 1.5):
+        with pytest.raises(ValueError, match="an integral needs at least one"):
+            diagonal(lambda t: torch.zeros(2), nodes)
+    with pytest.raises(ValueError, match="it must be one number"):
+        HeadGates(model, a, lambda logits: logits[:, 0, 0]).slopes(1.0)
+    with pytest.raises(ValueError, match="the value does not depend on the point"):
+        HeadGates(model, a, lambda logits: torch.tensor(1.0)).slopes(1.0)
+    with pytest.raises(ValueError, match="floating-point"):
+        slope(torch.sum, torch.ones(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="p is a probability"):
+        one_score(1.5, 1.0, 1.0)
     with pytest.raises(ValueError, match="give one for each of 2 heads"):
         HeadGates(model, a, difference)(torch.ones(3))
     smeared = Transformer(Config(1, 6, 2, 3, N_POS, D_VOCAB, smeared_keys=True))
     with pytest.raises(ValueError, match="smeared keys"):
         attribution(smeared, a, b, difference, ["k"], softmax=True)
+
+
+def test_numbers_and_lists_are_taken_as_tensors():
+    model = Transformer(Config(1, 6, 2, 3, N_POS, D_VOCAB), seed=0).requires_grad_(False)
+    gates = HeadGates(model, batch(0), lambda logits: logits[..., 1].mean())
+    assert_close(gates([1, 0]), gates(torch.tensor([1.0, 0.0])))
+    assert_close(diagonal(lambda t: [t, 1.0], 2), torch.tensor([0.5, 1.0]))
+    assert one_score(0.5, 0.0, 1.0)[0] == 0
+    half = attribution(model.bfloat16(), batch(0), batch(1), difference, ["q", "k"], softmax=True)
+    assert half["q"].dtype == half["k"].dtype == torch.bfloat16
 
 
 def test_a_patch_of_the_stream_is_exact_after_the_last_layer_without_a_norm():
