@@ -551,7 +551,7 @@ _ = ax.set(
 # %% [markdown]
 # What do these heads do on speeches? Each time that one of them gives more than 0.3 of its attention to one earlier
 # token: what it adds to that token's logit, and where that token would rank without that. Positions with a massive
-# activation do not count; heads park their attention there. Texts that nothing else here uses.
+# activation do not count; heads park their attention there.
 
 # %% attended
 speeches = smollm2_speeches(26, 100)[:16]
