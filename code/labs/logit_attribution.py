@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 
 
-def over_orders(values, n):
+def _over_orders(values, n):
     """Return the mean gain of each head over all orders."""
     gains = np.zeros(n)
     for order in (orders := list(permutations(range(n)))):
@@ -66,7 +66,7 @@ def fair_shares(fair_shares):
         assert np.isclose(found.sum(), values[-1] - values[0]), (
             f"For {n} heads the shares sum to {found.sum():.3f}; v(all) - v(none) is {values[-1] - values[0]:.3f}."
         )
-        right = over_orders(values, n)
+        right = _over_orders(values, n)
         assert np.allclose(found, right), (
             f"For {n} heads the shares sum to the whole, but head {np.abs(found - right).argmax()} gets "
             f"{found[np.abs(found - right).argmax()]:.3f}; its mean gain over all {n}! orders is "
