@@ -314,7 +314,7 @@ tuned = load("house-lens")
 trained = fit_bias(x_learn)  # the constant again, trained on the loss of the tuned lens
 optimizer = torch.optim.Adam([trained.b], 3e-2)
 with torch.enable_grad():
-    for step in range(60):
+    for step in range(40):
         rows = torch.randint(len(learn), (4,), generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         lens_loss(reader, trained, x_learn[:, rows]).backward()
@@ -610,7 +610,7 @@ table(
 )
 
 # %% removed-there
-cost, few_speeches = {}, speeches[:8, :49]
+cost, few_speeches = {}, speeches[:6, :33]
 base_loss = losses(large, few_speeches)
 base_names = prompts.each(large(prompts.clean)[:, -1])
 for head in ("23.3", "24.4", "23.0"):
