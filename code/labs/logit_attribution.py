@@ -1,6 +1,19 @@
 """Checks of the labs in docs/notes/logit-attribution.md."""
 
+from itertools import permutations
+
 import numpy as np
+
+
+def _over_orders(values, n):
+    """Return the mean gain of each head over all orders."""
+    gains = np.zeros(n)
+    for order in (orders := list(permutations(range(n)))):
+        s = 0
+        for i in order:
+            gains[i] += (values[s | 1 << i] - values[s]) / len(orders)
+            s |= 1 << i
+    return gains
 
 
 def contributions(contributions):
@@ -52,6 +65,12 @@ def fair_shares(fair_shares):
         found = np.asarray(fair_shares(values), dtype=float)
         assert np.isclose(found.sum(), values[-1] - values[0]), (
             f"For {n} heads the shares sum to {found.sum():.3f}; v(all) - v(none) is {values[-1] - values[0]:.3f}."
+        )
+        right = _over_orders(values, n)
+        assert np.allclose(found, right), (
+            f"For {n} heads the shares sum to the whole, but head {np.abs(found - right).argmax()} gets "
+            f"{found[np.abs(found - right).argmax()]:.3f}; its mean gain over all {n}! orders is "
+            f"{right[np.abs(found - right).argmax()]:.3f}."
         )
     return "Right: the shares sum to what all heads gain, and equals get the same."
 

@@ -28,6 +28,7 @@ from residual.methods.tuned_lens import (
     kl,
     lens_bias,
     lens_logits,
+    lens_loss,
     streams,
 )
 from residual.plot import BLUE, GREEN, GREY, ORANGE, lines, panels, table
@@ -124,6 +125,17 @@ class Graded:
         self.removed = {how: removed(values) for how, values in self.values.items()}
         self.alone = {how: alone(values) for how, values in self.values.items()}
         self.both_ends = {how: (self.alone[how] + self.removed[how]) / 2 for how in self.alone}
+        self.scaled = {how: x * (self.total(how) / x.mean(dim=1).sum()) for how, x in self.removed.items()}
+
+    def by_order(self, how, order):
+        """Return what each head gains as heads are added in an order, and in its reversal, on average."""
+        values, gains = self.values[how], torch.zeros_like(self.removed[how])
+        for way in (order, order[::-1]):
+            s = 0
+            for head in way:
+                gains[head] += (values[s | 1 << head] - values[s]) / 2
+                s |= 1 << head
+        return {how: gains}
 
     def total(self, how):
         return (self.values[how][-1] - self.values[how][0]).mean()
@@ -141,6 +153,7 @@ movers = [int(previous_token_score(m, text[:, :-1])[0].argmax()) for m in models
 METHODS = {
     "attribution": lambda g: g.attribution,
     "single ablation": lambda g: g.removed,
+    "single ablation, scaled": lambda g: g.scaled,
     "alone": lambda g: g.alone,
     "both ends": lambda g: g.both_ends,
 }
@@ -150,6 +163,18 @@ grades = {
     for name in DATA
     for how in ("zero", "mean")
 }
+generator = np.random.default_rng(0)
+orders = [generator.permutation(8).tolist() for _ in range(50)]
+reversed_too = {
+    (name, how): np.array([[g[name].grade(g[name].by_order(how, order), how) for order in orders] for g in graded])
+    for name in DATA
+    for how in ("zero", "mean")
+}
+grades |= {("an order and its reversal", *key): values.mean(axis=1) for key, values in reversed_too.items()}
+spoken = [(g["speeches"].attribution["mean"][movers[seed]].mean(), g["speeches"].shapley["mean"][movers[seed]].mean())
+          for seed, g in enumerate(graded)]  # fmt: skip
+ends_sums = [(g[name].both_ends[how].mean(dim=1).sum() / g[name].total(how)).item()
+             for g in graded for name in DATA for how in ("zero", "mean")]  # fmt: skip
 mover = [g["repeats"].attribution["mean"][movers[seed]] for seed, g in enumerate(graded)]
 mover_true = [g["repeats"].shapley["mean"][movers[seed]] for seed, g in enumerate(graded)]
 mover_removed = [g["repeats"].removed["mean"][movers[seed]] for seed, g in enumerate(graded)]
@@ -171,6 +196,12 @@ claim(
     mover_share_most=max(of_total),
     mover_removed_least=min((x.mean() / t).item() for x, t in zip(mover_removed, totals, strict=True)),
     last_layer_differs=last_layer,
+    mover_spoken_credited=spoken[0][0],
+    mover_spoken_true=spoken[0][1],
+    spoken_total=graded[0]["speeches"].total("mean"),
+    reversal_most=max(values[..., 2].max() for values in reversed_too.values()),
+    ends_sum_least=min(ends_sums),
+    ends_sum_most=max(ends_sums),
     sum_differs=max((g[n].written.sum(0) + g[n].values["zero"][0] - g[n].values["zero"][-1]).abs().max()
                     for g in graded for n in DATA),
     removed_sum_least=min((g["repeats"].removed["mean"].sum(0).mean() / t).item()
@@ -238,7 +269,7 @@ for seed, g in enumerate(graded):
     at = g["speeches"]
     wrote, passed = at.written[:4], at.passed_on
     for head in range(4):
-        found.append((seed, head, wrote[head], passed[head], at.removed["mean"][head]))
+        found.append((seed, head, wrote[head], passed[head], at.removed["mean"][head], at.removed["zero"][head]))
 erased = [min((row for row in found if row[0] == seed), key=lambda row: row[3].mean()) for seed in SEEDS]
 claim(
     erased_wrote_least=min(row[2].mean() for row in erased),
@@ -247,14 +278,25 @@ claim(
     erased_passed_most=-min(row[3].mean() for row in erased),
     erased_error=max(error(x) for row in erased for x in row[2:4]),
     erased_cost_most=max(row[4].mean().abs() for row in erased),
+    erased_zero_least=min(row[5].mean() for row in erased),
+    erased_zero_most=max(row[5].mean() for row in erased),
+    erased_left_most=max(row[2].mean() + row[3].mean() for row in erased),
     erased_over=sum(bool(row[2].mean() + row[3].mean() < 0) for row in erased),
 )
 table(
     [
-        [seed, f"0.{head}", *(f"{shown(x.mean())} ± {error(x):.2f}" for x in (wrote, passed, wrote + passed, cost))]
-        for seed, head, wrote, passed, cost in erased
+        [seed, f"0.{head}", *(f"{shown(x.mean())} ± {error(x):.2f}" for x in (wrote, passed, wrote + passed, *costs))]
+        for seed, head, wrote, passed, *costs in erased
     ],
-    ["seed", "head", "writes along the logit", "later heads, reading it", "together", "lost if put at its mean"],
+    [
+        "seed",
+        "head",
+        "writes along the logit",
+        "later heads, reading it",
+        "together",
+        "lost if put at its mean",
+        "at zero",
+    ],
 )
 
 # %% [markdown]
@@ -263,15 +305,24 @@ table(
 # Four layers with LayerNorm, MLPs, its own unembedding. Fitted on training text, measured on held-out text.
 
 # %% lenses
-reader = load("house").model
+reader = load("house").model.requires_grad_(False)
 data = house()
 learn, test = windows(data.train, 64, 128, step=0), windows(data.validation, 24, 128, step=1)
 x_learn, x_test = streams(reader, learn), streams(reader, test)
 final = reader.unembed(x_test[-1])
 tuned = load("house-lens")
+trained = fit_bias(x_learn)  # the constant again, trained on the loss of the tuned lens
+optimizer = torch.optim.Adam([trained.b], 3e-2)
+with torch.enable_grad():
+    for step in range(40):
+        rows = torch.randint(len(learn), (4,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        lens_loss(reader, trained, x_learn[:, rows]).backward()
+        optimizer.step()
 lenses = {
     "logit lens": TunedLens(LensConfig(4, 256)),
     "a constant": fit_bias(x_learn),
+    "a constant, trained": trained,
     "ridge": fit_ridge(x_learn),
     "tuned": tuned.model,
 }
@@ -296,6 +347,8 @@ claim(
     lens_error=max(error(x) for m in measured.values() for x in m["KL"]),
     constant_closes_least=((gap - mean_kl["a constant"]) / gap)[1:].min(),
     constant_closes_most=((gap - mean_kl["a constant"]) / gap)[1:].max(),
+    trained_closes_least=((gap - mean_kl["a constant, trained"]) / gap)[1:].min(),
+    trained_closes_most=((gap - mean_kl["a constant, trained"]) / gap)[1:].max(),
     ridge_few_mean=few.mean(),
     **{f"{name.split()[-1]}_kl_{i}": m["KL"][i].mean() for name, m in measured.items() for i in range(4)},
     **{f"{name.split()[-1]}_bias_{i}": m["bias"][i] for name, m in measured.items() for i in range(4)},
@@ -318,7 +371,10 @@ table(
 # %% smollm2-lens
 spoken = smollm2_speeches(8, 29)
 x = streams(large, spoken)
-constant = fit_bias(x[:, :4, 1:])  # the first position is unlike all others
+# The first position is unlike all others, and so is another: massive activations, a stream many times as long.
+length = x[15, :4, 1:].norm(dim=-1)
+ordinary = length < 5 * length.median()
+constant = fit_bias(x[:, :4, 1:][:, ordinary])
 LAYERS = [0, 1, 2, 7, 13, 18, 23, 26, 29]
 tokens = spoken[4:, 1:]
 final_large = large.unembed(x[-1, 4:, 1:])
@@ -345,6 +401,7 @@ for name, text_tokens in (("gpt", text[:, :-1]), ("house", test)):
 closes = ((raw_kl - constant_kl) / raw_kl)[middle]
 claim(
     lens_large_positions=tokens.numel(),
+    lens_massive=int((~ordinary).sum()),
     echo_embedding=echo[0],
     echo_after_first=echo[1],
     echo_later_most=echo[2:].max(),
@@ -493,21 +550,28 @@ _ = ax.set(
 
 # %% [markdown]
 # What do these heads do on speeches? Each time that one of them gives more than 0.3 of its attention to one earlier
-# token (the first position does not count): what it adds to that token's logit, and where that token would rank.
+# token: what it adds to that token's logit, and where that token would rank without that. Positions with a massive
+# activation do not count; heads park their attention there.
 
 # %% attended
-speeches = smollm2_speeches(10, 49)
+speeches = smollm2_speeches(26, 100)[:16]
 WATCHED = {"23.3": BLUE, "24.4": BLUE, "23.0": GREY, "29.0": GREY}
 names = [f"blocks.{i}.attn.{part}" for i in (23, 24, 29) for part in ("pattern", "z")]
-end = large.run_to(speeches, 30, tap=(seen := record(names)))
+end = large.run_to(speeches, 30, tap=(seen := record(["blocks.23.resid_pre", *names])))
 scale = (end.square().mean(dim=-1) + large.config.norm_eps).sqrt()
-whole = large.unembed(end)
+length = seen["blocks.23.resid_pre"].norm(dim=-1)
+massive = length > 5 * length.median()
 events, rows = {}, []
 generator = torch.Generator().manual_seed(1)
+
+
+def mean_and_error(x):
+    return f"{shown(x.mean())} ± {error(x):.2f}" if len(x) > 1 else ""
+
+
 for head in WATCHED:
     layer, index = map(int, head.split("."))
-    pattern = seen[f"blocks.{layer}.attn.pattern"][:, index].clone()
-    pattern[:, :, 0] = 0
+    pattern = seen[f"blocks.{layer}.attn.pattern"][:, index].masked_fill(massive[:, None], 0)
     paid, key = pattern.max(dim=-1)
     b, q = torch.nonzero(paid > 0.3, as_tuple=True)
     token = speeches[b, key[b, q]]
@@ -517,22 +581,28 @@ for head in WATCHED:
         return (wrote * (large.W_U.mT[tokens] - mean)).sum(dim=-1) / scale[b, q]
 
     own = brings(token)
-    other = brings(speeches[b, torch.randint(1, 8, (len(b),), generator=generator)])
-    rank = (whole[b, q] > (whole[b, q, :].gather(1, token[:, None]) - own[:, None])).sum(dim=-1)
-    events[head] = (own, other, rank, paid)
-    rows.append([head, len(b), f"{shown(own.mean())} ± {error(own):.2f}", shown(other.mean()),
-                 int((rank < 100).sum()), shown(own[rank < 100].mean()), shown(own[rank >= 100].mean())])  # fmt: skip
+    other = brings(speeches[(b + torch.randint(1, 8, (len(b),), generator=generator)) % len(speeches), q])
+    there = large.unembed(end[b, q])
+    candidate = (there > (there.gather(1, token[:, None]) - own[:, None])).sum(dim=-1) < 100
+    events[head] = (own, other, candidate)
+    rows.append([head, len(b), mean_and_error(own), shown(other.mean()), int(candidate.sum()),
+                 mean_and_error(own[candidate]), mean_and_error(own[~candidate])])  # fmt: skip
 claim(
     attended_positions=speeches.numel(),
-    attended_23_3=len(events["23.3"][0]),
-    attended_24_4=len(events["24.4"][0]),
-    attended_23_3_own=events["23.3"][0].mean(),
-    attended_23_3_error=error(events["23.3"][0]),
-    attended_23_3_other=events["23.3"][1].mean(),
-    attended_24_4_own=events["24.4"][0].mean(),
-    attended_24_4_error=error(events["24.4"][0]),
-    attended_23_0_own=events["23.0"][0].mean(),
-    attended_23_3_negative=(events["23.3"][0] < 0).float().mean(),
+    attended_massive=int(massive[:, 1:].sum()),
+    **{
+        f"attended_{head.replace('.', '_')}_{name}": value
+        for head, (own, other, candidate) in events.items()
+        for name, value in {
+            "times": len(own),
+            "own": own.mean(),
+            "error": error(own),
+            "other": other.mean(),
+            "others": int((~candidate).sum()),
+            "not_candidate": own[~candidate].mean(),
+            "not_candidate_error": error(own[~candidate]),
+        }.items()
+    },
 )
 table(
     rows,
@@ -631,94 +701,165 @@ axes[0].set_ylabel("repaired by (logits)")
 axes[1].text(0.97, 0.95, "later parts", color=ORANGE, transform=axes[1].transAxes, ha="right", va="top")
 _ = axes[1].text(0.97, 0.86, "the scale", color=BLUE, transform=axes[1].transAxes, ha="right", va="top")
 
+# %% [markdown]
+# Along which direction? The mean of the columns of $W_U$ that speeches use, less that of all, is the direction in which
+# the stream says "some common token" (f). Later parts' response is linear in the reading, so it splits exactly.
+
+# %% along-f
+spoken_large = smollm2_speeches(30, 160)[:20].flatten()
+common = (large.W_U.mT[spoken_large] - mean).mean(dim=0)
+
+
+def without(u, f):
+    """Return the directions u less their component along f."""
+    return u - (u @ f)[..., None] * f / f.square().sum()
+
+
+some = smollm2_speeches()
+direction = next_token_direction(large, some)
+clean = SelfRepair(large, some, direction)
+free = without(direction, common)
+other_token = next_token_direction(large, some.roll(1, dims=0))
+ALONG = {
+    "next token": direction,
+    "along f": direction - free,
+    "f removed": free,
+    "less another's": direction - other_token,
+}
+sums = {name: [0.0, 0.0] for name in ALONG}
+for head in (h for h, wanted in zip(heads, strong, strict=True) if wanted):
+    layer, index = map(int, head.split("."))
+    delta, changed_end = clean.rerun(head, "resample")
+    wrote = clean.seen[f"blocks.{layer}.attn.z"][:, :, index] @ large.blocks[layer].attn.W_O[index]
+    top = ((wrote * direction * large.ln_final.w).sum(dim=-1) / clean.s)[:, :-1].flatten().topk(LARGEST).indices
+    for name, u in ALONG.items():
+        moved = [((x * u * large.ln_final.w).sum(dim=-1) / clean.s)[:, :-1].flatten()[top].mean().item()
+                 for x in (-delta, changed_end - clean.end - delta)]  # fmt: skip
+        sums[name] = [a + b for a, b in zip(sums[name], moved, strict=True)]
+claim(
+    common_cosine=torch.nn.functional.cosine_similarity(other_token[:, :-1], common, dim=-1).mean(),
+    along_later=sums["next token"][1],
+    along_f_later=sums["along f"][1],
+    **{f"along_{key}": sums[name][1] / sums[name][0]
+       for key, name in zip(("all", "f", "free", "contrast"), ALONG, strict=True)},
+)  # fmt: skip
+table(
+    [[name, shown(a, 1), shown(b, 1), shown(b / a)] for name, (a, b) in sums.items()],
+    ["read along", "direct effect, 46 heads", "later parts", "share"],
+)
+
 # %% who-answers
-splits = SelfRepair(large, prompts.clean, (large.W_U[:, prompts.io] - large.W_U[:, prompts.s]).mT[:, None])
-answer = splits("23.3", "resample", by_part=True)
-responses = answer.by_part[:, :, -1].mean(dim=1)
+to_name = [SelfRepair(large, prompts.clean, large.W_U.mT[name] - mean) for name in (prompts.io, prompts.s)]
+answers = [splits("23.3", "resample", by_part=True) for splits in to_name]
+labels = answers[0].labels
+by_name = [answer.by_part[:, :, -1] for answer in answers]
+both = by_name[0] - by_name[1]
+responses = both.mean(dim=1)
 largest = responses.abs().argsort(descending=True)[:6].tolist()
 claim(
-    answers_sum=(answer.by_part.sum(dim=0) - answer.later).abs().max(),
-    answers_later=answer.later[:, -1].mean(),
+    answers_sum=max((answer.by_part.sum(dim=0) - answer.later).abs().max() for answer in answers),
+    **{
+        f"answers_{head.replace('.', '_')}_{name}": part[labels.index(head)].mean()
+        for head in ("24.4", "29.1")
+        for name, part in zip(("io", "s"), by_name, strict=True)
+    },
     answers_up=responses.clamp(min=0).sum(),
     answers_down=-responses.clamp(max=0).sum(),
 )
 table(
-    [[answer.labels[i], f"{shown(responses[i])} ± {error(answer.by_part[i, :, -1]):.2f}"] for i in largest],
-    ["later part", "its change when 23.3 is replaced"],
+    [[labels[i], *(f"{shown(x[i].mean())} ± {error(x[i]):.2f}" for x in (both, *by_name))] for i in largest],
+    ["later part", "change of IO − S when 23.3 is replaced", "to IO", "to S"],
 )
 
 # %% [markdown]
 # A push with nothing else in it: one logit is taken away along a direction, and later parts give a share of it back.
-# The direction of the next token's logit; of another token's; and a random direction that no token has.
 
 # %% push
-DEPTHS, PUSHED = (13, 21, 28), ("the next token's", "another token's", "a random direction's")
+DEPTHS = (13, 21, 28)
 
 
-def directions(model, tokens):
-    """Return three directions at each position: the next token's, that of a token of another text, a random one."""
+def directions(model, tokens, f):
+    """Return directions at each position, [batch pos d_model]: of tokens, of f, and of controls that are no tokens."""
     right, other = next_token_direction(model, tokens), next_token_direction(model, tokens.roll(1, dims=0))
-    noise = torch.randn(right.shape, generator=torch.Generator().manual_seed(2))
-    noise = noise * right.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    return dict(zip(PUSHED, (right, other, noise), strict=True))
-
-
-def push(run, layer, size=1.0):
-    """Take ``size`` logits away along the run's direction, before the MLP of a layer."""
-    wrote = run.seen[f"blocks.{layer}.attn.z"][:, :, 0] @ run.model.blocks[layer].attn.W_O[0]
-    away = run.s[..., None] * run.read / run.read.square().sum(dim=-1, keepdim=True).clamp(min=1e-9)
-    found = run(f"{layer}.0", wrote - size * away.float())
-    stream = run.seen[f"blocks.{layer}.resid_pre"]
+    generator, vocabulary = torch.Generator().manual_seed(2), model.W_U - model.W_U.mean(dim=1, keepdim=True)
+    drawn = vocabulary.mT[torch.randint(model.config.d_vocab, tokens.shape, generator=generator)]
+    mixed = torch.randn(*tokens.shape, model.config.d_vocab, generator=generator) @ vocabulary.mT
+    noise = torch.randn(right.shape, generator=generator)
+    mixed, noise = (x * right.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True) for x in (mixed, noise))
     return {
-        **{name: getattr(found, name)[:, 1:-1].mean(dim=1) / size for name in ("direct", "later", "scale")},
-        "length": (size * away.norm(dim=-1) / stream.norm(dim=-1))[:, 1:-1].mean(),
+        "next token": right,
+        "token of another speech": other,
+        "f alone": f.expand_as(right),
+        "next token, f removed": without(right, f),
+        "another's token, f removed": without(other, f),
+        "token drawn uniformly": drawn,
+        "Gaussian, covariance of W_U's columns": mixed,
+        "Gaussian, isotropic": noise,
     }
 
 
+SHORT = ("next", "other", "f", "nextfree", "free", "drawn", "mixed", "random")
+
+
+def push(run, u, layer, size=1.0):
+    """Take ``size`` logits away along u before a layer's MLP; return the share given back, and the push's length."""
+    read = u * run.norm.w
+    read = (read if run.norm.b is None else read - read.mean(dim=-1, keepdim=True)).double()
+    away = size * run.s[..., None] * read / read.square().sum(dim=-1, keepdim=True).clamp(min=1e-9)
+    wrote = run.seen[f"blocks.{layer}.attn.z"][:, :, 0] @ run.model.blocks[layer].attn.W_O[0]
+    delta, end = run.rerun(f"{layer}.0", wrote - away.float())
+    back = ((end - run.end - delta) * read).sum(dim=-1) / run.s / size
+    return back, away.norm(dim=-1) / run.seen[f"blocks.{layer}.resid_pre"].norm(dim=-1)
+
+
 some = smollm2_speeches(6, 33)
-runs = {kind: SelfRepair(large, some, direction) for kind, direction in directions(large, some).items()}
-pushes = {(kind, layer): push(run, layer) for kind, run in runs.items() for layer in DEPTHS}
-tenth = push(runs["another token's"], 21, size=0.1)
+ways = directions(large, some, common)
+clean = SelfRepair(large, some, ways["next token"])
+pushes = {(kind, layer): push(clean, u, layer) for kind, u in ways.items() for layer in DEPTHS}
+shares = {key: back[:, 1:-1].mean(dim=1) for key, (back, _) in pushes.items()}
+lengths = [length[:, 1:-1].mean() for _, length in pushes.values()]
+tenth = push(clean, ways["token of another speech"], 21, size=0.1)[0][:, 1:-1].mean()
+contrast = (large.W_U.mT[prompts.io] - large.W_U.mT[prompts.s])[:, None].expand_as(to_name[0].end)
+on_names = {layer: push(to_name[0], contrast, layer)[0][:, -1] for layer in (23, 28)}
 claim(
-    push_direct=max((x["direct"] - 1).abs().max() for x in pushes.values()),
-    **{
-        f"push_{short}_{layer}": pushes[kind, layer]["later"].mean()
-        for short, kind in zip(("next", "other", "random"), PUSHED, strict=True)
-        for layer in DEPTHS
-    },
-    push_error=max(error(x["later"]) for x in pushes.values()),
-    push_tenth=tenth["later"].mean(),
-    push_scale_most=max(x["scale"].mean().abs() for x in pushes.values()),
-    push_length_least=min(x["length"] for x in pushes.values()),
-    push_length_most=max(x["length"] for x in pushes.values()),
-)
+    **{f"push_{short}_{layer}": shares[kind, layer].mean()
+       for short, kind in zip(SHORT, ways, strict=True) for layer in DEPTHS},
+    push_error=max(error(x) for x in shares.values()),
+    push_tenth=tenth,
+    push_length_least=min(lengths),
+    push_length_most=max(lengths),
+    push_names_23=on_names[23].mean(),
+    push_names_28=on_names[28].mean(),
+    push_names_error=max(error(x) for x in on_names.values()),
+)  # fmt: skip
 table(
-    [[f"layer {layer}", *(f"{shown(pushes[kind, layer]['later'].mean())} ± {error(pushes[kind, layer]['later']):.2f}"
-                          for kind in PUSHED)] for layer in DEPTHS],
-    ["one logit taken away before the MLP of", *PUSHED],
+    [[kind, *(f"{shown(shares[kind, layer].mean())} ± {error(shares[kind, layer]):.2f}" for layer in DEPTHS)]
+     for kind in ways],
+    ["one logit taken away along", *(f"before the MLP of {layer}" for layer in DEPTHS)],
 )  # fmt: skip
 
 # %% push-small
 small_pushes = {}
-for name, held in (("house", data.validation), ("gpt", corpus().validation)):
+for name, held, learned in (("house", data.validation, data.train), ("gpt", corpus().validation, corpus().train)):
     other, some = load(name).model, windows(held, 16, 65, step=3)
-    for kind, direction in directions(other, some).items():
-        run = SelfRepair(other, some, direction)
-        for layer in range(1, other.config.n_layers):
-            small_pushes[name, layer, kind] = push(run, layer)["later"]
-at_tokens, at_random = (
-    {key: x.mean() for key, x in small_pushes.items() if (key[2] == PUSHED[2]) is wanted} for wanted in (False, True)
-)
+    columns = other.W_U.mT[learned[:200_000]] - other.W_U.mean(dim=1)
+    ways = directions(other, some, columns.mean(dim=0))
+    run = SelfRepair(other, some, ways["next token"])
+    for layer in range(1, other.config.n_layers):
+        for kind, u in ways.items():
+            small_pushes[name, layer, kind] = push(run, u, layer)[0][:, 1:-1].mean(dim=1)
+places = list(dict.fromkeys(key[:2] for key in small_pushes))
+by_kind = {short: [small_pushes[*place, kind].mean() for place in places]
+           for short, kind in zip(SHORT, ways, strict=True)}  # fmt: skip
 claim(
-    small_push_token_least=min(at_tokens.values()),
-    small_push_token_most=max(at_tokens.values()),
-    small_push_random_most=max(at_random.values()),
+    **{f"small_push_{short}_least": min(x) for short, x in by_kind.items()},
+    **{f"small_push_{short}_most": max(x) for short, x in by_kind.items()},
     small_push_error=max(error(x) for x in small_pushes.values()),
 )
 table(
-    [[name, layer, *(f"{shown(small_pushes[name, layer, kind].mean())} ± {error(small_pushes[name, layer, kind]):.2f}"
-                     for kind in PUSHED)] for name, layer in dict.fromkeys(key[:2] for key in small_pushes)],
-    ["model", "layer", *PUSHED],
+    [[kind, *(f"{shown(small_pushes[*place, kind].mean())} ± {error(small_pushes[*place, kind]):.2f}"
+              for place in places)] for kind in ways],
+    ["one logit taken away along", *(f"{name}, layer {layer}" for name, layer in places)],
 )  # fmt: skip
 
 # %% [markdown]
@@ -734,7 +875,9 @@ s = (spoken_terms.stream.square().mean(dim=-1) + large.config.norm_eps).sqrt()
 credit = (spoken_terms.along(reads * large.ln_final.w) / s)[:, :, 1:-1].flatten(1)  # term position
 loud = [i for i in range(len(credit)) if credit[i].std() > 0.4]
 R = np.corrcoef(np.stack([ranks(credit[i]) for i in loud]))
-shuffled = np.stack([ranks(credit[i][torch.randperm(credit.shape[1], generator=generator)]) for i in loud])
+shuffled = np.stack(
+    [ranks(credit[i][torch.randperm(credit.shape[1], generator=torch.Generator().manual_seed(i))]) for i in loud]
+)
 chance = np.abs(np.corrcoef(shuffled) - np.eye(len(loud))).max()
 pairs = sorted((R[a, b], loud[b], loud[a]) for a in range(len(loud)) for b in range(a))[:4]
 labels = spoken_terms.labels
@@ -747,7 +890,7 @@ for r, one, two in pairs:
 first, second = sorted(pairs[0][1:])
 name = f"blocks.{labels[first].split('.')[1]}.{'mlp_out' if labels[first].startswith('mlp') else 'attn_out'}"
 later_name = f"blocks.{labels[second].split('.')[1]}.{'mlp_out' if labels[second].startswith('mlp') else 'attn_out'}"
-large.run_to(some, 30, tap=(base := record([name, later_name])))
+large.run_to(some, 30, tap=(base := record([name, later_name, "blocks.15.resid_pre"])))
 tap = ablate(name, "mean", base, across_positions=True)
 large.run_to(some, 30, tap=compose(tap, changed := record(later_name)))
 moves = (((changed[later_name] - base[later_name]) * reads * large.ln_final.w).sum(dim=-1) / s)[:, 1:-1].flatten()
@@ -756,7 +899,14 @@ removed_part = (
     - (base[name].mean(dim=(0, 1)) * reads * large.ln_final.w).sum(dim=-1)[:, 1:-1].flatten() / s[:, 1:-1].flatten()
 )
 answering = (moves * (removed_part - removed_part.mean())).mean() / removed_part.var()
+# the slope itself, without the positions with massive activations, and the ranks without the common-token direction
+length = base["blocks.15.resid_pre"][:, 1:-1].norm(dim=-1).flatten()
+ordinary = length < 5 * length.median()
+one, two = credit[first].numpy(), credit[second].numpy()
+no_f = (spoken_terms.along(without(reads, common) * large.ln_final.w) / s)[:, :, 1:-1].flatten(1)
 claim(
+    pair_slope_ordinary=-np.polyfit(one[ordinary], two[ordinary], 1)[0],
+    pair_ranks_free=np.corrcoef(ranks(no_f[first]), ranks(no_f[second]))[0, 1],
     pairs_loud=len(loud),
     pairs_chance=chance,
     pairs_strongest=pairs[0][0],
@@ -764,7 +914,7 @@ claim(
     pair_second_std=rows[0][4],
     pair_sum_std=rows[0][5],
     pair_answers=answering,
-    pair_slope=-pairs[0][0] * rows[0][4] / rows[0][3],
+    pair_slope=-np.polyfit(one, two, 1)[0],
     pair_mean_first=credit[first].mean(),
 )
 table(

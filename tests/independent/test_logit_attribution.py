@@ -209,6 +209,9 @@ AGAIN = {
     "ends_misplaced_repeats_mean_most": Again(
         lambda: max(misplaced(n, (lost(n) + gained(n)) / 2) for n in NAMES), 0.015
     ),
+    "scaled_misplaced_repeats_mean_least": Again(
+        lambda: min(misplaced(n, lost(n) * total(n) / lost(n).sum()) for n in NAMES), 0.015
+    ),
     "lens_kl_3": Again(lambda: apart(3, tuned=False), 0.12),
     "tuned_kl_3": Again(lambda: apart(3, tuned=True), 0.1),
     "tuned_kl_1": Again(lambda: apart(1, tuned=True), 0.25),

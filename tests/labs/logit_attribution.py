@@ -36,6 +36,26 @@ WRONG = {
             "    return [sum(gain) / len(gain) for gain in gains]",
             "look at the weights",
         ),
+        (
+            "def fair_shares(values):\n"
+            "    n = len(values).bit_length() - 1\n"
+            "    out = [0.0] * n\n"
+            "    for k in range(n):\n"
+            "        order = [(k + j) % n for j in range(n)]\n"
+            "        for way in (order, order[::-1]):\n"
+            "            s = 0\n"
+            "            for i in way:\n"
+            "                out[i] += (values[s | 1 << i] - values[s]) / (2 * n)\n"
+            "                s |= 1 << i\n"
+            "    return out",
+            "its mean gain over all 4! orders",
+        ),
+        (
+            "def fair_shares(values):\n"
+            "    n = len(values).bit_length() - 1\n"
+            "    return [2 / 3, 1 / 6, 1 / 6] if n == 3 else [(values[-1] - values[0]) / n] * n",
+            "its mean gain over all 2! orders",
+        ),
     ],
     "three-parts": [
         (

@@ -63,7 +63,7 @@ def test_in_the_last_layer_attribution_is_zero_ablation_if_there_is_no_norm(seed
 @theorem
 @given(seeds)
 def test_heads_that_read_no_other_head_get_exactly_what_is_attributed(seed):
-    """One layer: the game is additive, and every method agrees."""
+    """One layer without norm and MLP, zero in place of absent heads: the game is additive, and every method agrees."""
     model, tokens = model_of(seed, n_layers=1, n_heads=3), tokens_of(seed)
     values = subset_values(model, tokens, last_logit, instead="zero")
     credit = attribute(decompose(model, tokens), 3).heads[0, :, :, -1].mean(dim=1)
@@ -116,6 +116,27 @@ def test_if_players_interact_in_pairs_at_most_the_mean_of_first_and_last_is_the_
     member = subsets(n).double()
     values = member @ single + torch.einsum("si,ij,sj->s", member, pairs.triu(1), member)
     assert_close((alone(values) + removed(values)) / 2, by_loops(values) if n < 6 else shapley(values))
+
+
+def gains_in(values, order):
+    """Return what each player gains as players are added in this order."""
+    gains, s = torch.zeros(len(order), dtype=values.dtype), 0
+    for i in order:
+        gains[i], s = values[s | 1 << i] - values[s], s | 1 << i
+    return gains
+
+
+@theorem
+@given(st.integers(2, 6), seeds, st.data())
+def test_an_order_and_its_reversal_sum_to_the_whole_and_are_exact_for_pairs(n, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    order, member = data.draw(st.permutations(range(n))), subsets(n).double()
+    single, pairs = torch.randn(n, generator=generator).double(), torch.randn(n, n, generator=generator).double()
+    values = member @ single + torch.einsum("si,ij,sj->s", member, pairs.triu(1), member)
+    assert_close((gains_in(values, order) + gains_in(values, order[::-1])) / 2, shapley(values))
+    values = torch.randn(2**n, generator=generator).double()  # any game
+    both = (gains_in(values, order) + gains_in(values, order[::-1])) / 2
+    assert_close(both.sum(), values[-1] - values[0])
 
 
 def test_for_three_players_at_once_it_is_not():

@@ -301,7 +301,7 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
         raise TypeError(
             f"a direction is a token, a pair (answer, wrong) or a vector; this is {type(direction).__name__}"
         )
-    token = torch.as_tensor(direction, device=model.W_E.device).reshape(-1)
+    token = torch.as_tensor(direction, device=model.W_E.device).reshape(-1).long()
     if len(token) not in (1, batch):
         raise ValueError(f"{len(token)} tokens do not fit {batch} examples; give one token, or one for each")
     if not bool(((token >= 0) & (token < c.d_vocab)).all()):

@@ -65,17 +65,26 @@ class SelfRepair:
     >>> split.direct - split.repair == -split.change
 
     Args:
-        direction: reads the normalized stream like a column of ``W_U``; one vector, or a tensor that broadcasts to the
-            stream's shape, such as one for each position.
+        direction: reads the normalized stream like a column of ``W_U``: one vector ``[d_model]``, one for each example
+            ``[batch d_model]`` or ``[batch 1 d_model]``, or one for each position ``[batch pos d_model]``.
+
+    Raises:
+        TypeError: the direction is no tensor of floats; for a token's logit give ``model.W_U[:, token]``.
+        ValueError: a direction of another shape.
     """
 
     @torch.no_grad()
     def __init__(self, model: Transformer, tokens: Tokens, direction: Float[Tensor, "*batch_pos d_model"]) -> None:
+        if not isinstance(direction, Tensor) or not direction.is_floating_point():
+            raise TypeError(
+                f"a direction is a tensor of floats; for the logit of token {direction!r} give model.W_U[:, token]"
+            )
         c = self.config = model.config
         self.model, self.norm = model, model.ln_final
         names = ["resid_pre", "attn.z", "attn_out", *(["mlp_out"] if c.d_mlp else [])]
         self.end = model.run_to(tokens, c.n_layers, tap=(seen := record([f"*.{name}" for name in names])))
         self.seen = dict(seen)
+        direction = self._shaped(direction)
         self.read = self._centred((direction if self.norm.w is None else direction * self.norm.w).double())
         self.read = self.read.expand_as(self.end)
         self.logit, self.s = self._reading(self.end)
@@ -97,23 +106,15 @@ class SelfRepair:
         Raises:
             ValueError: there is no such head or no such ``instead``; resampling from one example.
         """
-        layer, index = self._place(head)
-        block = cast(Block, self.model.blocks[layer])
-        wrote = self.seen[f"blocks.{layer}.attn.z"][:, :, index] @ block.attn.W_O[index]
-        new = self._replacement(wrote, instead, seed).to(wrote)
+        layer, _ = self._place(head)
         names = [f"blocks.{i}.attn.z" for i in range(layer + 1, self.config.n_layers)] * by_part
         names += [f"blocks.{i}.mlp_out" for i in range(layer, self.config.n_layers) if self.config.d_mlp] * by_part
-        tap = scope(seen := record(names), names) if names else scope(None, [])
-        x = self.seen[f"blocks.{layer}.resid_pre"] + self.seen[f"blocks.{layer}.attn_out"] + (new - wrote)
-        x = block.after_attention(x, tap.inside(f"blocks.{layer}"))
-        place = self.model.place(0, x.shape[1])
-        for i in range(layer + 1, self.config.n_layers):
-            x = cast(Block, self.model.blocks[i])(x, tap.inside(f"blocks.{i}"), place, None)
+        delta, x = self._rerun(head, instead, seed, scope(seen := record(names), names) if names else scope(None, []))
         logit, s = self._reading(x)
-        lost = ((wrote.double() - new.double()) * self.read).sum(dim=-1)
+        lost = -(delta.double() * self.read).sum(dim=-1)
         total, before = logit * s, self.logit * self.s  # r·x', r·x
         further = 1 / s - 1 / self.s
-        bare, bare_s = self._reading(self.end + (new - wrote))  # the head changed, and nothing else
+        bare, bare_s = self._reading(self.end + delta)  # the head changed, and nothing else
         rows, labels = self._parts(seen, layer) if names else (self.end.new_zeros(0, *x.shape[:2]).double(), [])
         return Split(
             direct=lost / self.s,
@@ -124,6 +125,31 @@ class SelfRepair:
             by_part=rows,
             labels=labels,
         )
+
+    @torch.no_grad()
+    def rerun(
+        self, head: str, instead: Instead | Float[Tensor, "batch pos d_model"], *, seed: int = 0
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]:
+        """Return what replacing the head adds to the stream, t' - t, and the stream's end in the changed run.
+
+        With these ``later`` can be read along other directions: it is linear in r.
+
+        Raises:
+            ValueError: as when a split is asked for.
+        """
+        return self._rerun(head, instead, seed, scope(None, []))
+
+    def _rerun(self, head: str, instead, seed: int, tap) -> tuple[Tensor, Tensor]:
+        layer, index = self._place(head)
+        block = cast(Block, self.model.blocks[layer])
+        wrote = self.seen[f"blocks.{layer}.attn.z"][:, :, index] @ block.attn.W_O[index]
+        delta = self._replacement(wrote, instead, seed).to(wrote) - wrote
+        x = self.seen[f"blocks.{layer}.resid_pre"] + self.seen[f"blocks.{layer}.attn_out"] + delta
+        x = block.after_attention(x, tap.inside(f"blocks.{layer}"))
+        place = self.model.place(0, x.shape[1])
+        for i in range(layer + 1, self.config.n_layers):
+            x = cast(Block, self.model.blocks[i])(x, tap.inside(f"blocks.{i}"), place, None)
+        return delta, x
 
     def _parts(self, seen: record, layer: int) -> tuple[Tensor, list[str]]:
         rows, labels = [], []
@@ -152,9 +178,27 @@ class SelfRepair:
     def _centred(self, x: Tensor) -> Tensor:
         return x if self.norm.b is None else x - x.mean(dim=-1, keepdim=True)
 
+    def _shaped(self, direction: Tensor) -> Tensor:
+        """Return the direction as ``[batch or 1, pos or 1, d_model]``."""
+        batch, pos, d_model = self.end.shape
+        if direction.shape == (d_model,):
+            return direction[None, None]
+        if direction.shape == (batch, d_model):
+            return direction[:, None]
+        if direction.shape in ((batch, 1, d_model), (batch, pos, d_model)):
+            return direction
+        raise ValueError(
+            f"the direction has shape {list(direction.shape)}; give [{d_model}], one for each of {batch} examples "
+            f"[{batch}, {d_model}], or one for each position [{batch}, {pos}, {d_model}]"
+        )
+
     def _replacement(self, wrote: Tensor, instead, seed: int) -> Tensor:
         if isinstance(instead, Tensor):
-            return instead
+            if instead.shape not in (wrote.shape, (wrote.shape[-1],)):
+                raise ValueError(
+                    f"the replacement has shape {list(instead.shape)}; the head writes {list(wrote.shape)}"
+                )
+            return instead.expand_as(wrote)
         if instead not in INSTEAD:
             raise ValueError(f"cannot put {instead!r} in a head's place; {nearest(str(instead), INSTEAD)}")
         if instead == "zero":
@@ -187,9 +231,14 @@ def next_token_direction(model: Transformer, tokens: Tokens) -> Float[Tensor, "b
 
     Raises:
         TypeError: the tokens are text; encode them first.
+        ValueError: not ``[batch pos]``, or a token that the model does not know.
     """
     if not isinstance(tokens, Tensor):
         raise TypeError(f"the next tokens are read off a tensor [batch pos]; this is {type(tokens).__name__}")
+    if tokens.ndim != 2:
+        raise ValueError(f"the tokens have shape {list(tokens.shape)}; give [batch pos]")
+    if wrong := [token for token in tokens.flatten().tolist() if not 0 <= token < model.config.d_vocab]:
+        raise ValueError(f"token {wrong[0]} is out of range; the model knows 0 to {model.config.d_vocab - 1}")
     W_U = model.W_U
     found = W_U.new_zeros(*tokens.shape, len(W_U))
     found[:, :-1] = W_U.mT[tokens[:, 1:]] - W_U.mean(dim=1)

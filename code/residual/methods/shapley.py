@@ -76,9 +76,13 @@ def subset_values(
             of the work, and a few of them can be read off the stream.
 
     Raises:
-        ValueError: no such head, a head twice, more than ``MOST`` heads, or an ``instead`` that is neither.
+        TypeError: ``heads`` is one string, or ``instead`` is something else.
+        ValueError: no such head, a head twice, more than ``MOST`` heads, recorded values of another shape, or a
+            measure whose shape changes.
         KeyError: ``instead`` lacks the ``attn.z`` of a layer.
     """
+    if isinstance(heads, str):
+        raise TypeError(f"heads is a list of labels, as in [{heads!r}]; this is the string {heads!r}")
     labels = every_head(model) if heads is None else list(heads)
     known = every_head(model)
     if wrong := [label for label in labels if label not in known]:
@@ -88,6 +92,11 @@ def subset_values(
     member = subsets(len(labels))
     if isinstance(instead, str) and instead not in ("zero", "mean"):
         raise ValueError(f"cannot put in {instead!r}; {nearest(instead, ['zero', 'mean'])}, or give recorded values")
+    if not isinstance(instead, str | Mapping):
+        raise TypeError(
+            f"an absent head gives 'zero', 'mean', or values by name, {{'blocks.0.attn.z': …}}; this is "
+            f"{type(instead).__name__}"
+        )
     places = [cast(tuple[int, int], place) for place in parse_heads(labels)]
     layers = sorted({layer for layer, _ in places})
     names = {layer: f"blocks.{layer}.attn.z" for layer in layers}
@@ -96,7 +105,7 @@ def subset_values(
     given: dict[int, Tensor] = {}
     for layer, name in names.items():
         if isinstance(instead, Mapping):
-            given[layer] = instead[name].expand_as(seen[name])
+            given[layer] = _fitting(instead, name, seen[name])
         else:
             mean = seen[name].mean(dim=(0, 1), keepdim=True)
             given[layer] = (mean if instead == "mean" else torch.zeros_like(mean)).expand_as(seen[name])
@@ -121,6 +130,10 @@ def subset_values(
             if last:
                 end = _onward(model, after, layer + 1, model.config.n_layers)
                 found[number] = torch.as_tensor(measure(end if stream else model.unembed(end)))
+                if found[number].shape != (shape := next(iter(found.values())).shape):
+                    raise ValueError(
+                        f"the measure gave shape {list(shape)}, then {list(found[number].shape)}; it must not change"
+                    )
                 bar.update()
             else:
                 walk(depth + 1, _onward(model, after, layer + 1, layers[depth + 1]), number)
@@ -134,7 +147,8 @@ def shapley(values: Float[Tensor, " subset *measured"]) -> Float[Tensor, " head 
     """Return the Shapley value of each head, given the values of all subsets. They sum to v(all) - v(none).
 
     Raises:
-        ValueError: the number of values is not that of the subsets of 1 to ``MOST`` heads.
+        TypeError: the values are no tensor of floats.
+        ValueError: the number of values is not that of the subsets of 1 to ``MOST`` heads, or one is nan.
     """
     n, member = _members(values)
     size = member.sum(dim=1)
@@ -165,7 +179,7 @@ def best_subsets(values: Float[Tensor, " subset"]) -> list[tuple[tuple[int, ...]
     To look for the smallest loss, give minus the loss. Of equals, the first in order of numbering is returned.
 
     Raises:
-        ValueError: see ``shapley``; or there is more than one value a subset.
+        TypeError, ValueError: see ``shapley``; or there is more than one value a subset.
     """
     n, _ = _members(values)
     if values.ndim != 1:
@@ -180,6 +194,11 @@ def best_subsets(values: Float[Tensor, " subset"]) -> list[tuple[tuple[int, ...]
 
 
 def _members(values: Tensor) -> tuple[int, Tensor]:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"the values are a tensor of floats, one for each subset; this is {kind}")
+    if bool(values.isnan().any()):
+        raise ValueError("a value is nan: the measure is not defined for some subset")
     n = len(values).bit_length() - 1
     if len(values) != 2**n or not 1 <= n <= MOST:
         raise ValueError(f"{len(values)} values are not one for each subset of 1 to {MOST} heads (2, 4, …, {2**MOST})")
@@ -195,6 +214,13 @@ def _head_outputs(model: Transformer, layer: int, x: Tensor) -> tuple[Tensor, Te
     block.attn(block.ln1(x), tap, place, None)
     bias = block.attn.b_O
     return seen[names[0]], x.new_zeros(()) if bias is None else bias
+
+
+def _fitting(instead: Mapping[str, Tensor], name: str, z: Tensor) -> Tensor:
+    try:
+        return instead[name].expand_as(z)
+    except RuntimeError:
+        raise ValueError(f"{name} has shape {list(instead[name].shape)}; it must fit {list(z.shape)}") from None
 
 
 def _onward(model: Transformer, x: Tensor, first: int, last: int) -> Tensor:

@@ -74,9 +74,15 @@ def lens_logits(
 def kl(
     final: Float[Tensor, "*any d_vocab"], logits: Float[Tensor, "*layer_any d_vocab"]
 ) -> Float[Tensor, "*layer_any"]:
-    """Return KL(final || lens) in nats: how far the lens's distribution is from the model's, at each position."""
+    """Return KL(final || lens) in nats: how far the lens's distribution is from the model's, at each position.
+
+    Raises:
+        ValueError: the two have vocabularies of different sizes.
+    """
+    if final.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"the model has {final.shape[-1]} tokens and the lens {logits.shape[-1]}")
     p, q = final.log_softmax(dim=-1), logits.log_softmax(dim=-1)
-    return (p.exp() * (p - q)).sum(dim=-1)
+    return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(dim=-1)  # 0 log 0 = 0
 
 
 def lens_bias(final: Float[Tensor, "*any d_vocab"], logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, ""]:
@@ -102,7 +108,12 @@ def lens_loss(model: Transformer, lens: TunedLens, x: Float[Tensor, "layer *any 
 
 @torch.no_grad()
 def fit_bias(x: Float[Tensor, "layer *any d_model"]) -> TunedLens:
-    """Return the lens that adds a constant: the mean of what is written after each layer."""
+    """Return the lens that adds a constant: the mean of what is written after each layer.
+
+    Raises:
+        ValueError: fewer than three axes, or no positions.
+    """
+    _check_streams(x)
     x = x.flatten(1, -2)
     lens = TunedLens(LensConfig(len(x) - 1, x.shape[-1])).to(x)
     lens.b.copy_((x[-1] - x[:-1]).mean(dim=1))
@@ -116,9 +127,10 @@ def fit_ridge(x: Float[Tensor, "layer *any d_model"], strength: float = 1e-3) ->
     With X and Y centered: ``W = (XᵀX + λ I)⁻¹ Xᵀ Y - I``, where λ is ``strength`` times the mean eigenvalue of XᵀX.
 
     Raises:
-        ValueError: a negative strength.
+        ValueError: a negative strength; or see ``fit_bias``.
     """
-    if strength < 0:
+    _check_streams(x)
+    if not strength >= 0:
         raise ValueError(f"the strength of a ridge is {strength}; it must not be below 0")
     x = x.flatten(1, -2).double()
     mean = x.mean(dim=1, keepdim=True)
@@ -130,3 +142,8 @@ def fit_ridge(x: Float[Tensor, "layer *any d_model"], strength: float = 1e-3) ->
         lens.W[layer] = W - eye
         lens.b[layer] = (mean[-1] - mean[layer] @ W)[0]
     return lens
+
+
+def _check_streams(x: Tensor) -> None:
+    if x.ndim < 3 or not x.numel():
+        raise ValueError(f"the streams have shape {list(x.shape)}; give [layer, …, d_model] with at least one position")

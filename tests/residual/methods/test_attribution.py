@@ -280,7 +280,7 @@ def test_mistakes_give_readable_errors(call, error, words):
     assert words in str(raised.value)
 
 
-@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int8)])
 def test_numbers_of_numpy_and_torch_are_numbers(kind):
     model = Transformer(Config(n_layers=2, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7, d_mlp=5))
     terms = decompose(model, batch(0), neurons=0)

@@ -120,6 +120,27 @@ def test_the_direction_of_the_next_token_reads_its_logit_less_the_mean(model, se
     assert (u[:, -1] == 0).all()
 
 
+@theorem
+@given(models(min_layers=1), seeds, st.data())
+def test_a_rerun_is_the_model_with_the_head_ablated(model, seed, data):
+    layer, head = head_of(model, data)
+    tokens, name = batch(seed), f"blocks.{layer}.attn.z"
+    delta, end = SelfRepair(model, tokens, model.W_U[:, 3]).rerun(f"{layer}.{head}", "zero")
+    model(tokens, tap=(seen := record(name)))
+    same(delta, -seen[name][:, :, head] @ model.blocks[layer].attn.W_O[head])
+    same(end, model.run_to(tokens, model.config.n_layers, tap=ablate(name, "zero", heads=head)))
+
+
+@theorem
+@given(models(min_layers=1), seeds)
+def test_a_direction_for_each_example_is_one_for_each_of_its_positions(model, seed):
+    tokens = batch(seed)
+    u = torch.randn(len(tokens), model.config.d_model, generator=torch.Generator().manual_seed(seed)).double()
+    by_example = SelfRepair(model, tokens, u)("0.0", "zero")
+    by_position = SelfRepair(model, tokens, u[:, None].expand(-1, tokens.shape[1], -1))("0.0", "zero")
+    same(by_example.later, by_position.later)
+
+
 SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7, norm="rms"))
 
 
@@ -129,7 +150,12 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
         (lambda: SelfRepair(SMALL, batch(0), SMALL.W_U[:, 0])("0.2", "zero"), ValueError, "no head '0.2'; choose from"),
         (lambda: SelfRepair(SMALL, batch(0), SMALL.W_U[:, 0])("0.1", "meen"), ValueError, "choose from mean"),
         (lambda: SelfRepair(SMALL, batch(0)[:1], SMALL.W_U[:, 0])("0.1", "resample"), ValueError, "one example"),
+        (lambda: SelfRepair(SMALL, batch(0), SMALL.W_U[:, 0])("0.1", torch.ones(3)), ValueError, "has shape [3]"),
+        (lambda: SelfRepair(SMALL, batch(0), 3), TypeError, "for the logit of token 3 give model.W_U[:, token]"),
+        (lambda: SelfRepair(SMALL, batch(0), torch.ones(4, 6)), ValueError, "the direction has shape [4, 6]; give [6]"),
         (lambda: next_token_direction(SMALL, "text"), TypeError, "this is str"),
+        (lambda: next_token_direction(SMALL, torch.tensor([1, 2])), ValueError, "give [batch pos]"),
+        (lambda: next_token_direction(SMALL, torch.tensor([[1, -1]])), ValueError, "token -1 is out of range"),
     ],
 )
 def test_mistakes_give_readable_errors(call, error, words):

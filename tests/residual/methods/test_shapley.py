@@ -159,9 +159,24 @@ SMALL = Transformer(Config(n_layers=4, d_model=8, n_heads=4, d_head=2, n_ctx=4, 
         (lambda: subset_values(SMALL, batch(0), readings, heads=[]), "0 heads"),
         (lambda: shapley(torch.zeros(6)), "6 values are not one for each subset"),
         (lambda: best_subsets(torch.zeros(4, 2)), "needs one number a subset"),
+        (lambda: best_subsets(torch.tensor([0, 1, torch.nan, 2])), "a value is nan"),
+        (lambda: shapley(torch.tensor([0, 1, 2, 3])), "a tensor of floats, one for each subset; this is torch.int64"),
+        (lambda: shapley([0.0, 1.0]), "this is list"),
+        (lambda: subset_values(SMALL, batch(0), readings, heads="0.1"), "as in ['0.1']"),
+        (lambda: subset_values(SMALL, batch(0), readings, heads=["0.1"], instead=None), "this is NoneType"),
+        (
+            lambda: subset_values(SMALL, batch(0), readings, heads=["0.1"], instead={"blocks.0.attn.z": torch.ones(3)}),
+            "blocks.0.attn.z has shape [3]; it must fit",
+        ),
+        (
+            lambda: subset_values(
+                SMALL, batch(0), lambda x, seen=[]: torch.ones(len(seen.append(1) or seen)), heads=["0.1"]
+            ),
+            "the measure gave shape [1], then [2]",
+        ),
     ],
 )
 def test_mistakes_give_readable_errors(call, words):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises((TypeError, ValueError)) as raised:
         call()
     assert words in str(raised.value)

@@ -114,6 +114,9 @@ def test_the_loss_is_the_mean_kl_and_training_lowers_it():
         (lambda: TunedLens(LensConfig(2, 5))(torch.zeros(3, 4, 5)), "translates [2, 5]"),
         (lambda: TunedLens(LensConfig(2, 5))(torch.zeros(2, 4, 6)), "have shape [2, 4, 6]"),
         (lambda: fit_ridge(stacked(0), strength=-1), "must not be below 0"),
+        (lambda: fit_ridge(torch.zeros(3, 8)), "the streams have shape [3, 8]"),
+        (lambda: fit_bias(torch.zeros(3, 0, 8)), "with at least one position"),
+        (lambda: kl(torch.zeros(2, 7), torch.zeros(2, 8)), "the model has 7 tokens and the lens 8"),
     ],
 )
 def test_mistakes_give_readable_errors(call, words):
