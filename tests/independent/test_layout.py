@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from . import (
+    test_activation_patching,
     test_attention_heads,
     test_by_hand,
     test_induction_heads,
+    test_logit_attribution,
     test_one_layer,
+    test_path_patching,
     test_residual_stream,
     test_smollm2,
     test_transformer,
@@ -22,10 +25,13 @@ from .weights import ROOT
 
 HERE = Path(__file__).parent
 FILES = [
+    test_activation_patching,
     test_attention_heads,
     test_by_hand,
     test_induction_heads,
+    test_logit_attribution,
     test_one_layer,
+    test_path_patching,
     test_residual_stream,
     test_smollm2,
     test_transformer,
