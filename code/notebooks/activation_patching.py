@@ -13,7 +13,7 @@ import torch
 from residual import plot
 from residual.experiments.ioi import LAYOUT, ioi_prompts
 from residual.experiments.measure import spot_check
-from residual.experiments.patching import KINDS, PROMPTS, prompts
+from residual.experiments.patching import PATCHED, PROMPTS, prompts
 from residual.files import checkpoints
 from residual.files.pretrained import smollm2
 from residual.files.results import load_result
@@ -540,7 +540,7 @@ ENDS = {name: batch.each(model(tokens)[:, -1]) for name, tokens in (("clean", ba
 whole = (ENDS["clean"] - ENDS["swapped"]).mean().item()
 on_many = many.each(model(many.clean)[:, -1])
 measured, card = load_result("smollm2-ioi-patching")
-EXACT = {kind: measured["effect"][:, i] for i, kind in enumerate(KINDS)}  # layer head pos
+EXACT = {kind: measured["effect"][:, i] for i, kind in enumerate(PATCHED)}  # layer head pos
 EXACT = {kind: x[:, : int(x[0, :, -1].isfinite().sum())] for kind, x in EXACT.items()}
 S2, END = 10, 14
 z = EXACT["z"]

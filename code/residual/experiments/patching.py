@@ -15,7 +15,7 @@ from residual.methods.sweeps import patch_heads, patch_resid
 from residual.model import Transformer
 from residual.vocabulary import Vocabulary
 
-KINDS = ("z", "q", "k", "v", "pattern", "mlp_out", "resid_pre", "z noised")
+PATCHED = ("z", "q", "k", "v", "pattern", "mlp_out", "resid_pre", "z noised")
 PROMPTS = 6
 
 
@@ -25,7 +25,7 @@ def prompts(model: Transformer) -> IOI:
 
 
 def smollm2_on_ioi() -> Callable[[int, int], dict[str, Tensor]]:
-    """Return a function of a layer and the index of a kind (``KINDS``) that patches each head and position there.
+    """Return a function of a layer and the index of a kind (``PATCHED``) that patches each head and position there.
 
     The run is on ``swapped``, where the name that comes twice is IO, and one activation comes from ``clean``; for
     ``z noised`` the two change places. The result is ``effect [9 15]``, by head (or key head) and position: the mean
@@ -42,7 +42,7 @@ def smollm2_on_ioi() -> Callable[[int, int], dict[str, Tensor]]:
         unchanged[name] = metric(model(tokens)[:, -1])
 
     def row(layer: int, kind: int) -> dict[str, Tensor]:
-        name = KINDS[kind]
+        name = PATCHED[kind]
         source, base, before = batch.clean, batch.swapped, unchanged["swapped"]
         if name == "z noised":
             name, source, base, before = "z", batch.swapped, batch.clean, unchanged["clean"]

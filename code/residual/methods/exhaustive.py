@@ -28,7 +28,7 @@ from torch import Tensor
 
 from residual.errors import nearest
 from residual.methods.edges import Edge
-from residual.model import Block, Transformer
+from residual.model import Block, Config, Transformer
 from residual.taps import record
 
 LARGEST = 18  # edges of one head: 2¹⁸ circuits
@@ -70,19 +70,7 @@ class EveryCircuit:
         wrong: Int[Tensor, " batch"],
     ) -> None:
         c, last = model.config, model.config.n_layers - 1
-        if last < 0 or c.d_mlp or c.norm != "none" or c.smeared_keys or c.kv_heads < c.n_heads:
-            raise ValueError(
-                "the end of the stream is a sum over heads only without MLPs, norms, shared or smeared keys"
-            )
-        if clean.shape != corrupted.shape:
-            raise ValueError(f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; give equal shapes")
-        if clean.ndim != 2 or not clean.numel():
-            raise ValueError(f"clean is {list(clean.shape)}; give tokens [batch pos], at least one")
-        for name, answer in (("right", right), ("wrong", wrong)):
-            if answer.shape != clean.shape[:1]:
-                raise ValueError(f"{name} is {list(answer.shape)}; give one token for each of {len(clean)} texts")
-            if answer.is_floating_point() or not bool(((answer >= 0) & (answer < c.d_vocab)).all()):
-                raise ValueError(f"{name} has {answer.tolist()}; tokens are whole numbers from 0 to {c.d_vocab - 1}")
+        _check(c, clean, corrupted, right, wrong)
         terms = torch.stack([_terms(model, tokens) for tokens in (corrupted, clean)])  # run writer batch pos d_model
         self.writers = ["embed", *(["pos"] if c.positions == "learned" else [])]
         self.writers += [f"{layer}.{head}" for layer in range(last) for head in range(c.n_heads)]
@@ -242,6 +230,21 @@ class EveryCircuit:
         return [
             edge for bits, edges in zip(chosen, parts, strict=True) for i, edge in enumerate(edges) if bits >> i & 1
         ]
+
+
+def _check(c: Config, clean: Tensor, corrupted: Tensor, right: Tensor, wrong: Tensor) -> None:
+    """Raise ValueError unless the metric of a model of this kind is a sum over heads, on these texts and answers."""
+    if c.n_layers == 0 or c.d_mlp or c.norm != "none" or c.smeared_keys or c.kv_heads < c.n_heads:
+        raise ValueError("the end of the stream is a sum over heads only without MLPs, norms, shared or smeared keys")
+    if clean.shape != corrupted.shape:
+        raise ValueError(f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; give equal shapes")
+    if clean.ndim != 2 or not clean.numel():
+        raise ValueError(f"clean is {list(clean.shape)}; give tokens [batch pos], at least one")
+    for name, answer in (("right", right), ("wrong", wrong)):
+        if answer.shape != clean.shape[:1]:
+            raise ValueError(f"{name} is {list(answer.shape)}; give one token for each of {len(clean)} texts")
+        if answer.is_floating_point() or not bool(((answer >= 0) & (answer < c.d_vocab)).all()):
+            raise ValueError(f"{name} has {answer.tolist()}; tokens are whole numbers from 0 to {c.d_vocab - 1}")
 
 
 def sizes(n_edges: int) -> Int[Tensor, " circuit"]:
