@@ -276,7 +276,7 @@ for ax, (m, metric) in zip(axes, enumerate(METRICS), strict=True):
         ax.plot(of_metric(m, method), [place] * 15, "o", color=colour, markersize=4, alpha=0.5)
     ax.set(title=metric, xlabel="relative error", xlim=(-0.05, 1.05 if m == 0 else None))
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
+_ = axes[0].set_yticks(places, [f"{m} ({COST[METHODS.index(m)]})" for m in chosen])
 
 # %% spans
 AT_CLEAN, AT_CORRUPTED = "gradient with all", "gradient with none"
