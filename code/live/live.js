@@ -50,12 +50,12 @@ function update() {
 /** Whether the page is shown again: reloaded, or by Back or Forward. Material writes history.state on other pages, too. */
 let again = /** @type {PerformanceNavigationTiming} */ (performance.getEntriesByType("navigation")[0])?.type !== "navigate";
 addEventListener("click", () => { again = false; }, true);
-addEventListener("popstate", () => { again = true; });
+addEventListener("popstate", ({ state }) => { again = state !== null; }); // null: a link within a page
 
 /** Scroll to the address's target, or to where the reader left the page, until all is laid out or the reader does anything. */
 function arrive() {
   const target = /%(?![0-9a-f]{2})/i.test(location.hash) ? null : document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const left = again && history.state ? history.state.y ?? scrollY : null;
+  const left = again && history.state ? history.state.y ?? (scrollY || null) : null;
   let waiting = left === null ? Boolean(target) : left > 0;
   for (const event of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(event, () => { waiting = false; }, { passive: true, once: true });
   settle = () => { if (waiting) left ? scrollTo(0, left) : target?.scrollIntoView(); };
