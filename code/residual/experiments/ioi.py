@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residual.vocabulary import Vocabulary
+from residual.checks import Reader
 
 _NAMES = (
     "Mary John James Robert Michael William David Richard Charles Thomas Daniel Matthew Anthony Mark Paul Steven "
@@ -84,7 +84,7 @@ class IOI:
 
 
 def ioi_prompts(
-    vocabulary: Vocabulary | None,
+    vocabulary: Reader | None,
     n: int,
     *,
     order: Literal["both", "io first", "s first"] = "both",
@@ -133,7 +133,7 @@ def ioi_prompts(
     return IOI(texts, **tokens, io=io_tokens, s=s_tokens, io_first=torch.tensor(io_first))
 
 
-def _of_one_length(vocabulary: Vocabulary, texts: list[str]) -> Int[Tensor, "batch pos"]:
+def _of_one_length(vocabulary: Reader, texts: list[str]) -> Int[Tensor, "batch pos"]:
     tokens, _ = vocabulary.tokens(texts)
     if tokens.shape[1] != len(LAYOUT):
         raise ValueError(
@@ -143,7 +143,7 @@ def _of_one_length(vocabulary: Vocabulary, texts: list[str]) -> Int[Tensor, "bat
     return tokens
 
 
-def _one(vocabulary: Vocabulary, name: str) -> int:
+def _one(vocabulary: Reader, name: str) -> int:
     tokens, _ = vocabulary.tokens(f" {name}")
     if tokens.shape[1] != 1:
         raise ValueError(f"the name {name!r} is {tokens.shape[1]} tokens in this vocabulary; give names of one token")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +11,7 @@ from torch import Tensor
 from residual.experiments.ioi import IOI, ioi_prompts
 from residual.files.pretrained import smollm2
 from residual.files.results import load_result
+from residual.methods.attribution_patching import attribution
 from residual.methods.edges import (
     Edge,
     EdgeScores,
@@ -24,8 +24,7 @@ from residual.methods.edges import (
 )
 from residual.methods.faithfulness import FRACTIONS, ranked
 from residual.model import Config, Transformer
-from residual.taps import at, compose, record
-from residual.vocabulary import Vocabulary
+from residual.taps import at, compose
 
 PROMPTS = 16  # for scores
 PROMPTS_CURVES = 24  # other prompts
@@ -144,17 +143,7 @@ def choices() -> Row:
 
 def circuit(model: Transformer, prompts: IOI, nodes: int = NODES) -> Bool[Tensor, "layer head pos"]:
     """Return the heads and positions with the largest attribution scores, ``(z' - z) · ∂difference/∂z`` in size."""
-    c = model.config
-    names = [f"blocks.{layer}.attn.z" for layer in range(c.n_layers)]
-    with torch.no_grad():
-        model.run_to(prompts.abc, c.n_layers, tap=(other := record(names)))
-    with torch.enable_grad():
-        start = at("embed", lambda x: x.detach().requires_grad_())
-        x = model.run_to(prompts.clean, c.n_layers, tap=compose(start, seen := record(names)))
-        difference = prompts.logit_diff(model.run_from(c.n_layers, x[:, -1:])[:, 0])
-        gradients = torch.autograd.grad(difference, [seen[name] for name in names])
-    effects = [(other[name] - seen[name].detach()) * g for name, g in zip(names, gradients, strict=True)]
-    found = torch.stack([effect.sum(dim=(0, 3)).mT for effect in effects])  # layer head pos
+    found = attribution(model, prompts.abc, prompts.clean, prompts.logit_diff, ["z"])["z"]
     chosen = torch.zeros(found.numel(), dtype=torch.bool)
     chosen[found.abs().flatten().topk(nodes).indices] = True
     return chosen.view_as(found)
@@ -176,7 +165,7 @@ def circuit_edges(config: Config, heads: Bool[Tensor, "layer head"], between: Ed
 
 
 def _prompts(model: Transformer, n: int, seed: int = 0) -> IOI:
-    return ioi_prompts(cast(Vocabulary, model.vocabulary), n, seed=seed)
+    return ioi_prompts(model.vocabulary, n, seed=seed)
 
 
 def _difference(model: Transformer, prompts: IOI, tap) -> Float[Tensor, " prompt"]:

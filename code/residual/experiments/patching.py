@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from residual.files.pretrained import smollm2
 from residual.methods.sites import OF_HEADS
 from residual.methods.sweeps import patch_heads, patch_resid
 from residual.model import Transformer
-from residual.vocabulary import Vocabulary
 
 PATCHED = ("z", "q", "k", "v", "pattern", "mlp_out", "resid_pre", "z noised")
 PROMPTS = 6
@@ -21,7 +19,7 @@ PROMPTS = 6
 
 def prompts(model: Transformer) -> IOI:
     """Return the prompts on which ``smollm2_on_ioi`` measures: six, half of them with IO first."""
-    return ioi_prompts(cast(Vocabulary, model.vocabulary), PROMPTS, seed=0)
+    return ioi_prompts(model.vocabulary, PROMPTS, seed=0)
 
 
 def smollm2_on_ioi() -> Callable[[int, int], dict[str, Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from residual.experiments.ioi import ioi_prompts
 from residual.files.pretrained import smollm2
 from residual.methods.self_repair import Instead, SelfRepair, Split, next_token_direction
 from residual.training.corpus import sotu_texts, split
-from residual.vocabulary import Vocabulary
 
 FIRST = 12
 """The first layer measured. Heads before it write little along the logits, and take most of the time."""
@@ -48,7 +46,7 @@ def smollm2_repair() -> Callable[[int, int], dict[str, Tensor]]:
         ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
     """
     model, _ = smollm2()
-    prompts = ioi_prompts(cast(Vocabulary, model.vocabulary), 8, seed=0)
+    prompts = ioi_prompts(model.vocabulary, 8, seed=0)
     names = (model.W_U[:, prompts.io] - model.W_U[:, prompts.s]).mT[:, None]
     tokens = smollm2_speeches()
     on_names = SelfRepair(model, prompts.clean, names)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from residual.checks import Tokens
 from residual.errors import nearest
+from residual.methods.shapley import every_head
 from residual.model import Block, Transformer
 from residual.scope import scope
 from residual.taps import parse_heads, record
@@ -216,8 +217,7 @@ class SelfRepair:
         return torch.nn.functional.normalize(free, dim=-1) * wrote.double().norm(dim=-1, keepdim=True)
 
     def _place(self, head: str) -> tuple[int, int]:
-        c = self.config
-        known = [f"{layer}.{h}" for layer in range(c.n_layers) for h in range(c.n_heads)]
+        known = every_head(self.model)
         if head not in known:
             raise ValueError(f"there is no head {head!r}; {nearest(str(head), known)}")
         return cast(tuple[int, int], parse_heads([head])[0])

@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from residual import smollm2
 from residual.experiments.ioi import LAYOUT, NAMES, ioi_prompts
-
-
-@pytest.fixture(scope="module")
-def model():
-    try:
-        return smollm2()[0]
-    except ModuleNotFoundError as problem:
-        pytest.skip(str(problem))
 
 
 def test_every_word_is_at_its_place(model):

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from residual import smollm2
 from residual.experiments.patching import PATCHED, PROMPTS, prompts
 from residual.files.results import load_result
 from residual.taps import patch, record
-
-
-@pytest.fixture(scope="module")
-def model():
-    try:
-        return smollm2()[0]
-    except ModuleNotFoundError as problem:
-        pytest.skip(str(problem))
 
 
 @torch.no_grad()

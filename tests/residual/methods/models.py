@@ -36,6 +36,13 @@ def models(draw, min_layers=0, max_layers=3, **given):
     return model
 
 
+def fixed():
+    """Return a small model with random weights."""
+    torch.manual_seed(0)
+    config = Config(n_layers=1, d_model=6, n_heads=4, d_head=2, n_ctx=4, d_vocab=7)
+    return Transformer(config).double().requires_grad_(False)
+
+
 def batch(seed, size=3):
     return torch.randint(D_VOCAB, (size, N_POS), generator=torch.Generator().manual_seed(seed))
 

@@ -12,20 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from residual import Config, Transformer
 from residual.experiments.hand_set import induction
 from residual.methods.edges import every_edge, readers, written
 from residual.methods.scrubbing import partners, recovered, resampled, scrub
 
 shared = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("models.py"))))
-models, batch = shared.models, shared.batch
-
-
-def fixed():
-    """Return a small model with random weights."""
-    torch.manual_seed(0)
-    config = Config(n_layers=1, d_model=6, n_heads=4, d_head=2, n_ctx=4, d_vocab=7)
-    return Transformer(config).double().requires_grad_(False)
+models, batch, fixed = shared.models, shared.batch, shared.fixed
 
 
 theorem = settings(deadline=None, max_examples=15)
