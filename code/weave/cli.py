@@ -84,19 +84,37 @@ def build(force: bool) -> None:
 
 
 @main.command()
+@click.argument("pages", nargs=-1, metavar="[NOTE]...", shell_complete=complete_note)
 @click.option("--fresh", is_flag=True, help="Only say whether stored results are of today's inputs; execute nothing.")
-def check(fresh: bool) -> None:
-    """Check every claim, theorem, formula and link without building the site."""
+def check(pages: tuple[str, ...], fresh: bool) -> None:
+    """Check every claim, theorem, formula and link without building the site.
+
+    Of a NOTE, or several, only their own notebooks run, and only their own problems are told.
+
+    \b
+    weave check
+    weave check zero-layer
+    """
+    from weave.author.completion import find_page
     from weave.book import stale
+    from weave.book.problems import problems
     from weave.site.build import checked, open_book
+    from weave.source.layout import layout_here
 
     if fresh:
         _report(stale.problems(open_book()), "every notebook's result belongs to today's inputs")
         return
-    book = checked()
-    claims = [claim for page in book.pages.values() for claim in page.claims]
-    theorems = sum(len(page.theorems) for page in book.pages.values())
-    _end(book, f"{len(claims)} numbers hold, {theorems} references to theorems have a test, on {len(book.pages)} pages")
+    only = {find_page(layout_here(), page) for page in pages}
+    book = checked(only=only)
+    chosen = [page for path, page in book.pages.items() if not only or path in only]
+    claims, theorems = sum(len(page.claims) for page in chosen), sum(len(page.theorems) for page in chosen)
+    where = f"on {len(chosen)} pages" if not only else f"in {', '.join(sorted(only))}"
+    good = f"{claims} numbers hold, {theorems} references to theorems have a test, {where}"
+    if not only:
+        _end(book, good)
+        return
+    theirs = only.union(*map(book.notebooks_of, only))
+    _report([problem for problem in problems(book) if problem.path in theirs], good)
 
 
 @main.command()

@@ -125,3 +125,19 @@ def test_a_page_that_is_not_there_yet_or_cannot_be_made_shows_itself_when_it_can
     page.wait_for_timeout(500)
     site[0].write("docs/notes/later.md", "# Much later\n")
     page.locator("article h1", has_text="Much later").wait_for(timeout=10_000)
+
+
+def test_an_edit_between_the_page_and_its_script_is_shown(site: tuple[Any, str], page: Any) -> None:
+    """The script learns from the number of the build that the page is older than what it fetches first."""
+    page.goto("about:blank")
+
+    def saved_meanwhile(route: Any) -> None:
+        site[0].replace(NOTE, "Paragraph 2 of many", "The second paragraph of many")
+        time.sleep(0.5)
+        route.continue_()
+
+    page.route("**/_weave/page.js", saved_meanwhile, times=1)
+    page.goto(f"{site[1]}notes/heat/")
+    page.get_by_text("The second paragraph").wait_for(timeout=10_000)
+    site[0].replace(NOTE, "The second paragraph of many", "Paragraph 2 of many")
+    page.get_by_text("Paragraph 2 of many").wait_for(timeout=10_000)

@@ -32,6 +32,10 @@ class Asked:
 
         return ask
 
+    def notebooks(self) -> list[str]:
+        """Return the paths of the notebooks that the page shows or quotes."""
+        return [arguments[0] for question, arguments in self.answers if question == "outcome"]
+
     def is_fresh(self) -> bool:
         """Return whether every question would be answered the same now."""
         return all(
@@ -65,6 +69,11 @@ class Rendered:
         """Return what was made of a page's text; None where there is nothing or it is stale."""
         known = self.kept.get(page)
         return known[2] if known and known[0] == text and known[1].is_fresh() else None
+
+    def notebooks(self, page: str) -> list[str]:
+        """Return the paths of the notebooks that a page shows."""
+        known = self.kept.get(page)
+        return known[1].notebooks() if known else []
 
     def forget(self, page: str) -> None:
         self.kept.pop(page, None)

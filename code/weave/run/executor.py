@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from weave.run import answers, provenance, recorder
 from weave.run.inputs import inputs_of
 from weave.run.kernels import kernels
@@ -28,6 +30,7 @@ from weave.run.store import Result, Store
 from weave.source.problem import Problem
 
 _ATTEMPTS = 3  # at a run during which no input changes
+_LOOK_AGAIN = 0.3  # seconds between two looks at whether another process still runs a notebook
 
 OnOutput = Callable[[Notebook, int, dict[str, Any] | None], None]
 """Gets each output of each cell (by its number, counted from 0) as it appears, and None when a cell begins."""
@@ -91,13 +94,14 @@ class Executor:
         count = min(len(notebooks), workers or os.cpu_count() or 1)
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(count, thread_name_prefix="notebook") as pool:
-            futures = [pool.submit(self._run_until_inputs_stay, notebook) for notebook in notebooks]
+            futures = [pool.submit(self._run_in_turn, notebook, force) for notebook in notebooks]
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
                     outcome = future.result()
                     outcomes[outcome.notebook.path] = outcome
                     took = f"in {outcome.run.seconds:.1f} s" if outcome.run else "and failed"
-                    self.say(f"{outcome.notebook.path} ran {took} ({done} of {len(futures)})")
+                    of = f" ({done} of {len(futures)})" if len(futures) > 1 else ""
+                    self.say(f"{outcome.notebook.path} ran {took}{of}")
             except BaseException:
                 self._stop_all(futures)
                 raise
@@ -120,6 +124,25 @@ class Executor:
             process.end()
 
     # -- one notebook
+
+    def _run_in_turn(self, notebook: Notebook, force: bool) -> Outcome:
+        """Run a notebook, or wait while another process runs it and take its result."""
+        turn, waited = self.store.turn(notebook), False
+        while not turn.is_locked:
+            try:
+                turn.acquire(timeout=_LOOK_AGAIN)
+            except Timeout:
+                if self._stopping.is_set():
+                    return Outcome(notebook, None)
+                if not waited:
+                    self.say(f"{notebook.path} waits: another process is running it")
+                waited = True
+        try:
+            if waited and not force and (result := self.store.fresh(notebook)):
+                return Outcome(notebook, result)
+            return self._run_until_inputs_stay(notebook)
+        finally:
+            turn.release()
 
     def _run_until_inputs_stay(self, notebook: Notebook) -> Outcome:
         for _ in range(_ATTEMPTS):

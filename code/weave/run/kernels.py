@@ -74,7 +74,7 @@ class Kernels:
         """Return a copy of a process in its present state, for processes that are forked. Raises KernelDied."""
         with self.lock:
             process.send("fork")
-            return self._accept(_FORK)
+            return self._accept(_FORK, asked=process)
 
     def current(self) -> bool:
         """Return whether the first process is alive, and no different from one that would start now."""
@@ -105,8 +105,14 @@ class Kernels:
             self.process.wait()
             raise
 
-    def _accept(self, seconds: float, child: subprocess.Popen[bytes] | None = None) -> KernelProcess:
-        """Wait for the process that connects next. Raises KernelDied, with the last line that it wrote."""
+    def _accept(
+        self, seconds: float, child: subprocess.Popen[bytes] | None = None, asked: KernelProcess | None = None
+    ) -> KernelProcess:
+        """Wait for the process that connects next. Raises KernelDied, with the last line that it wrote.
+
+        ``asked`` is the process that was asked for a copy. Once it has been stopped, no copy will come, and all others
+        who want one wait for the lock.
+        """
         assert self.process and self.folder
         end = time.monotonic() + seconds
         self.listener.settimeout(0.2)
@@ -115,7 +121,8 @@ class Kernels:
                 connection, _ = self.listener.accept()
                 return KernelProcess(connection, child)
             except TimeoutError:
-                if self.process.poll() is not None or time.monotonic() > end:
+                stopped = asked is not None and asked.ended
+                if stopped or self.process.poll() is not None or time.monotonic() > end:
                     lines = (self.folder / "log").read_text("utf-8", "replace").strip().splitlines()
                     raise KernelDied(lines[-1] if lines else "it does not answer") from None
 

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from weave.run import inputs
 from weave.run.claim import CLAIM_MIME
 from weave.run.inputs import Executed, Reason
@@ -101,6 +103,12 @@ class Store:
     def changes(self, earlier: Executed, notebook: Notebook) -> Iterator[Reason]:
         """Find, one at a time, the inputs that have changed since an earlier run, stored or not."""
         return inputs.changes(self.root, earlier, notebook)
+
+    def turn(self, notebook: Notebook) -> FileLock:
+        """Return the lock that a process holds while it runs a notebook, so that no two run the same one at once."""
+        folder = self.folder / notebook.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock", thread_local=False)
 
     def save(self, result: Result) -> None:
         body = {

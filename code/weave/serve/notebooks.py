@@ -6,7 +6,7 @@ import os
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -25,6 +25,7 @@ class Background:
         lock: Held whenever the book changes.
         finished: Called without the lock when a notebook has ended.
         on_progress: Called with the progress of all notebooks when that of one changes.
+        awaited: Gives the paths of the notebooks that somebody waits for; they run before the others.
     """
 
     def __init__(
@@ -33,12 +34,17 @@ class Background:
         lock: threading.RLock,
         finished: Callable[[], None],
         on_progress: Callable[[list[dict[str, Any]]], None],
+        awaited: Callable[[], Sequence[str]],
     ) -> None:
         self.book, self.lock, self.finished, self.on_progress = book, lock, finished, on_progress
+        self.awaited = awaited
         self.running: dict[str, Notebook] = {}
         """The notebooks to be run, by path. Set by `choose` in each build; one that ends, or was edited, leaves it."""
         self.started: set[str] = set()
-        """The paths in ``running`` that have a thread."""
+        """The paths in ``running`` that have been started."""
+        self.waiting: list[Notebook] = []
+        """Those started that no thread has taken yet. Filled by `start`, emptied by `_run_next`; each addition brings
+        one call of `_run_next`, so none waits for ever."""
         self.progress: dict[str, dict[str, Any]] = {}
         """The cell that each notebook is at, as open pages are told."""
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -62,7 +68,16 @@ class Background:
         for notebook in self.running.values():
             if notebook.path not in self.started:
                 self.started.add(notebook.path)
-                self._pool.submit(self._run, notebook)
+                self.waiting.append(notebook)
+                self._pool.submit(self._run_next)
+
+    def _run_next(self) -> None:
+        awaited = list(self.awaited())
+        ranks = {path: rank for rank, path in reversed([*enumerate(awaited)])}
+        with self.lock:
+            notebook = min(self.waiting, key=lambda one: ranks.get(one.path, len(awaited)))
+            self.waiting = [one for one in self.waiting if one is not notebook]
+        self._run(notebook)
 
     def _run(self, notebook: Notebook) -> None:
         with self._turns[notebook.path]:  # the run before it may be ending

@@ -13,10 +13,12 @@ document.body.append(strip);
 
 /** @param {Document} page @returns {Element[]} what an article is made of */
 const parts = (page) => Array.from(page.querySelector("article")?.children ?? []);
+/** The number of the build that a page is of. @param {Document} page */
+const build = (page) => page.querySelector("article")?.dataset.build;
 /** Everything around the article: navigation, the table of contents, the title. @param {Document} page */
 function around(page) {
   const copy = /** @type {Document} */ (page.cloneNode(true));
-  copy.querySelector("article")?.replaceChildren();
+  copy.querySelector("article")?.replaceWith(copy.createElement("article"));
   return copy.documentElement.outerHTML;
 }
 const get = async () => parser.parseFromString(await (await fetch(location.href)).text(), "text/html");
@@ -30,6 +32,7 @@ async function refresh() {
   before = now;
   if (!then || address !== location.pathname) { // just arrived
     address = location.pathname;
+    if (build(now) !== build(document)) location.reload(); // a file was saved between the page and this script
     return;
   }
   if (around(now) !== around(then)) return location.reload();

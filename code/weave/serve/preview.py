@@ -27,6 +27,8 @@ from weave.serve.watch import Files
 from weave.site.build import build, configure
 from weave.source.problem import Refused, say
 
+_LOOKED_AT = 8  # pages whose notebooks go first
+
 
 class Preview:
     """Raises Refused if mkdocs.yml cannot be read.
@@ -52,12 +54,14 @@ class Preview:
         """The builds so far."""
         self.alone: set[str] = set()
         """Pages rendered by themselves after the last whole build; all others are out of date until the next."""
+        self.looked_at: list[str] = []
+        """The pages asked for last, the latest first. Written by `answer`; their notebooks run before others."""
         self.notebook_ended = False
         """Whether pages are out of date though no file changed."""
         self.shown: Shown | None = None
         """What there is to see. Replaced by each whole build; None until the first works."""
         self._configure()
-        self.watched = Files(self.book, {self.settings, *self.hooks})
+        self.watched = Files(self.book, {self.settings, *self.hooks}, self._folders())
 
     @property
     def book(self) -> Book:
@@ -71,7 +75,12 @@ class Preview:
         self.bad_settings = ""
         self.hooks = [os.path.abspath(str(hook)) for hook in config.hooks]
         if before is None:
-            self.background = Background(self.book, self.lock, self._notebook_ended, self._tell_progress)
+            self.background = Background(self.book, self.lock, self._notebook_ended, self._tell_progress, self._awaited)
+
+    def _folders(self) -> set[str]:
+        """Return the absolute paths of folders that matter beside the site's own."""
+        config = self.site.config
+        return {os.path.abspath(folder) for folder in (config.theme.custom_dir, *config.watch) if folder}
 
     # -- building
 
@@ -136,11 +145,14 @@ class Preview:
             if self.settings in changed or documented:
                 try:
                     self._configure()
-                    self.watched.settings = {self.settings, *self.hooks}
+                    self.watched.settings, self.watched.folders = {self.settings, *self.hooks}, self._folders()
                 except Refused as error:  # the last good settings stay
                     message = str(error)
                     self.bad_settings = message if message.startswith("mkdocs.yml:") else f"mkdocs.yml: {message}"
                     say(self.bad_settings)
+        theme = os.path.join(self.site.config.theme.custom_dir or os.devnull, "")
+        if any(path.startswith(theme) for path in changed):
+            self.site.env = None  # Jinja keeps compiled templates, and MkDocs tells it not to look at the files again
         try:
             self.shown = Shown(self.site, build(self.site), self.script)
             self.failure = self.bad_settings
@@ -174,7 +186,18 @@ class Preview:
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """Return type and body for an address below the site's; None where there is nothing."""
         with self.lock:
-            return self.shown.answer(path, self.failure) if self.shown else None
+            if self.shown is None:
+                return None
+            if (url := self.shown.page_at(path)) in self.shown.pages:
+                self.looked_at = [url, *(other for other in self.looked_at if other != url)][:_LOOKED_AT]
+            return self.shown.answer(path, self.failure, self.count)
+
+    def _awaited(self) -> list[str]:
+        """Return the notebooks of the pages that somebody looks at, those of the latest page first."""
+        with self.lock:
+            plugin, pages = self.site.plugin, self.shown.pages if self.shown else {}
+            sources = [plugin.path_of(pages[url].file) for url in self.looked_at if url in pages]
+            return [notebook for source in sources for notebook in plugin.rendered.notebooks(source)]
 
     @property
     def script(self) -> str:

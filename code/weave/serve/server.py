@@ -7,6 +7,7 @@ is done, pages show its last result, marked. Open pages are notified, and change
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import queue
@@ -29,14 +30,55 @@ from weave.serve.shown import OWN
 from weave.serve.watch import Watcher
 from weave.source.problem import Refused, say
 
+_AT_ONCE = 32  # requests that are answered at once; open pages, which wait for news, are not counted
+_PATIENCE = 5  # seconds that a browser may take to say what it wants
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024  # connections that wait for their turn; the system would refuse the sixth otherwise
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        super().__init__(address, handler)
+        self.turns = threading.Semaphore(_AT_ONCE)
+        self.has_turn: set[int] = set()
+        """The sockets, by descriptor, that count as being answered."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.turns.acquire()
+        self.has_turn.add(request.fileno())
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.give_turn(request)
+        super().shutdown_request(request)
+
+    def give_turn(self, request: Any) -> None:
+        """Let the next request be answered; without effect if this one has done so."""
+        if request.fileno() in self.has_turn:
+            self.has_turn.discard(request.fileno())
+            self.turns.release()
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = _PATIENCE
+    server: _Server
     preview: Preview
+    host: str
+    """The name given with --addr."""
 
     def do_GET(self) -> None:
         preview = self.preview
-        path = unquote(str(urlsplit(self.path).path))
+        if not self._is_own(self.headers.get("Host", "")):
+            # A page on the web can give its own name this machine's address, and would read drafts.
+            self._refuse(403, "this server answers to localhost only; for another name: weave serve --addr NAME:PORT")
+            return
+        try:
+            path = unquote(str(urlsplit(self.path).path))
+        except ValueError as error:
+            self._refuse(400, f"not an address: {error}")
+            return
         if not path.startswith(preview.mount):
             self._redirect(preview.mount)
             return
@@ -60,6 +102,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, *found)
 
+    do_HEAD = do_GET
+
+    def _is_own(self, host: str) -> bool:
+        """Return whether a request's Host is this server: an address in digits, localhost, or the name given."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in ("", self.host, "localhost") or name.endswith(".localhost")
+
     def _refuse(self, status: int, why: str) -> None:
         """Send an error page that reloads itself once the real page exists."""
         page = f'<!doctype html><meta charset="utf-8"><title>{status}</title><body><pre>{escape(why)}</pre>'
@@ -77,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _events(self) -> None:
         """Send what happens, as it happens (server-sent events)."""
@@ -86,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-cache")
         self.send_header("Connection", "close")
         self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.server.give_turn(self.connection)  # it stays open as long as the page does
         events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.preview.listeners.add(events)
         event: dict[str, Any] = {
@@ -119,9 +177,7 @@ def serve(settings: Path, host: str, port: int) -> None:
     started = time.monotonic()
     preview = Preview(str(settings.resolve()), port)
     preview.fresh()
-    handler = type("Handler", (_Handler,), {"preview": preview})
-    server = ThreadingHTTPServer((host, port), handler)
-    server.daemon_threads = True
+    server = _Server((host, port), type("Handler", (_Handler,), {"preview": preview, "host": host}))
     observer = Observer()
     watcher = Watcher(preview.watched, preview.refresh, observer)
     preview.wake = watcher.wake

@@ -53,13 +53,17 @@ class Shown:
         """Return whether an address shows nothing of any page but those rendered."""
         if path is None or path in self.extra or path.startswith("search/"):
             return False
-        url = self._url(path)
+        url = self.page_at(path)
         return url in rendered or url not in self.pages
 
-    def answer(self, path: str, failure: str) -> tuple[str, bytes] | None:
-        """Return type and body for an address, pages with a failure above them; None where there is nothing."""
-        if (url := self._url(path)) in self.pages:
-            return "text/html; charset=utf-8", self._page(url, failure)
+    def answer(self, path: str, failure: str, build: int) -> tuple[str, bytes] | None:
+        """Return type and body for an address, pages with a failure above them; None where there is nothing.
+
+        A page carries the number of the build, by which its script sees whether files changed before it was there.
+        """
+        if (url := self.page_at(path)) in self.pages:
+            numbered = self._page(url, failure).replace(b"<article", b'<article data-build="%d"' % build, 1)
+            return "text/html; charset=utf-8", numbered
         if path not in self.written:
             body = self._file(path)
             if body is None:
@@ -67,8 +71,8 @@ class Shown:
             self.written[path] = body
         return mimetypes.guess_type(path)[0] or "application/octet-stream", self.written[path]
 
-    def _url(self, path: str) -> str:
-        """Return the key in ``pages`` for an address that a browser asks for."""
+    def page_at(self, path: str) -> str:
+        """Return the key in ``pages`` for an address that a browser asks for; any other address as it is."""
         of_folders = path.removesuffix("index.html") or "./"
         return next((url for url in (path, of_folders, f"{path}index.html") if url in self.pages), path)
 

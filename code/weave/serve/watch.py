@@ -30,10 +30,11 @@ class Files:
     Args:
         book: Has the folders, and the files that notebooks read.
         settings: Further files: mkdocs.yml and its hooks.
+        folders: Further folders: the theme's own, and those that mkdocs.yml lists under ``watch``.
     """
 
-    def __init__(self, book: Book, settings: set[str]) -> None:
-        self.book, self.settings = book, settings
+    def __init__(self, book: Book, settings: set[str], folders: set[str]) -> None:
+        self.book, self.settings, self.folders = book, settings, folders
         self.stamps: Stamps = {}
         """All files at the last look. Empty before the first."""
         self.elsewhere: set[str] = set()
@@ -64,7 +65,7 @@ class Files:
         """Return the stamps of every file that the site may be made of."""
         layout = self.book.layout
         stamps: Stamps = {}
-        for folder in {layout.docs, layout.notebooks, *layout.sources}:
+        for folder in {layout.docs, layout.notebooks, *layout.sources, *self.folders}:
             for entry in _entries(str(layout.root / folder)):
                 with contextlib.suppress(OSError):  # editors' own files come and go
                     stamps[entry.path] = _stamp(entry.stat())
@@ -118,7 +119,9 @@ class Watcher(FileSystemEventHandler):
         self._last = 0.0
         self._woken = threading.Event()
         layout = files.book.layout
-        tops = {str(layout.root / folder) for folder in (layout.docs, layout.notebooks, *layout.sources)}
+        tops = {
+            str(layout.root / folder) for folder in (layout.docs, layout.notebooks, *layout.sources, *files.folders)
+        }
         for folder in sorted(top for top in tops if os.path.isdir(top)):
             if not any(folder.startswith(other + os.sep) for other in tops):
                 observer.schedule(self, folder, recursive=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from mkdocs.structure.nav import Navigation, get_navigation
 from mkdocs.structure.pages import Page
 
 from weave.book.book import Book
+from weave.run.executor import Outcome
 from weave.site.plugin import WeavePlugin, book_of, plugin_of
 from weave.source.problem import Problem, Refused
 
@@ -126,14 +127,19 @@ def open_book(settings: Path = Path("mkdocs.yml")) -> Book:
     return book
 
 
-def checked(settings: Path = Path("mkdocs.yml")) -> Book:
-    """Return the book of a folder with its notebooks run and all pages rendered; no site is written. Raises Refused."""
+def checked(settings: Path = Path("mkdocs.yml"), only: Collection[str] = ()) -> Book:
+    """Return the book of a folder with its notebooks run and all pages rendered; no site is written. Raises Refused.
+
+    Args:
+        settings: The site's mkdocs.yml.
+        only: Pages; where some are given, only the notebooks that they show are run.
+    """
     warnings = _Warnings()
     logger = logging.getLogger("mkdocs")
     logger.addHandler(warnings)
     try:
         site = configure(settings, "check")
-        _check_anchors(site, build(site))
+        _check_anchors(site, _build_for(site, only) if only else build(site))
     except (Abort, BuildError, ConfigurationError) as error:
         raise Refused(str(error)) from None
     finally:
@@ -141,6 +147,20 @@ def checked(settings: Path = Path("mkdocs.yml")) -> Book:
     site.config.plugins.on_shutdown()
     site.book.warnings = warnings.problems
     return site.book
+
+
+def _build_for(site: Site, pages: Collection[str]) -> Built:
+    """Render every page, since links lead from one to another, but run only the notebooks that these show."""
+    book, wanted = site.book, set[str]()
+    while not (shown := {name for path in pages for name in book.notebooks_of(path)}) <= wanted or not book.pages:
+        wanted |= shown  # once a page is rendered, it may show more than its text names
+        book.frozen = False
+        book.execute(wanted)
+        others = (notebook for notebook in book.notebooks() if notebook.path not in wanted)
+        book.outcomes.update((notebook.path, Outcome(notebook, None, skipped=True)) for notebook in others)
+        book.frozen = True
+        built = build(site)
+    return built
 
 
 def _check_anchors(site: Site, built: Built) -> None:

@@ -53,6 +53,9 @@ class NotePages:
 
         def render(config: MkDocsConfig, files: Files) -> None:
             text = f"{page.markdown}\0{self.book.layout.read(path)}"  # front matter moves the lines below it
+            if "8<--" in text or config.mdx_configs.get("pymdownx.snippets", {}).get("auto_append"):
+                convert(config, files)  # pymdownx.snippets includes other files, and tells nobody which
+                return
             if known := self.rendered.get(path, text):
                 attributes, self.book.pages[path] = known
                 for name, value in attributes.items():

@@ -165,7 +165,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             wrong = "".join(error_html(str(problem)) for problem in above(self.book, source))
             html = wrong + self.notes.with_snippets(html, page.file.src_uri, source)
             html = (drafts.BANNER if source in self.book.drafts else "") + html
-        if about := self.book.pages.get(self._path_of(page.file)):
+        if about := self.book.pages.get(self.path_of(page.file)):
             if page.file.src_uri not in self.notebooks.headings:  # a notebook's are known since its prose was rendered
                 about.anchors, about.headings = finish.anchors(html), headings.read(html)
             # A link that is not Markdown's (another plugin's) names the page instead of the file.
@@ -180,7 +180,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         if self.mode == "check":  # shows nothing, and its command reports by itself
             return
         collected.show_sources(self.book, files)
-        self.feet = collected.add_backlinks(self.book, files, self._path_of)
+        self.feet = collected.add_backlinks(self.book, files, self.path_of)
         collected.fill_overviews(self.book, files)
         for file in files.documentation_pages():
             self._show_dangling(file)
@@ -188,7 +188,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             raise Abort(f"{len(wrong)} problem{'s' * (len(wrong) > 1)}; the site was not built")
 
     def _show_dangling(self, file: File) -> None:
-        about = self.book.pages.get(self._path_of(file))
+        about = self.book.pages.get(self.path_of(file))
         if about and file.page and file.page.content:
             file.page.content = finish.show_dangling(file.page.content, dangling(self.book, about))
 
@@ -203,7 +203,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def finish_page(self, file: File) -> bool:
         """Do what ``on_env`` does to a page that was rendered alone; return False where that takes all pages."""
-        content, about = file.page.content if file.page else None, self.book.pages[self._path_of(file)]
+        content, about = file.page.content if file.page else None, self.book.pages[self.path_of(file)]
         if content is None or "<!-- weave:" in content or "<autoref" in content:
             return False
         if collected.needs_others(about, self.files, self.reported):
@@ -224,7 +224,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
     def on_post_page(self, output: str, page: MkDocsPage, config: MkDocsConfig) -> str:
         output = every_page.finish(output)
         if page.file.src_uri in self.notebooks.headings:
-            path = self._path_of(page.file)
+            path = self.path_of(page.file)
             output = self.notebooks.annotate(output, path, lambda user: self._url(user, page))
         if _LEDGER in output:
             table = ledger.as_html(
@@ -260,7 +260,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.notebooks.close()
             publish.clear(self.final)
 
-    def _path_of(self, file: File) -> str:
+    def path_of(self, file: File) -> str:
         """Return the source of a page, relative to the repository's root."""
         uri = file.src_uri
         return self.notebooks.path_of(uri) if uri in self.notebooks.headings else f"{self.book.layout.docs}/{uri}"

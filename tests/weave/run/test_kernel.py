@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from weave.run.executor import Executor
 from weave.run.kernels import Kernels, can_fork
 from weave.run.notebook import Notebook, parse
+from weave.run.process import KernelDied
 from weave.run.snapshots import SnapshotCache, Snapshots
 from weave.run.store import Store
 from weave.source.problem import Refused
@@ -314,3 +317,27 @@ def test_a_new_environment_or_package_starts_a_new_first_process(both: Any, monk
     finally:
         kernels.close()
     assert not kernels.current()
+
+
+def test_a_process_stopped_while_it_is_copied_keeps_nobody_waiting(both: Any) -> None:
+    """An edit may stop a notebook just as it is asked for a snapshot: the copy never comes."""
+    kernels = both[0].kernels
+    process = kernels.start()
+    os.kill(process.pid, signal.SIGSTOP)  # it cannot answer
+    stopping = threading.Timer(0.3, process.end)
+    stopping.start()
+    began = time.monotonic()
+    with pytest.raises(KernelDied):
+        kernels.copy(process)
+    assert time.monotonic() - began < 5
+    kernels.start().end()
+
+
+def test_two_processes_do_not_run_a_notebook_twice(root: Path) -> None:
+    """As ``weave check`` beside ``weave serve``: the second waits, and takes the first one's result."""
+    said: list[str] = []
+    once = notebook(["import time\ntime.sleep(1)\nopen('ran', 'a').write('x')"])
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda _: executor(root, said).run([once])[0], range(2)))
+    assert (root / "ran").read_text() == "x" and all(outcome.run for outcome in outcomes)
+    assert said.count("code/notebooks/n.py waits: another process is running it") == 1

@@ -51,6 +51,7 @@ FILES = ("docs", "code", "tests", "mkdocs.yml", "data.txt")
 def normal(html: str) -> str:
     """Without what differs on purpose: addresses, how long cells took, the preview's own script."""
     html = re.sub(r'<script type="module" src="[^"]*_weave/page\.js"></script>', "", html)
+    html = re.sub(r'<article data-build="\d+"', "<article", html)
     html = html.replace(f"http://127.0.0.1:{PORT}/repo/", "https://example.org/repo/")
     html = re.sub(r'\s*<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)  # of finished sites
     return re.sub(r"<dt>took</dt><dd>[^<]*</dd>", "", html)

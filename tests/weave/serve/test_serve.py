@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_module
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -290,3 +292,78 @@ def test_open_pages_are_told_of_what_notebooks_read_elsewhere(new_small: Callabl
                 site.write(path, "two")
                 assert b"data: " in events.readline()
             server.until("notebooks/heat/", lambda page, said=said: said in visible(page))
+
+
+def request(server: Server, head: str) -> str:
+    """What the server answers to the head of a request, as it goes over the wire."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("[::1]:8000", 200),
+        ("notes.localhost:1", 200),
+        ("192.168.0.7", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("localhost.evil.example", 403),
+        ("[half", 403),
+    ],
+)
+def test_only_its_own_names_are_answered(server: Server, host: str, status: int) -> None:
+    """A page on the web may give its own name this machine's address, and then ask for drafts."""
+    answer = request(server, f"GET /repo/notes/heat/ HTTP/1.1\r\nHost: {host}")
+    assert answer.startswith(f"HTTP/1.1 {status} ") and ("How heat decays" in answer) == (status == 200)
+
+
+def test_odd_requests_are_answered(server: Server) -> None:
+    head = request(server, "HEAD /repo/notes/heat/ HTTP/1.1\r\nHost: localhost")
+    assert head.startswith("HTTP/1.1 200 ") and head.endswith("\r\n\r\n") and "Content-Length: 0" not in head
+    assert request(server, "GET http://[half/ HTTP/1.1\r\nHost: localhost").startswith("HTTP/1.1 400 ")
+
+
+def test_slow_sockets_and_hundreds_of_requests_at_once_keep_nobody_out(server: Server) -> None:
+    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(40)]
+    try:
+        for connection in slow:
+            connection.sendall(b"GET /repo/ HTTP/1.1\r\n")  # and never the rest
+        with ThreadPoolExecutor(300) as pool:
+            pages = list(pool.map(lambda _: server.get("notes/heat/"), range(300)))
+        assert all(map(good, pages))
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_the_notebook_of_the_page_that_is_read_runs_first(new_small: Callable[[], Small]) -> None:
+    site = new_small()
+    for letter in "abcdef":
+        site.write(f"code/notebooks/{letter}.py", "# %% a\nimport time\nimport lab\ntime.sleep(0.5)\n")
+    site.rerun()
+    with serving(site) as server:
+        server.until("notes/heat/", good)
+        before = len(server.said())
+        site.replace("code/lab.py", "RATE = 0.5", "RATE = 0.25")
+        server.until("notes/heat/", lambda page: "the note says 0.5; heat.py computed 0.25" in visible(page))
+        ran = re.findall(r"notebooks/(\w+)\.py runs", server.said()[before:])
+        assert "heat" in ran[: os.cpu_count()], ran
+
+
+def test_templates_of_the_theme_and_included_files_are_followed(new_small: Callable[[], Small]) -> None:
+    site = new_small()
+    site.replace("mkdocs.yml", "font: false}", "font: false, custom_dir: theme}\nwatch: [shared]")
+    site.replace("mkdocs.yml", "  - tables\n", "  - tables\n  - pymdownx.snippets\n")
+    site.write("theme/main.html", '{% extends "base.html" %}{% block footer %}Foot one.{% endblock %}')
+    site.write("shared/said.md", "Said once.\n")
+    site.write(NOTE, site.read(NOTE) + '\n--8<-- "shared/said.md"\n')
+    with serving(site) as server:
+        server.until("notes/heat/", lambda page: good(page) and "Said once." in page and "Foot one." in page)
+        site.replace("shared/said.md", "once", "twice")
+        server.until("notes/heat/", lambda page: "Said twice." in page)
+        site.replace("theme/main.html", "Foot one", "Foot two")
+        server.until("notes/heat/", lambda page: "Foot two." in page)
