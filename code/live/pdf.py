@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "https://site.invalid/"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FOOTER = (
     '<div style="font: 8px serif; width: 100%; text-align: center; color: #555">'

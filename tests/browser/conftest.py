@@ -19,7 +19,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBPATH = "/repo/"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: containers have no user namespaces. The others keep Chromium from requests to its maker at each start.
 FLAGS = [
     "--no-sandbox",
