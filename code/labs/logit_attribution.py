@@ -20,7 +20,7 @@ def contributions(contributions):
     rng = np.random.default_rng(0)
     for _ in range(3):
         terms, u, w, eps = rng.normal(size=(5, 8)), rng.normal(size=8), rng.uniform(0.5, 2, size=8), 0.1
-        found = np.asarray(contributions(terms, u, w, eps), dtype=float)
+        found = np.asarray(contributions(terms.copy(), u.copy(), w.copy(), eps), dtype=float)
         assert found.shape == (5,), f"There are 5 terms, and the answer has the shape {found.shape}; one number each."
         stream = terms.sum(axis=0)
         s = np.sqrt((stream**2).mean() + eps)
@@ -37,7 +37,11 @@ def contributions(contributions):
         elif np.allclose(found * s, terms @ u):
             why = ": the norm's weights w are missing"
         elif np.allclose(found, terms @ (u * w) / np.sqrt((stream**2).mean())):
+            why = ": eps is missing under the root"
+        elif np.allclose(found, terms @ (u * w) / (np.sqrt((stream**2).mean()) + eps)):
             why = ": eps belongs under the root"
+        elif np.allclose(found, terms @ (u * w) / np.sqrt(stream.var() + eps)):
+            why = ": RMSNorm takes no mean off the stream"
         raise AssertionError(f"The terms sum to {total:.3f}, the logit is {logit:.3f}{why}.")
     return "Right: the contributions sum to the logit."
 
@@ -45,7 +49,7 @@ def contributions(contributions):
 def fair_shares(fair_shares):
     rng = np.random.default_rng(1)
     gloves = np.array([float(s & 1 and s >> 1 > 0) for s in range(8)])  # 0 has a left glove, 1 and 2 right gloves
-    found = np.asarray(fair_shares(gloves), dtype=float)
+    found = np.asarray(fair_shares(gloves.copy()), dtype=float)
     assert found.shape == (3,), f"8 values belong to 3 heads, and the answer has the shape {found.shape}."
     if np.allclose(found, [1, 0, 0]):
         raise AssertionError(
@@ -62,7 +66,7 @@ def fair_shares(fair_shares):
     )
     for n in (1, 2, 4):
         values = rng.normal(size=2**n)
-        found = np.asarray(fair_shares(values), dtype=float)
+        found = np.asarray(fair_shares(values.copy()), dtype=float)
         assert np.isclose(found.sum(), values[-1] - values[0]), (
             f"For {n} heads the shares sum to {found.sum():.3f}; v(all) - v(none) is {values[-1] - values[0]:.3f}."
         )
@@ -80,7 +84,7 @@ def three_parts(three_parts):
     for _ in range(3):
         x, response, t, t_changed, r = rng.normal(size=(5, 8))
         x_changed = x - t + t_changed + response
-        found = np.asarray(three_parts(x, x_changed, t, t_changed, r), dtype=float)
+        found = np.asarray(three_parts(*(y.copy() for y in (x, x_changed, t, t_changed, r))), dtype=float)
         assert found.shape == (3,), "Return three numbers: direct, later, scale."
         s, s_changed = (np.sqrt((y**2).mean()) for y in (x, x_changed))
         change = r @ x_changed / s_changed - r @ x / s
@@ -97,5 +101,14 @@ def three_parts(three_parts):
             raise AssertionError(
                 "The three sum to the change, but later is read at the changed scale; take the clean one."
             )
-        raise AssertionError(f"later is {right[1]:.3f}, not {found[1]:.3f}: what changes beyond t' - t.")
+        part = int((~np.isclose(found, right)).argmax())
+        means = (
+            "what the head wrote less what it writes now, along r, at the clean scale",
+            "what changes in the stream beyond t' - t, along r, at the clean scale",
+            "the changed stream along r, times the change of 1/s",
+        )[part]
+        raise AssertionError(
+            f"The three sum to the change, but {('direct', 'later', 'scale')[part]} is {right[part]:.3f}, not "
+            f"{found[part]:.3f}: {means}."
+        )
     return "Right: later + scale - direct is the change of the logit, exactly."

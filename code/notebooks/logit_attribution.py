@@ -10,13 +10,12 @@ import torch
 
 from residual import load, smollm2
 from residual.experiments.hand_set import induction
-from residual.experiments.ioi import ioi_prompts
+from residual.experiments.ioi import S2, ioi_prompts
 from residual.experiments.measure import spot_check
-from residual.experiments.repairs import FIRST, LARGEST, PARTS, PUT_IN, smollm2_speeches
+from residual.experiments.repairs import FIRST, LARGEST, PARTS, PUT_IN, held_out_speeches
 from residual.files.results import load_result
 from residual.methods.attribution import attribute, decompose
 from residual.methods.induction import previous_token_score, repeats
-from residual.methods.loss import losses
 from residual.methods.paths import two_layer_paths
 from residual.methods.self_repair import SelfRepair, next_token_direction
 from residual.methods.shapley import alone, removed, shapley, subset_values
@@ -40,6 +39,7 @@ from weave import claim
 _ = torch.set_grad_enabled(False)
 SEEDS, ROWS = range(5), 8
 large, _ = smollm2()
+held = held_out_speeches(large.vocabulary, 24, 160)
 
 
 def error(x):
@@ -175,6 +175,8 @@ spoken = [(g["speeches"].attribution["mean"][movers[seed]].mean(), g["speeches"]
           for seed, g in enumerate(graded)]  # fmt: skip
 ends_sums = [(g[name].both_ends[how].mean(dim=1).sum() / g[name].total(how)).item()
              for g in graded for name in DATA for how in ("zero", "mean")]  # fmt: skip
+better = [grades["single ablation, scaled", *key][:, 2].max() / grades["both ends", *key][:, 2].max()
+          for key in reversed_too]  # fmt: skip
 mover = [g["repeats"].attribution["mean"][movers[seed]] for seed, g in enumerate(graded)]
 mover_true = [g["repeats"].shapley["mean"][movers[seed]] for seed, g in enumerate(graded)]
 mover_removed = [g["repeats"].removed["mean"][movers[seed]] for seed, g in enumerate(graded)]
@@ -199,6 +201,8 @@ claim(
     mover_spoken_credited=spoken[0][0],
     mover_spoken_true=spoken[0][1],
     spoken_total=graded[0]["speeches"].total("mean"),
+    ends_better_least=min(better),
+    ends_better_most=max(better),
     reversal_most=max(values[..., 2].max() for values in reversed_too.values()),
     ends_sum_least=min(ends_sums),
     ends_sum_most=max(ends_sums),
@@ -334,13 +338,10 @@ for name, lens in lenses.items():
         "bias": torch.stack([lens_bias(final, x) for x in read]),
         "echo": (read.argmax(dim=-1) == test).float().mean(dim=(1, 2)),
     }
-small = fit_ridge(x_learn[:, :8])
-few = kl(final, lens_logits(reader, small, x_test[:-1])).mean(dim=(1, 2))
 mean_kl = {name: m["KL"].mean(dim=1) for name, m in measured.items()}
 gap = mean_kl["logit lens"]
 claim(
     lens_tokens=learn.numel(),
-    lens_few_tokens=learn[:8].numel(),
     lens_test=test.numel(),
     lens_trained_tokens=tuned.card.training["tokens"],
     lens_parameters=sum(weight.numel() for weight in tuned.model.parameters()),
@@ -349,7 +350,6 @@ claim(
     constant_closes_most=((gap - mean_kl["a constant"]) / gap)[1:].max(),
     trained_closes_least=((gap - mean_kl["a constant, trained"]) / gap)[1:].min(),
     trained_closes_most=((gap - mean_kl["a constant, trained"]) / gap)[1:].max(),
-    ridge_few_mean=few.mean(),
     **{f"{name.split()[-1]}_kl_{i}": m["KL"][i].mean() for name, m in measured.items() for i in range(4)},
     **{f"{name.split()[-1]}_bias_{i}": m["bias"][i] for name, m in measured.items() for i in range(4)},
     **{f"{name.split()[-1]}_echo_{i}": m["echo"][i] for name, m in measured.items() for i in range(4)},
@@ -369,7 +369,7 @@ table(
 # Tied embeddings, 30 layers. The constant is fitted on some speeches and used on others.
 
 # %% smollm2-lens
-spoken = smollm2_speeches(8, 29)
+spoken = held[-8:, :29]
 x = streams(large, spoken)
 # The first position is unlike all others, and so is another: massive activations, a stream many times as long.
 length = x[15, :4, 1:].norm(dim=-1)
@@ -417,6 +417,7 @@ claim(
     constant_kl_most=constant_kl[middle].max(),
     constant_large_least=closes.min(),
     constant_large_most=closes.max(),
+    lens_middle=len(closes),
     favorite_most=favorite[middle].max(),
     agrees_23=agrees[LAYERS.index(23)],
     agrees_moved_23=agrees_moved[LAYERS.index(23)],
@@ -463,6 +464,11 @@ def attention(layer, head, place):
     return rows.gather(1, positions[place][:, None]).mean()
 
 
+# with a third name in the place of S2, so that no name comes twice
+end = large.run_to(prompts.abc, 30, tap=(third := record(["blocks.23.attn.pattern", "blocks.23.attn.z"])))[:, -1]
+wrote = third["blocks.23.attn.z"][:, -1, 3] @ large.blocks[23].attn.W_O[3] * large.ln_final.w
+third_name = large.W_U.mT[prompts.abc[:, S2]] - mean
+to_third = (wrote * third_name).sum(dim=-1) / (end.square().mean(dim=-1) + large.config.norm_eps).sqrt()
 is_head = [label.replace(".", "").isdigit() for label in frozen.labels]
 early = [abs(at_end[i].mean().item()) for i, label in enumerate(frozen.labels)
          if is_head[i] and int(label.split(".")[0]) < FIRST]  # fmt: skip
@@ -489,6 +495,9 @@ claim(
     ioi_23_0_to_io=of_name["IO"]["23.0"][:, -1].mean(),
     attention_23_0_io=attention(23, 0, "io"),
     ioi_early_most=max(early),
+    third_attention=third["blocks.23.attn.pattern"][:, 3, -1, S2].mean(),
+    third_own=to_third.mean(),
+    third_error=error(to_third),
 )
 table(
     [
@@ -507,7 +516,7 @@ table(
 # Of all sampled input tokens, ranked by what they do to this token's logit. The token enters as layer 0 leaves it.
 
 # %% suppression
-spoken_ids = torch.unique(smollm2_speeches(30, 160))
+spoken_ids = torch.unique(held)
 ids = spoken_ids[torch.randperm(len(spoken_ids), generator=torch.Generator().manual_seed(0))[:400]]
 enters = large.run_to(ids[:, None], 1)[:, 0]
 U = (large.W_U[:, ids] - mean[:, None]) * large.ln_final.w[:, None]
@@ -554,7 +563,7 @@ _ = ax.set(
 # activation do not count; heads park their attention there.
 
 # %% attended
-speeches = smollm2_speeches(26, 100)[:16]
+speeches = held[:16, :100]
 WATCHED = {"23.3": BLUE, "24.4": BLUE, "23.0": GREY, "29.0": GREY}
 names = [f"blocks.{i}.attn.{part}" for i in (23, 24, 29) for part in ("pattern", "z")]
 end = large.run_to(speeches, 30, tap=(seen := record(["blocks.23.resid_pre", *names])))
@@ -609,26 +618,55 @@ table(
     ["head", "times", "to that token's logit", "to another's", "would be in the top 100", "then", "otherwise"],
 )
 
+# %% [markdown]
+# And what happens without each? On 48 prompts that were not used so far, and on the speeches from above.
+
 # %% removed-there
-cost, few_speeches = {}, speeches[:6, :33]
-base_loss = losses(large, few_speeches)
-base_names = prompts.each(large(prompts.clean)[:, -1])
+fresh = ioi_prompts(large.vocabulary, 48, seed=1)
+on_fresh = SelfRepair(large, fresh.clean, (large.W_U[:, fresh.io] - large.W_U[:, fresh.s]).mT)
+before, following = seen["blocks.23.resid_pre"][:, :33], speeches[:, 1:34, None]
+
+
+def credited(head):
+    """What attribution gives a head on the fresh prompts."""
+    layer, index = map(int, head.split("."))
+    wrote = on_fresh.seen[f"blocks.{layer}.attn.z"][:, -1, index] @ large.blocks[layer].attn.W_O[index]
+    return (wrote * on_fresh.read[:, -1]).sum(dim=-1) / on_fresh.s[:, -1]
+
+
+def spoken_loss(tap=None):
+    return -large.run_from(23, before, tap=tap).log_softmax(dim=-1).gather(2, following)[..., 0]
+
+
+cost, base_loss = {}, spoken_loss()
 for head in ("23.3", "24.4", "23.0"):
     layer, index = map(int, head.split("."))
     tap = ablate(f"blocks.{layer}.attn.z", "mean", heads=index, across_positions=True)
-    on_text = (losses(lambda t, tap=tap: large(t, tap=tap), few_speeches) - base_loss).mean(dim=1)
-    on_names = prompts.each(large(prompts.clean, tap=tap)[:, -1]) - base_names
-    cost[head] = (on_names, on_text)
+    on_text = (spoken_loss(tap) - base_loss).mean(dim=1)
+    cost[head] = (credited(head), on_fresh(head, "mean").change[:, -1], on_text)
 claim(
-    **{f"away_{head.replace('.', '_')}_names": x[0].mean() for head, x in cost.items()},
-    **{f"away_{head.replace('.', '_')}_text": x[1].mean() for head, x in cost.items()},
-    away_23_3_text_error=error(cost["23.3"][1]),
-    away_24_4_text_error=error(cost["24.4"][1]),
+    fresh_prompts=len(fresh.io),
+    fresh_total=on_fresh.logit[:, -1].mean(),
+    removed_positions=base_loss.numel(),
+    **{
+        f"away_{head.replace('.', '_')}_{name}": value
+        for head, rows in cost.items()
+        for kind, x in zip(("credit", "names", "text"), rows, strict=True)
+        for name, value in ((kind, x.mean()), (f"{kind}_error", error(x)))
+    },
+    **{
+        f"away_24_4_{kind}_{order}": x[first == (order == "io_first")].mean()
+        for first in [fresh.io_first]
+        for kind, x in zip(("credit", "names"), cost["24.4"][:2], strict=True)
+        for order in ("io_first", "s_first")
+    },
 )
 table(
-    [[head, f"{shown(a.mean())} ± {error(a):.2f}", f"{shown(b.mean(), 3)} ± {error(b):.3f}"]
-     for head, (a, b) in cost.items()],
-    ["head at its mean", "IO − S moves by", "loss on speeches rises by (nats)"],
+    [[head, f"{shown(a.mean())} ± {error(a):.2f}", *(shown(a[at].mean()) for at in (fresh.io_first, ~fresh.io_first)),
+      f"{shown(b.mean())} ± {error(b):.2f}", f"{shown(c.mean(), 3)} ± {error(c):.3f}"]
+     for head, (a, b, c) in cost.items()],
+    ["head", "credited", "if IO comes first", "if S does", "IO − S moves by, at its mean",
+     "loss on speeches rises by (nats)"],
 )  # fmt: skip
 
 # %% [markdown]
@@ -661,21 +699,12 @@ for how in PUT_IN:
         "repaired": int((later + scale_part > 0).sum()),
         "of_repair": (scale_part.sum() / (later + scale_part).sum()).item(),
     }
-ioi_heads = [heads.index(h) for h in ("23.3", "24.4", "29.1", "23.0", "29.0")]
-names_of = {name: part("ioi", "resample", name) for name in PARTS}
 claim(
     repair_heads=len(heads),
     repair_strong=int(strong.sum()),
     repair_largest=LARGEST,
     repair_seconds=card.seconds,
     repair_differs=spot_check("smollm2-self-repair", places=1, seed=int(card.sha256[:4], 16)),
-    ioi_23_3_repair=(names_of["later"] + names_of["scale"])[ioi_heads[0]],
-    ioi_23_3_direct=names_of["direct"][ioi_heads[0]],
-    ioi_24_4_repair=(names_of["later"] + names_of["scale"])[ioi_heads[1]],
-    ioi_24_4_direct=names_of["direct"][ioi_heads[1]],
-    ioi_23_0_direct=names_of["direct"][ioi_heads[3]],
-    ioi_23_0_later=names_of["later"][ioi_heads[3]],
-    ioi_23_0_scale=names_of["scale"][ioi_heads[3]],
     **{f"{how}_{name}": value for how, row in shares.items() for name, value in row.items()},
 )
 table(
@@ -706,8 +735,15 @@ _ = axes[1].text(0.97, 0.86, "the scale", color=BLUE, transform=axes[1].transAxe
 # the stream says "some common token" (f). Later parts' response is linear in the reading, so it splits exactly.
 
 # %% along-f
-spoken_large = smollm2_speeches(30, 160)[:20].flatten()
+spoken_large = held[:16].flatten()  # the last eight are for measuring
 common = (large.W_U.mT[spoken_large] - mean).mean(dim=0)
+
+
+def principal_directions(model):
+    """Return the variance of W_U's columns along each principal direction, and the directions [d_model direction]."""
+    mean = model.W_U.mean(dim=1)
+    found = torch.linalg.eigh(model.W_U @ model.W_U.mT - model.config.d_vocab * torch.outer(mean, mean))
+    return found.eigenvalues.flip(0).clamp(min=0), found.eigenvectors.flip(1)
 
 
 def without(u, f):
@@ -715,15 +751,18 @@ def without(u, f):
     return u - (u @ f)[..., None] * f / f.square().sum()
 
 
-some = smollm2_speeches()
+some = held[-4:, :41]
 direction = next_token_direction(large, some)
 clean = SelfRepair(large, some, direction)
 free = without(direction, common)
+principal = principal_directions(large)
+few = torch.linalg.qr(without(principal[1][:, 1:6].mT, common).mT).Q  # directions 2 to 6, at right angles to f
 other_token = next_token_direction(large, some.roll(1, dims=0))
 ALONG = {
     "next token": direction,
     "along f": direction - free,
     "f removed": free,
+    "directions 2 to 6 of that": free @ few @ few.mT,
     "less another's": direction - other_token,
 }
 sums = {name: [0.0, 0.0] for name in ALONG}
@@ -741,16 +780,44 @@ claim(
     along_later=sums["next token"][1],
     along_f_later=sums["along f"][1],
     **{f"along_{key}": sums[name][1] / sums[name][0]
-       for key, name in zip(("all", "f", "free", "contrast"), ALONG, strict=True)},
+       for key, name in zip(("all", "f", "free", "few", "contrast"), ALONG, strict=True)},
+    along_few_later=sums["directions 2 to 6 of that"][1],
+    common_principal=torch.nn.functional.cosine_similarity(principal[1][:, 0], common, dim=0).abs(),
 )  # fmt: skip
 table(
     [[name, shown(a, 1), shown(b, 1), shown(b / a)] for name, (a, b) in sums.items()],
     ["read along", "direct effect, 46 heads", "later parts", "share"],
 )
 
-# %% who-answers
-to_name = [SelfRepair(large, prompts.clean, large.W_U.mT[name] - mean) for name in (prompts.io, prompts.s)]
+# %% [markdown]
+# On names, the 48 fresh prompts: another prompt's output in the place of a head.
+
+# %% repair-on-names
+to_name = [on_fresh.toward(large.W_U.mT[name] - mean) for name in (fresh.io, fresh.s)]
 answers = [splits("23.3", "resample", by_part=True) for splits in to_name]
+on_contrast = {
+    "23.3": [getattr(answers[0], name) - getattr(answers[1], name) for name in ("direct", "later", "scale")],
+    **{head: [getattr(on_fresh(head, "resample"), name) for name in ("direct", "later", "scale")]
+       for head in ("24.4", "23.0")},
+}  # fmt: skip
+on_contrast = {head: torch.stack(rows)[:, :, -1] for head, rows in on_contrast.items()}  # part prompt
+claim(
+    **{
+        f"names_{head.replace('.', '_')}_{name}": value
+        for head, rows in on_contrast.items()
+        for kind, x in zip(("direct", "later", "scale", "repair"), (*rows, rows[1] + rows[2]), strict=True)
+        for name, value in ((kind, x.mean()), (f"{kind}_error", error(x)))
+    }
+)
+table(
+    [
+        [head, *(f"{shown(x.mean())} ± {error(x):.2f}" for x in (*rows, rows[1] + rows[2]))]
+        for head, rows in on_contrast.items()
+    ],
+    ["head", "direct effect on IO − S", "later parts", "scale", "repair"],
+)
+
+# %% who-answers
 labels = answers[0].labels
 by_name = [answer.by_part[:, :, -1] for answer in answers]
 both = by_name[0] - by_name[1]
@@ -778,27 +845,35 @@ table(
 DEPTHS = (13, 21, 28)
 
 
-def directions(model, tokens, f):
+def directions(run, tokens, f, principal):
     """Return directions at each position, [batch pos d_model]: of tokens, of f, and of controls that are no tokens."""
+    model, generator = run.model, torch.Generator().manual_seed(2)
     right, other = next_token_direction(model, tokens), next_token_direction(model, tokens.roll(1, dims=0))
-    generator, vocabulary = torch.Generator().manual_seed(2), model.W_U - model.W_U.mean(dim=1, keepdim=True)
-    drawn = vocabulary.mT[torch.randint(model.config.d_vocab, tokens.shape, generator=generator)]
-    mixed = torch.randn(*tokens.shape, model.config.d_vocab, generator=generator) @ vocabulary.mT
-    noise = torch.randn(right.shape, generator=generator)
-    mixed, noise = (x * right.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True) for x in (mixed, noise))
+    (variance, vectors), mean = principal, model.W_U.mean(dim=1)
+    choices = model.unembed(run.end).topk(100).indices
+    drawn = torch.randint(model.config.d_vocab, tokens.shape, generator=generator)
+    of_choice, of_hundredth, of_drawn = (model.W_U.mT[ids] - mean for ids in (choices[..., 0], choices[..., 99], drawn))
+    some = [torch.randn(*tokens.shape, n, generator=generator) for n in (5, len(variance), len(variance))]
+    few, mixed = without(some[0] @ vectors[:, 1:6].mT, f), (some[1] * variance.sqrt()) @ vectors.mT
+    few, mixed, noise = (
+        x * right.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True) for x in (few, mixed, some[2])
+    )
     return {
         "next token": right,
         "token of another speech": other,
         "f alone": f.expand_as(right),
         "next token, f removed": without(right, f),
         "another's token, f removed": without(other, f),
-        "token drawn uniformly": drawn,
+        "the model's first choice, f removed": without(of_choice, f),
+        "its hundredth choice, f removed": without(of_hundredth, f),
+        "token drawn uniformly": of_drawn,
+        "principal directions 2 to 6 of W_U, f removed": few,
         "Gaussian, covariance of W_U's columns": mixed,
         "Gaussian, isotropic": noise,
     }
 
 
-SHORT = ("next", "other", "f", "nextfree", "free", "drawn", "mixed", "random")
+SHORT = ("next", "other", "f", "nextfree", "free", "choice", "hundredth", "drawn", "principal", "mixed", "random")
 
 
 def push(run, u, layer, size=1.0):
@@ -812,15 +887,19 @@ def push(run, u, layer, size=1.0):
     return back, away.norm(dim=-1) / run.seen[f"blocks.{layer}.resid_pre"].norm(dim=-1)
 
 
-some = smollm2_speeches(6, 33)
-ways = directions(large, some, common)
-clean = SelfRepair(large, some, ways["next token"])
+some = held[-6:, :33]
+clean = SelfRepair(large, some, next_token_direction(large, some))
+ways = directions(clean, some, common, principal)
 pushes = {(kind, layer): push(clean, u, layer) for kind, u in ways.items() for layer in DEPTHS}
 shares = {key: back[:, 1:-1].mean(dim=1) for key, (back, _) in pushes.items()}
 lengths = [length[:, 1:-1].mean() for _, length in pushes.values()]
 tenth = push(clean, ways["token of another speech"], 21, size=0.1)[0][:, 1:-1].mean()
-contrast = (large.W_U.mT[prompts.io] - large.W_U.mT[prompts.s])[:, None].expand_as(to_name[0].end)
-on_names = {layer: push(to_name[0], contrast, layer)[0][:, -1] for layer in (23, 28)}
+contrast = (large.W_U.mT[fresh.io] - large.W_U.mT[fresh.s])[:, None].expand_as(on_fresh.end)
+on_names = {layer: push(on_fresh, contrast, layer)[0][:, -1] for layer in (23, 28)}
+# the next token where the model expects it, and where it does not
+expected = large.unembed(clean.end[:, :-1]).softmax(dim=-1).gather(2, some[:, 1:, None])[:, 1:, 0]
+given_back = pushes["next token, f removed", 28][0][:, 1:-1]
+sure, unlikely = given_back[expected > 0.5], given_back[expected < 0.01]
 claim(
     **{f"push_{short}_{layer}": shares[kind, layer].mean()
        for short, kind in zip(SHORT, ways, strict=True) for layer in DEPTHS},
@@ -828,6 +907,12 @@ claim(
     push_tenth=tenth,
     push_length_least=min(lengths),
     push_length_most=max(lengths),
+    push_sure=sure.mean(),
+    push_sure_error=error(sure),
+    push_sure_times=len(sure),
+    push_unlikely=unlikely.mean(),
+    push_unlikely_error=error(unlikely),
+    push_unlikely_times=len(unlikely),
     push_names_23=on_names[23].mean(),
     push_names_28=on_names[28].mean(),
     push_names_error=max(error(x) for x in on_names.values()),
@@ -840,11 +925,11 @@ table(
 
 # %% push-small
 small_pushes = {}
-for name, held, learned in (("house", data.validation, data.train), ("gpt", corpus().validation, corpus().train)):
-    other, some = load(name).model, windows(held, 16, 65, step=3)
-    columns = other.W_U.mT[learned[:200_000]] - other.W_U.mean(dim=1)
-    ways = directions(other, some, columns.mean(dim=0))
-    run = SelfRepair(other, some, ways["next token"])
+for name, unseen, learned in (("house", data.validation, data.train), ("gpt", corpus().validation, corpus().train)):
+    other, some = load(name).model, windows(unseen, 16, 65, step=3)
+    often = torch.bincount(learned[:200_000], minlength=other.config.d_vocab) / 200_000
+    run = SelfRepair(other, some, next_token_direction(other, some))
+    ways = directions(run, some, other.W_U @ often - other.W_U.mean(dim=1), principal_directions(other))
     for layer in range(1, other.config.n_layers):
         for kind, u in ways.items():
             small_pushes[name, layer, kind] = push(run, u, layer)[0][:, 1:-1].mean(dim=1)
@@ -868,7 +953,7 @@ table(
 # Terms of the next token's logit on speeches whose ranks run against each other over positions.
 
 # %% pairs
-some = smollm2_speeches(8, 33)
+some = held[-8:, :33]
 reads = next_token_direction(large, some)
 spoken_terms = decompose(large, some, by="component")
 s = (spoken_terms.stream.square().mean(dim=-1) + large.config.norm_eps).sqrt()

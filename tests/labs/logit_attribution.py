@@ -1,5 +1,41 @@
 """Wrong answers to the labs of logit-attribution.md, each with words of the sentence that the reader gets."""
 
+RIGHT = {
+    "contributions": (
+        "import numpy as np\n"
+        "def contributions(terms, u, w, eps):\n"
+        "    scale = (np.mean(np.square(np.sum(terms, 0))) + eps) ** 0.5\n"
+        "    terms *= w\n"  # in the reader's own array
+        "    terms /= scale\n"
+        "    return list(np.einsum('td,d->t', terms, u))"
+    ),
+    "fair-shares": (
+        "from itertools import permutations\n"
+        "def fair_shares(values):\n"
+        "    n = len(values).bit_length() - 1\n"
+        "    values -= values[0]\n"
+        "    orders = list(permutations(range(n)))\n"
+        "    def with_first(order, k):\n"
+        "        return values[sum(1 << j for j in order[:k])]\n"
+        "    gains = [[0] * len(orders) for i in range(n)]\n"
+        "    for row, order in enumerate(orders):\n"
+        "        for k, i in enumerate(order):\n"
+        "            gains[i][row] = with_first(order, k + 1) - with_first(order, k)\n"
+        "    return tuple(sum(gain) / len(gain) for gain in gains)"
+    ),
+    "three-parts": (
+        "import numpy as np\n"
+        "def three_parts(x, x_changed, t, t_changed, r):\n"
+        "    size = len(x) ** 0.5\n"
+        "    s, s2 = np.linalg.norm(x) / size, np.linalg.norm(x_changed) / size\n"
+        "    before, after = x @ r / s, x_changed @ r / s2\n"
+        "    t -= t_changed\n"
+        "    direct = t @ r / s\n"
+        "    scale = after - x_changed @ r / s\n"
+        "    return np.array([direct, after - before + direct - scale, scale])"
+    ),
+}
+
 WRONG = {
     "contributions": [
         (
@@ -14,6 +50,18 @@ WRONG = {
             "def contributions(terms, u, w, eps):\n"
             "    return terms @ u / np.sqrt((terms.sum(axis=0) ** 2).mean() + eps)",
             "weights w are missing",
+        ),
+        (
+            "import numpy as np\n"
+            "def contributions(terms, u, w, eps):\n"
+            "    return terms @ (u * w) / (np.sqrt((terms.sum(axis=0) ** 2).mean()) + eps)",
+            "eps belongs under the root",
+        ),
+        (
+            "import numpy as np\n"
+            "def contributions(terms, u, w, eps):\n"
+            "    return terms @ (u * w) / np.sqrt(terms.sum(axis=0).var() + eps)",
+            "takes no mean off",
         ),
     ],
     "fair-shares": [
@@ -73,6 +121,14 @@ WRONG = {
             "    later = r @ (x_changed - x) / s\n"
             "    return r @ (t - t_changed) / s, later, r @ x_changed * (1 / s2 - 1 / s)",
             "the logit changes by",
+        ),
+        (
+            "import numpy as np\n"
+            "def three_parts(x, x_changed, t, t_changed, r):\n"
+            "    s, s2 = (np.sqrt((y**2).mean()) for y in (x, x_changed))\n"
+            "    direct, later = r @ (t - t_changed) / s2, r @ (x_changed - x + t - t_changed) / s\n"
+            "    return direct, later, r @ x_changed / s2 - r @ x / s + direct - later",
+            "but direct is",
         ),
     ],
 }

@@ -1,11 +1,13 @@
 """The labs of every note: their solutions pass, and what is wrong is told in the right sentence.
 
-Beside this file, ``<note>.py`` has the wrong answers of a note: ``WRONG``, by lab, each with words of the sentence.
+Beside this file, ``<note>.py`` has the wrong answers of a note: ``WRONG``, by lab, each with words of the sentence. It
+may have right ones that are written differently from the note's: ``RIGHT``, by lab, one that works in place among them.
 """
 
 from __future__ import annotations
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,14 @@ def test_wrong_answers_are_told_what_is_wrong(file: str, tmp_path: Path) -> None
     for (lab, code, words), result in zip(given, results, strict=True):
         assert not result["passed"] and not result["error"], f"{lab}: {code}\n{result['error']}"
         assert words in result["verdict"], f"{lab}: {code}"
+
+
+@each
+def test_right_answers_written_differently_pass(file: str, tmp_path: Path) -> None:
+    page, shown, _ = read(file)
+    answers = list(runpy.run_path(str(Path(__file__).parent / Path(file).name)).get("RIGHT", {}).items())
+    for given, result in zip(answers, labs.answers(tmp_path, LAYOUT, page, shown, answers, PACKAGES), strict=True):
+        assert result["passed"], f"{given}: {result}"
 
 
 @each

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from residual.checks import Reader
 from residual.experiments.ioi import ioi_prompts
 from residual.files.pretrained import smollm2
 from residual.methods.self_repair import Instead, SelfRepair, Split, next_token_direction
@@ -21,16 +23,22 @@ LARGEST = 16
 """So many of the predictions on speeches, those with the largest direct effect of a head, are its own: a tenth."""
 
 
-def smollm2_speeches(texts: int = 4, length: int = 41) -> Tensor:
-    """Return stretches of held-out speeches in SmolLM2's tokens, ``[text pos]``.
+def held_out_speeches(vocabulary: Reader | None, texts: int = 4, length: int = 41) -> Int[Tensor, "text pos"]:
+    """Return stretches of the last held-out speeches in a model's tokens, each from the speech's token 200 on.
 
     Raises:
-        ModuleNotFoundError, ValueError: see ``pretrained.smollm2``.
+        ModuleNotFoundError: the speeches are not installed.
+        ValueError: no vocabulary, more texts than are held out, or a speech too short for the length.
     """
-    _, tokenizer = smollm2()
-    return torch.tensor(
-        [tokenizer.encode(speech).ids[200 : 200 + length] for speech in split(sotu_texts())[1][-texts:]]
-    )
+    if vocabulary is None:
+        raise ValueError("this model has no vocabulary; speeches need one, such as smollm2()'s")
+    speeches = split(sotu_texts())[1]
+    if not 1 <= texts <= len(speeches):
+        raise ValueError(f"{texts} texts; there are {len(speeches)} held-out speeches")
+    rows = [vocabulary.tokens(speech)[0][0, 200 : 200 + length] for speech in speeches[-texts:]]
+    if (shortest := min(map(len, rows))) < length:
+        raise ValueError(f"one of the speeches has {shortest} tokens from token 200 on; the length is {length}")
+    return torch.stack(rows)
 
 
 def smollm2_repair() -> Callable[[int, int], dict[str, Tensor]]:
@@ -48,7 +56,7 @@ def smollm2_repair() -> Callable[[int, int], dict[str, Tensor]]:
     model, _ = smollm2()
     prompts = ioi_prompts(model.vocabulary, 8, seed=0)
     names = (model.W_U[:, prompts.io] - model.W_U[:, prompts.s]).mT[:, None]
-    tokens = smollm2_speeches()
+    tokens = held_out_speeches(model.vocabulary)
     on_names = SelfRepair(model, prompts.clean, names)
     on_speeches = SelfRepair(model, tokens, next_token_direction(model, tokens))
 

@@ -65,8 +65,11 @@ class Terms:
         """Return ``values @ direction`` without writing the values out.
 
         Args:
-            direction: one vector, or a tensor that broadcasts to the stream's shape.
+            direction: one vector, or a tensor that broadcasts to the stream's shape; another shape is a ValueError.
         """
+        fits = all(n in (1, m) for n, m in zip(direction.shape[-2::-1], self.stream.shape[-2::-1], strict=False))
+        if direction.ndim > 3 or direction.shape[-1:] != self.stream.shape[-1:] or not fits:
+            raise ValueError(f"a direction {list(direction.shape)} does not fit a stream {list(self.stream.shape)}")
         direction = direction.expand(*[1] * (3 - direction.ndim), *direction.shape)
         return torch.cat([part.along(direction).expand(-1, *self.stream.shape[:2]) for part in self._parts])
 
@@ -293,11 +296,7 @@ def _read(model: Transformer, direction, batch: int) -> tuple[Tensor, Tensor | N
                 f"of {batch} examples"
             )
         return direction.to(model.W_E).reshape(-1, 1, c.d_model), None
-    if (
-        not isinstance(direction, int | Tensor)
-        or isinstance(direction, bool)
-        or getattr(direction, "dtype", None) == torch.bool
-    ):
+    if not isinstance(direction, int | Tensor) or getattr(direction, "dtype", type(direction)) in (bool, torch.bool):
         raise TypeError(
             f"a direction is a token, a pair (answer, wrong) or a vector; this is {type(direction).__name__}"
         )

@@ -17,6 +17,7 @@ scale last, at the changed stream; ``mixed`` is the part of it that another orde
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -76,15 +77,27 @@ class SelfRepair:
 
     @torch.no_grad()
     def __init__(self, model: Transformer, tokens: Tokens, direction: Float[Tensor, "*batch_pos d_model"]) -> None:
-        if not isinstance(direction, Tensor) or not direction.is_floating_point():
-            raise TypeError(
-                f"a direction is a tensor of floats; for the logit of token {direction!r} give model.W_U[:, token]"
-            )
+        _check_direction(direction)
         c = self.config = model.config
         self.model, self.norm = model, model.ln_final
         names = ["resid_pre", "attn.z", "attn_out", *(["mlp_out"] if c.d_mlp else [])]
         self.end = model.run_to(tokens, c.n_layers, tap=(seen := record([f"*.{name}" for name in names])))
         self.seen = dict(seen)
+        self._aim(direction)
+
+    @torch.no_grad()
+    def toward(self, direction: Float[Tensor, "*batch_pos d_model"]) -> SelfRepair:
+        """Return the same clean run, read along another direction; nothing is run again.
+
+        Raises:
+            TypeError, ValueError: as for the class.
+        """
+        _check_direction(direction)
+        other = copy(self)
+        other._aim(direction)
+        return other
+
+    def _aim(self, direction: Tensor) -> None:
         direction = self._shaped(direction)
         self.read = self._centred((direction if self.norm.w is None else direction * self.norm.w).double())
         self.read = self.read.expand_as(self.end)
@@ -223,6 +236,13 @@ class SelfRepair:
         return cast(tuple[int, int], parse_heads([head])[0])
 
 
+def _check_direction(direction: Tensor) -> None:
+    if not isinstance(direction, Tensor) or not direction.is_floating_point():
+        raise TypeError(
+            f"a direction is a tensor of floats; for the logit of token {direction!r} give model.W_U[:, token]"
+        )
+
+
 def next_token_direction(model: Transformer, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
     """Return, at each position but the last, the direction of the next token's logit minus the mean logit.
 
@@ -230,11 +250,13 @@ def next_token_direction(model: Transformer, tokens: Tokens) -> Float[Tensor, "b
     the mean is taken out (as Rushing and Nanda 2024 do).
 
     Raises:
-        TypeError: the tokens are text; encode them first.
+        TypeError: the tokens are text, which must be encoded first, or no whole numbers.
         ValueError: not ``[batch pos]``, or a token that the model does not know.
     """
     if not isinstance(tokens, Tensor):
         raise TypeError(f"the next tokens are read off a tensor [batch pos]; this is {type(tokens).__name__}")
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise TypeError(f"tokens are whole numbers; these are {tokens.dtype}")
     if tokens.ndim != 2:
         raise ValueError(f"the tokens have shape {list(tokens.shape)}; give [batch pos]")
     if wrong := [token for token in tokens.flatten().tolist() if not 0 <= token < model.config.d_vocab]:

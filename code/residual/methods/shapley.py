@@ -76,7 +76,7 @@ def subset_values(
             of the work, and a few of them can be read off the stream.
 
     Raises:
-        TypeError: ``heads`` is one string, or ``instead`` is something else.
+        TypeError: ``heads`` is one string, ``instead`` is something else, or the measure returns no number.
         ValueError: no such head, a head twice, more than ``MOST`` heads, recorded values of another shape, or a
             measure whose shape changes.
         KeyError: ``instead`` lacks the ``attn.z`` of a layer.
@@ -129,7 +129,7 @@ def subset_values(
             number = chosen | sum(1 << i for i in bits)
             if last:
                 end = _onward(model, after, layer + 1, model.config.n_layers)
-                found[number] = torch.as_tensor(measure(end if stream else model.unembed(end)))
+                found[number] = _number(measure(end if stream else model.unembed(end)))
                 if found[number].shape != (shape := next(iter(found.values())).shape):
                     raise ValueError(
                         f"the measure gave shape {list(shape)}, then {list(found[number].shape)}; it must not change"
@@ -148,9 +148,13 @@ def shapley(values: Float[Tensor, " subset *measured"]) -> Float[Tensor, " head 
 
     Raises:
         TypeError: the values are no tensor of floats.
-        ValueError: the number of values is not that of the subsets of 1 to ``MOST`` heads, or one is nan.
+        ValueError: the number of values is not that of the subsets of 1 to ``MOST`` heads, or one is not finite.
     """
     n, member = _members(values)
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            "a value is infinite, and a difference of infinite values is no share; measure something finite"
+        )
     size = member.sum(dim=1)
     weight = torch.tensor([1 / (n * comb(n - 1, k)) for k in range(n)], dtype=values.dtype)
     rows = []
@@ -194,8 +198,8 @@ def best_subsets(values: Float[Tensor, " subset"]) -> list[tuple[tuple[int, ...]
 
 
 def _members(values: Tensor) -> tuple[int, Tensor]:
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+    if not isinstance(values, Tensor) or not values.is_floating_point() or not values.ndim:
+        kind = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"the values are a tensor of floats, one for each subset; this is {kind}")
     if bool(values.isnan().any()):
         raise ValueError("a value is nan: the measure is not defined for some subset")
@@ -214,6 +218,12 @@ def _head_outputs(model: Transformer, layer: int, x: Tensor) -> tuple[Tensor, Te
     block.attn(block.ln1(x), tap, place, None)
     bias = block.attn.b_O
     return seen[names[0]], x.new_zeros(()) if bias is None else bias
+
+
+def _number(measured: Tensor | float) -> Tensor:
+    if not isinstance(measured, Tensor | float | int):
+        raise TypeError(f"the measure returns a number or a tensor; it returned {type(measured).__name__}")
+    return torch.as_tensor(measured)
 
 
 def _fitting(instead: Mapping[str, Tensor], name: str, z: Tensor) -> Tensor:

@@ -77,10 +77,10 @@ def kl(
     """Return KL(final || lens) in nats: how far the lens's distribution is from the model's, at each position.
 
     Raises:
-        ValueError: the two have vocabularies of different sizes.
+        TypeError: logits that are no floats.
+        ValueError: the two have vocabularies of different sizes, or other positions.
     """
-    if final.shape[-1] != logits.shape[-1]:
-        raise ValueError(f"the model has {final.shape[-1]} tokens and the lens {logits.shape[-1]}")
+    _check_logits(final, logits)
     p, q = final.log_softmax(dim=-1), logits.log_softmax(dim=-1)
     return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(dim=-1)  # 0 log 0 = 0
 
@@ -89,7 +89,11 @@ def lens_bias(final: Float[Tensor, "*any d_vocab"], logits: Float[Tensor, "*any 
     """Return the KL in nats between the mean distributions of model and lens over all positions.
 
     It is not 0 if the lens prefers some tokens whatever the text (Belrose et al. 2023, section 3.1).
+
+    Raises:
+        TypeError, ValueError: as for ``kl``.
     """
+    _check_logits(final, logits)
     p, q = (x.softmax(dim=-1).flatten(0, -2).mean(dim=0) for x in (final, logits))
     return (p * (p.clamp(min=1e-30).log() - q.clamp(min=1e-30).log())).sum()
 
@@ -111,7 +115,7 @@ def fit_bias(x: Float[Tensor, "layer *any d_model"]) -> TunedLens:
     """Return the lens that adds a constant: the mean of what is written after each layer.
 
     Raises:
-        ValueError: fewer than three axes, or no positions.
+        ValueError: fewer than three axes, fewer than two streams, or no positions.
     """
     _check_streams(x)
     x = x.flatten(1, -2)
@@ -127,7 +131,7 @@ def fit_ridge(x: Float[Tensor, "layer *any d_model"], strength: float = 1e-3) ->
     With X and Y centered: ``W = (XᵀX + λ I)⁻¹ Xᵀ Y - I``, where λ is ``strength`` times the mean eigenvalue of XᵀX.
 
     Raises:
-        ValueError: a negative strength; or see ``fit_bias``.
+        ValueError: a negative strength, or one too small for so few positions; or see ``fit_bias``.
     """
     _check_streams(x)
     if not strength >= 0:
@@ -138,12 +142,31 @@ def fit_ridge(x: Float[Tensor, "layer *any d_model"], strength: float = 1e-3) ->
     lens = TunedLens(LensConfig(len(x) - 1, x.shape[-1]))
     for layer, X in enumerate(centred[:-1]):
         gram = X.mT @ X
-        W = torch.linalg.solve(gram + strength * gram.trace() / len(gram) * eye, X.mT @ centred[-1])
+        W, failed = torch.linalg.solve_ex(gram + strength * gram.trace() / len(gram) * eye, X.mT @ centred[-1])
+        if failed or not bool(W.isfinite().all()):
+            raise ValueError(
+                f"the streams before layer {layer} determine no map: {X.shape[0]} positions for {X.shape[1]} "
+                f"dimensions at strength {strength}; give more positions or a larger strength"
+            )
         lens.W[layer] = W - eye
         lens.b[layer] = (mean[-1] - mean[layer] @ W)[0]
     return lens
 
 
+def _check_logits(final: Tensor, logits: Tensor) -> None:
+    if not final.is_floating_point() or not logits.is_floating_point():
+        raise TypeError(f"logits are floats; these are {final.dtype} and {logits.dtype}")
+    if final.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"the model has {final.shape[-1]} tokens and the lens {logits.shape[-1]}")
+    if logits.shape[max(0, logits.ndim - final.ndim) :] != final.shape:
+        raise ValueError(f"the model's logits have shape {list(final.shape)} and the lens's {list(logits.shape)}")
+
+
 def _check_streams(x: Tensor) -> None:
-    if x.ndim < 3 or not x.numel():
-        raise ValueError(f"the streams have shape {list(x.shape)}; give [layer, …, d_model] with at least one position")
+    if x.ndim < 3 or len(x) < 2 or not x.numel():
+        raise ValueError(
+            f"the streams have shape {list(x.shape)}; give [layer, …, d_model], at least two of them, with at least "
+            "one position"
+        )
+    if not x.is_floating_point() or not bool(x.isfinite().all()):
+        raise ValueError("the streams are not finite numbers of a floating type; give those of a run")

@@ -141,6 +141,19 @@ def test_a_direction_for_each_example_is_one_for_each_of_its_positions(model, se
     same(by_example.later, by_position.later)
 
 
+@theorem
+@given(models(min_layers=1), seeds, st.sampled_from(INSTEAD), st.data())
+def test_a_run_read_along_another_direction_is_a_run_with_that_direction(model, seed, instead, data):
+    tokens, (layer, head) = batch(seed), head_of(model, data)
+    u, v = torch.randn(2, D_MODEL, generator=torch.Generator().manual_seed(seed)).double()
+    first = SelfRepair(model, tokens, u)
+    before = first(f"{layer}.{head}", instead).later
+    turned, fresh = (run(f"{layer}.{head}", instead) for run in (first.toward(v), SelfRepair(model, tokens, v)))
+    for part in ("direct", "later", "scale"):
+        same(getattr(turned, part), getattr(fresh, part))
+    same(first(f"{layer}.{head}", instead).later, before)  # the first keeps its own direction
+
+
 SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, d_vocab=7, norm="rms"))
 
 
@@ -154,6 +167,9 @@ SMALL = Transformer(Config(n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=4, 
         (lambda: SelfRepair(SMALL, batch(0), 3), TypeError, "for the logit of token 3 give model.W_U[:, token]"),
         (lambda: SelfRepair(SMALL, batch(0), torch.ones(4, 6)), ValueError, "the direction has shape [4, 6]; give [6]"),
         (lambda: next_token_direction(SMALL, "text"), TypeError, "this is str"),
+        (lambda: next_token_direction(SMALL, torch.ones(2, 3)), TypeError, "whole numbers; these are torch.float32"),
+        (lambda: next_token_direction(SMALL, torch.ones(2, 3) > 0), TypeError, "whole numbers; these are torch.bool"),
+        (lambda: SelfRepair(SMALL, batch(0), SMALL.W_U[:, 0]).toward(3), TypeError, "for the logit of token 3"),
         (lambda: next_token_direction(SMALL, torch.tensor([1, 2])), ValueError, "give [batch pos]"),
         (lambda: next_token_direction(SMALL, torch.tensor([[1, -1]])), ValueError, "token -1 is out of range"),
     ],
