@@ -79,7 +79,10 @@ def attribution(
     """
     c = model.config
     clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
-    names, frozen = (x if isinstance(x, str) else list(x) for x in (names, frozen))  # a generator is read once
+    if not isinstance(names, str):
+        names = list(names)  # a generator can be read only once
+    if not isinstance(frozen, str):
+        frozen = list(frozen)
     _check(model, clean, corrupted, names, frozen, softmax, nodes)
     recomputed = [name for name in names if softmax and name in ("q", "k")]
     wanted = [*names, *(["pattern"] if recomputed and "pattern" not in names else [])]
