@@ -12,7 +12,6 @@ import torch
 
 from residual import plot
 from residual.experiments.ioi import LAYOUT, ioi_prompts
-from residual.experiments.measure import spot_check
 from residual.experiments.patching import PATCHED, PROMPTS, prompts
 from residual.files import checkpoints
 from residual.files.pretrained import smollm2
@@ -20,10 +19,11 @@ from residual.files.results import load_result
 from residual.methods.attribution import attribute, decompose
 from residual.methods.attribution_patching import HeadGates, attribution, diagonal, one_score, slope
 from residual.methods.induction import repeats
+from residual.methods.reruns import BaseRun
 from residual.methods.shapley import alone, best_subsets, removed, shapley, subset_values, subsets
-from residual.methods.sweeps import ablate_heads, patch_heads, patch_resid
+from residual.methods.sweeps import patch_heads, patch_resid
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
-from residual.taps import patch, record
+from residual.taps import ablate, patch, record
 from residual.training.corpus import corpus
 from weave import claim
 
@@ -101,8 +101,7 @@ def data(kind, windows=WINDOWS[0]):
 
 def of_token(logits, token):
     """What one token has of the logits by each metric, stacked in front; the logit is over the mean of all tokens."""
-    right = logits.gather(-1, token[..., None]).squeeze(-1)
-    log_p = right - logits.logsumexp(dim=-1)
+    right, log_p = (x.gather(-1, token[..., None]).squeeze(-1) for x in (logits, logits.log_softmax(dim=-1)))
     return torch.stack([log_p, right - logits.mean(dim=-1), log_p.exp()])
 
 
@@ -113,16 +112,18 @@ def named_model(seed):
 def game(seed, kind, windows=WINDOWS[0]):
     """Metrics of what comes next, for every subset [subset metric], by window, and with heads faded, by metric."""
     model, (tokens, counted) = named_model(seed), data(kind, windows)
+    window, n, right = counted.nonzero()[:, 0], counted.sum(dim=1), tokens[:, 1:][counted]
 
-    def by_window(logits):
-        return (of_token(logits, tokens[:, 1:]) * counted).sum(dim=2) / counted.sum(dim=1)
+    def by_window(stream):  # only the predictions that count are unembedded
+        x = of_token(model.unembed(stream[counted]), right)
+        return x.new_zeros(len(x), len(n)).index_add(1, window, x) / n
 
-    def mean(x):
-        return (x * counted.sum(dim=1)).sum(dim=-1) / counted.sum()
-
-    values = subset_values(model, tokens[:, :-1], by_window)  # subset metric window
-    gates = [HeadGates(model, tokens[:, :-1], lambda x, i=i: mean(by_window(x)[i])) for i in range(len(METRICS))]
-    return mean(values), values, gates
+    values = subset_values(model, tokens[:, :-1], by_window, stream=True)  # subset metric window
+    gates = [
+        HeadGates(model, tokens[:, :-1], lambda logits, i=i: of_token(logits[counted], right)[i].mean())
+        for i in range(len(METRICS))
+    ]
+    return (values * n).sum(dim=-1) / n.sum(), values, gates
 
 
 every_game = {("repeats", seed, windows): game(seed, "repeats", windows) for seed in SEEDS for windows in WINDOWS}
@@ -163,7 +164,6 @@ def scores(values, gates):
         "mean of these gradients": (at_clean + at_corrupted) / 2,
         "integrated gradients, 2 nodes": diagonal(gates.slopes, 2),
         "integrated gradients, 4 nodes": diagonal(gates.slopes, 4),
-        "integrated gradients, 10 nodes": diagonal(gates.slopes, 10),
     }
 
 
@@ -179,11 +179,13 @@ def overlap(values, score):
     return np.mean([len({*best[k][0]} & {*order[:k]}) / k for k in range(1, 8)])
 
 
-COST = [8, 8, 16, 2, 2, 4, 4, 8, 20]
+COST = [9, 9, 18, 2, 2, 4, 4, 8, 20]
 graded = {key: scores(values, gates) for key, (values, _, gates) in games.items()}
 generator = torch.Generator().manual_seed(0)
-for key, found in graded.items():
-    found["the Shapley value itself"] = truth[key]
+for (kind, seed), found in graded.items():
+    if kind == "repeats":
+        found["integrated gradients, 10 nodes"] = diagonal(games[kind, seed][2].slopes, 10)
+    found["the Shapley value itself"] = truth[kind, seed]
 METHODS = list(graded["repeats", 0])
 
 
@@ -200,7 +202,7 @@ MEASURES = {
 table = {
     (kind, method): {name: over_seeds(kind, method, measure) for name, measure in MEASURES.items()}
     for kind in ("repeats", "speeches")
-    for method in METHODS
+    for method in graded[kind, 0]
 }
 # the control: the same scores, given to heads at random
 shuffled = {name: [] for name in MEASURES}
@@ -230,11 +232,9 @@ SCORED = ("removing one", "adding one to none", "mean of the two", "gradient wit
 SCORED += ("integrated gradients, 4 nodes", *RESCALED)
 
 
-def off(seed, windows, metric):
+def off(seed, windows, metric, kind="repeats"):
     """Relative error of each method for one metric; rescaled, a method's scores have the sum that is known."""
-    values, gates = (
-        x[metric] for x in (every_game["repeats", seed, windows][0].T, every_game["repeats", seed, windows][2])
-    )
+    values, gates = (x[metric] for x in (every_game[kind, seed, windows][0].T, every_game[kind, seed, windows][2]))
     phi, whole_there = shapley(values), values[-1] - values[0]
     one, two = removed(values), alone(values)
     found = [one, two, (one + two) / 2, gates.slopes(1.0), gates.slopes(0.0), diagonal(gates.slopes, 4)]
@@ -261,6 +261,12 @@ for m, short in enumerate(("log", "logit", "p")):
         x = of_metric(m, method)
         claim(**{f"{short}_{name}_least": min(x), f"{short}_{name}_most": max(x)})
     claim(**{f"wins_{short}": wins(m, IG, BOTH), f"wins_{short}_scaled": wins(m, IG, RESCALED[1])})
+    # the same on speeches
+    text = [off(s, WINDOWS[0], m, "speeches") for s in SEEDS]
+    claim(**{f"wins_text_{short}": sum(x[IG] < x[BOTH] for x in text)})
+    for name, method in (("ig", IG), ("both", BOTH)):
+        x = [found[method] for found in text]
+        claim(**{f"text_{short}_{name}_least": min(x), f"text_{short}_{name}_most": max(x)})
 claim(games=len(WINDOWS) * len(SEEDS))
 plot.table(
     [[method, *(span(of_metric(m, method)) for m in range(len(METRICS)))] for method in SCORED],
@@ -465,11 +471,27 @@ for size in range(1, 6):
         members, value = best_subsets(games["repeats", seed][0])[size]
         row.append(" ".join(HEADS[i] for i in members) + f" ({number(-value)})")
     rows.append(row)
+
+
+def nested(windows):
+    """The number of seeds in which each best subset contains the one before."""
+    every_best = [best_subsets(every_game["repeats", seed, windows][0][:, 0]) for seed in SEEDS]
+    return sum(all({*a[0]} <= {*b[0]} for a, b in pairwise(best)) for best in every_best)
+
+
+def shortfall(values):
+    """What the best ranking of heads falls short of the best subsets, at the size where it falls short most."""
+    best, least = best_subsets(values), {0: 0.0}
+    for members in sorted(range(1, len(values)), key=int.bit_count):
+        before = min(least[members ^ 2**i] for i in range(8) if members >> i & 1)
+        least[members] = max(before, best[members.bit_count()][1] - values[members].item())
+    return least[len(values) - 1]
+
+
 claim(
-    nested=sum(
-        all({*a[0]} <= {*b[0]} for a, b in pairwise(best[1:]))
-        for best in (best_subsets(games["repeats", s][0]) for s in SEEDS)
-    ),
+    nested=nested(WINDOWS[0]),
+    nested_least=min(map(nested, WINDOWS)),
+    ranking_short=max(shortfall(every_game["repeats", s, w][0][:, 0]) for s in SEEDS for w in WINDOWS),
     lost_one_least=min(lost(games["repeats", s][0], truth["repeats", s])[0] for s in SEEDS),
     lost_one_most=max(lost(games["repeats", s][0], truth["repeats", s])[0] for s in SEEDS),
     best_one=max(best_subsets(games["repeats", s][0])[1][1] - games["repeats", s][0][0].item() for s in SEEDS),
@@ -535,15 +557,24 @@ plot.lines(
 # %% ioi
 model, _ = smollm2()
 model.requires_grad_(False)
+LAYERS, S2, END = model.config.n_layers, 10, 14
 batch, many = prompts(model), ioi_prompts(model.vocabulary, 16, seed=1)
-ENDS = {name: batch.each(model(tokens)[:, -1]) for name, tokens in (("clean", batch.clean), ("swapped", batch.swapped))}
+
+
+def last(tokens, tap=None):
+    """The logits at the last word."""
+    return model.unembed(model.run_to(tokens, LAYERS, tap=tap)[:, -1])
+
+
+ENDS = {name: batch.each(last(tokens)) for name, tokens in (("clean", batch.clean), ("swapped", batch.swapped))}
 whole = (ENDS["clean"] - ENDS["swapped"]).mean().item()
-on_many = many.each(model(many.clean)[:, -1])
+on_many = many.each(last(many.clean, tap=(seen := record("*.attn.pattern"))))
 measured, card = load_result("smollm2-ioi-patching")
 EXACT = {kind: measured["effect"][:, i] for i, kind in enumerate(PATCHED)}  # layer head pos
 EXACT = {kind: x[:, : int(x[0, :, -1].isfinite().sum())] for kind, x in EXACT.items()}
-S2, END = 10, 14
 z = EXACT["z"]
+# measured again: one layer, at two words
+again = patch_heads(model, batch.clean, batch.swapped, batch.logit_diff, layers=[23], positions=[S2, END])[0]
 claim(
     prompts=PROMPTS,
     clean_diff=ENDS["clean"].mean(),
@@ -552,7 +583,7 @@ claim(
     right=(on_many > 0).double().mean(),
     many_diff=on_many.mean(),
     many_diff_error=error(on_many),
-    checked=spot_check("smollm2-ioi-patching", places=1, seed=3),
+    checked=(again - ENDS["swapped"].mean() - z[23][:, [S2, END]]).abs().max(),
 )
 left, right = panels(1, 2, height=2.2, width=8.0)
 for ax, position, title in ((left, S2, "at S2"), (right, END, "at the last word")):
@@ -607,24 +638,34 @@ PLACES = {"IO": torch.where(many.io_first, 2, 4), "S1": torch.where(many.io_firs
 PLACES |= {name: torch.full((16,), at) for name, at in (("S2", S2), ("last word", END))}
 mean_token = model.W_U.mean(dim=1)
 written = {}
-for name, tokens in (("", many.clean), ("swapped", many.swapped)):
+for tokens, of_tokens in (
+    (many.clean, {"IO": many.io, "S": many.s}),
+    (many.abc, {"third name": many.abc[:, S2]}),  # three different names, and nobody is repeated
+):
     terms = decompose(model, tokens)
-    for token, of in (("IO", many.io), ("S", many.s)):
+    for token, of in of_tokens.items():
         by_head = attribute(terms, model.W_U.mT[of] - mean_token)
-        written[name, token] = {head: by_head[head][:, -1].mean().item() for head in LOOKED}
-model(many.clean, tap=(seen := record("*.attn.pattern")))
+        written[token] = {head: by_head[head][:, -1].mean().item() for head in LOOKED}
+last(many.abc, tap=(seen_abc := record("*.attn.pattern")))
 rows, looks = [], {}
 for head in LOOKED:
     layer, i = map(int, head.split("."))
     pattern = seen[f"blocks.{layer}.attn.pattern"][:, i, END]
     looks[head] = {place: pattern[torch.arange(16), at].mean().item() for place, at in PLACES.items()}
-    direct = [written["", token][head] for token in ("IO", "S")]
-    rows.append([head, *(number(x) for x in (*looks[head].values(), *direct, direct[0] - direct[1]))])
+    direct = [written[token][head] for token in ("IO", "S")]
+    third = seen_abc[f"blocks.{layer}.attn.pattern"][:, i, END, S2].mean().item(), written["third name"][head]
+    rows.append([head, *(number(x) for x in (*looks[head].values(), *direct, direct[0] - direct[1], *third))])
     short = head.replace(".", "_")
     claim(**{f"look_{short}_{place.replace(' ', '_')}": x for place, x in looks[head].items()})
     claim(**{f"direct_{short}_io": direct[0], f"direct_{short}_s": direct[1]})
-claim(direct_23_3_io_swapped=written["swapped", "IO"]["23.3"])
-plot.table(rows, ["head", *(f"looks at {place}" for place in PLACES), "writes IO", "writes S", "IO − S"])
+    claim(**{f"third_look_{short}": third[0], f"third_write_{short}": third[1]})
+plot.table(
+    rows,
+    [
+        *("head", *(f"looks at {place}" for place in PLACES), "writes IO", "writes S", "IO − S"),
+        *("three names: looks at the third", "writes it"),
+    ],
+)
 
 # %% layers
 fig_stream, fig_mlp = panels(2, 1, height=3.4, width=6.0)
@@ -705,13 +746,13 @@ plot.table(rows, ["", *NAMES])
 rest, s2 = slice(1, None), exact("resid_pre")[:, 0]
 for rule, short in NAMES.items():
     x, y = exact("mlp_out"), estimate(rule, "mlp_out")
-    stream = estimate(rule, "resid_pre")
+    estimated = estimate(rule, "resid_pre")
     claim(
         **{
             f"{short}_mlp_rest": pearson(x[rest], y[rest]),
             f"{short}_mlp_first": y[0, 0],
-            f"{short}_stream_s2": pearson(s2, stream[:, 0]),
-            f"{short}_stream_rest": pearson(exact("resid_pre")[:, 1:], stream[:, 1:]),
+            f"{short}_stream_s2": pearson(s2, estimated[:, 0]),
+            f"{short}_stream_rest": pearson(exact("resid_pre")[:, 1:], estimated[:, 1:]),
         }
     )
 x, y = exact("mlp_out"), estimate("gradient", "mlp_out")
@@ -741,27 +782,48 @@ for ax, rule in zip(axes, ("gradient", "scales and gates (RelP)", "integrated, 4
 axes[0].set_ylabel("estimate")
 # the same site on six other prompts
 other = ioi_prompts(model.vocabulary, 6, seed=7)
-unpatched = other.logit_diff(model(other.swapped)[:, -1])
+unpatched = other.logit_diff(last(other.swapped))
 patched = patch_resid(model, other.clean, other.swapped, other.logit_diff, name="mlp_out", layers=[0], positions=[S2])
 slope_there = attribution(model, other.clean, other.swapped, other.logit_diff, ["mlp_out"])["mlp_out"][0, S2]
 claim(other_first=patched[0, 0] - unpatched, other_first_gradient=slope_there)
 
 
+# %% held
+# The stream patched at one place, while later layers keep some activations as they are in the corrupted run.
+HELD = {"nothing": "-", "patterns": ".attn.pattern", "scales": ".scale", "MLPs": ".mlp_out"}
+last(batch.clean, tap=(there := record("*.resid_pre")))
+model(batch.swapped, tap=(here := record(["*.resid_pre", *(f"*{end}" for end in HELD.values() if end != "-")])))
+rows = []
+for layer, place, where in ((19, S2, "S2"), (25, END, "last word")):
+    name, row = f"blocks.{layer}.resid_pre", [f"{where}, layer {layer}"]
+    difference = torch.zeros_like(here[name])
+    difference[:, place] = (there[name] - here[name])[:, place]
+    later = [n for n in here if not n.startswith("blocks.") or int(n.split(".")[1]) >= layer]
+    for held, end in HELD.items():
+        kept = patch(here, [n for n in later if n.endswith(end)])
+
+        def after(x, layer=layer, kept=kept):
+            return batch.logit_diff(model.run_from(layer, x, tap=kept)[:, -1])
+
+        if held == "nothing":
+            moved, slope_there = (x[layer, place] for x in (stream, by_slope))
+        else:
+            moved = after(here[name] + difference) - ENDS["swapped"].mean()
+            slope_there = (slope(after, here[name]) * difference).sum()
+        row.append(f"{number(moved)} / {number(slope_there)}")
+        claim(**{f"held_{held}_{layer}": moved, f"held_{held}_{layer}_slope": slope_there})
+    rows.append(row)
+plot.table(rows, ["patched: exact / gradient", *(f"{held} held" for held in HELD)])
+
+
 # %% way
-# One patch, put in a part at a time.
-def in_parts(name, position, degrees, head=None):
-    model(batch.clean, tap=(there := record(name)))
-    model(batch.swapped, tap=(here := record(name)))
-    values = []
-    for degree in degrees:
-        value = here[name] + degree * (there[name] - here[name])
-        moved = model(batch.swapped, tap=patch({name: value}, heads=head, positions=position))
-        values.append(batch.logit_diff(moved[:, -1]).item())
-    return torch.tensor(values)
-
-
+# One patch, put in a part at a time: MLP 0 at S2. What follows runs again from S2 on.
 degrees = torch.linspace(0, 1, 7)
-way = in_parts("blocks.0.mlp_out", S2, degrees)
+base = BaseRun(model, batch.swapped, batch.logit_diff, END, "mlp_out")
+model.run_to(batch.clean, 1, tap=(there := record("blocks.0.mlp_out")))
+change = there["blocks.0.mlp_out"] - base.seen["blocks.0.mlp_out"]
+moved = base.stream[1] + degrees[:, None, None, None] * change  # degree batch pos d_model
+way = base.changed_at_each(1, moved, [S2], torch.ones(END + 1, dtype=torch.bool))[:, 0]
 start = way[0].item()
 plot.lines(
     degrees,
@@ -777,7 +839,7 @@ plot.lines(
 claim(way_third=way[2] - way[0], way_half=way[3] - way[0])
 
 # %% metrics
-clean_log = model(batch.clean)[:, -1].log_softmax(dim=-1)
+clean_log = last(batch.clean).log_softmax(dim=-1)
 
 
 def three(logits):
@@ -789,12 +851,12 @@ def three(logits):
 
 LATE = range(22, 30)
 by_metric = patch_heads(model, batch.clean, batch.swapped, three, layers=LATE, positions=[END])[:, :, 0]
-base = three(model(batch.swapped)[:, -1])
-by_metric = by_metric - base  # layer head metric
+unpatched = three(last(batch.swapped))
+by_metric = by_metric - unpatched  # layer head metric
 against = by_metric[..., 0].flatten().argsort()[:3].tolist()
 favor = by_metric[..., 0].flatten().argsort(descending=True)[:4].tolist()
 claim(
-    p_base=base[1],
+    p_base=unpatched[1],
     metric_p=spearman(by_metric[..., 0], by_metric[..., 1]),
     metric_kl=spearman(by_metric[..., 0], by_metric[..., 2]),
 )
@@ -808,31 +870,49 @@ plot.table(
 )
 
 # %% ablations
-options = {"layers": LATE, "positions": [END]}
+# Each late head's output at the last word replaced, on the clean prompts, by the same from other runs.
 DRAWS = 3
 
 
-def replaced(prompts, how, seed=0):
-    """What each late head costs at the last word with something else in its place, ``[layer head]``."""
-    before = prompts.logit_diff(model(prompts.clean)[:, -1])
-    reference = None if how == "zero" else prompts.abc
-    found = ablate_heads(model, prompts.clean, prompts.logit_diff, how, reference=reference, seed=seed, **options)
-    return found[:, :, 0] - before
+def replaced(prompts, draws):
+    """What each late head costs at the last word, ``[head]``, by what is in its place."""
+    base = BaseRun(model, prompts.clean, prompts.logit_diff, END, "attn.z")
+    runs = {"swapped name": record("*.attn.z"), "abc": record("*.attn.z")}
+    for tokens, seen in zip((prompts.swapped, prompts.abc), runs.values(), strict=True):
+        model.run_to(tokens, LAYERS, tap=seen)
+    take = {"swapped name": patch(runs["swapped name"]), "zero": ablate("*", "zero")}
+    take |= {"mean": ablate("*", "mean", runs["abc"])}
+    take |= {f"resample {seed}": ablate("*", "resample", runs["abc"], seed=seed) for seed in range(draws)}
+    layers = []
+    for layer in LATE:
+        name, block = f"blocks.{layer}.attn.z", base.blocks[layer]
+        z = base.seen[name]
+        change = torch.stack([(tap(name, z) - z)[:, END:] for tap in take.values()])  # way batch 1 head d_head
+        written = torch.einsum("wbphd,hdm->whbpm", change, block.attn.W_O).flatten(0, 1)
+        moved = block.after_attention(base.middle[layer][:, END:] + written).expand(-1, -1, END + 1, -1)
+        found = base.changed_at_each(layer + 1, moved, [END], torch.ones(END + 1, dtype=torch.bool))
+        layers.append(found.unflatten(0, (len(take), -1))[..., 0])
+    return dict(zip(take, torch.cat(layers, dim=1) - base.unchanged, strict=True))
 
 
-swapped_name = EXACT["z noised"][LATE.start :, :, END]
-other_swapped = patch_heads(model, other.swapped, other.clean, other.logit_diff, **options)[:, :, 0]
-rows = [["swapped name", "1", "1", number(swapped_name.abs().mean(), 3)]]
+here, elsewhere = replaced(batch, DRAWS), replaced(other, 1)
+same = EXACT["z noised"][LATE.start :, :, END].flatten()
+claim(swapped_again=(here["swapped name"] - same).abs().max(), draws=DRAWS, size_swapped=same.abs().mean())
+rows = [["swapped name", "1", "1", number(same.abs().mean(), 3)]]
 for how in ("zero", "mean", "resample"):
-    drawn = [replaced(batch, how, seed) for seed in range(DRAWS if how == "resample" else 1)]
-    alike = [spearman(x, swapped_name) for x in drawn]
-    elsewhere = spearman(replaced(other, how), other_swapped)
+    drawn = [x for name, x in here.items() if name.startswith(how)]
+    alike = [spearman(x, same) for x in drawn]
+    alike_there = spearman(elsewhere["resample 0" if how == "resample" else how], elsewhere["swapped name"])
     claim(**{f"alike_{how}": np.mean(alike), f"alike_{how}_least": min(alike), f"alike_{how}_most": max(alike)})
-    claim(**{f"alike_{how}_other": elsewhere, f"size_{how}": drawn[0].abs().mean()})
+    claim(**{f"alike_{how}_other": alike_there, f"size_{how}": drawn[0].abs().mean()})
     rows.append(
-        [how, span(alike) if len(alike) > 1 else number(alike[0]), number(elsewhere), number(drawn[0].abs().mean(), 3)]
+        [
+            how,
+            span(alike) if len(alike) > 1 else number(alike[0]),
+            number(alike_there),
+            number(drawn[0].abs().mean(), 3),
+        ]
     )
-claim(draws=DRAWS, size_swapped=swapped_name.abs().mean())
 plot.table(rows, ["in its place", "rank correlation with the swapped name", "on six other prompts", "mean size"])
 
 # %% [markdown]

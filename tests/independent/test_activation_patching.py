@@ -6,6 +6,7 @@ from functools import cache
 from itertools import combinations, permutations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def data(kind: str) -> tuple[Tensor, Tensor]:
 class Game:
     """The mean log-probability of the next token by the heads that are present; absent ones give their mean."""
 
-    def __init__(self, seed: int, kind: str) -> None:
+    def __init__(self, seed: int, kind: str, zeros: bool = False) -> None:
         self.name, self.metric = named("induction", seed), METRICS.index(kind.partition(" by ")[2] or METRICS[0])
         assert config(self.name)["n_layers"] == 2 and config(self.name)["n_heads"] == 4
         self.tokens, self.counted = data(kind)
@@ -45,6 +46,8 @@ class Game:
         first = self.mixed(0, self.x)
         self.means = [first.mean(dim=(0, 2))]
         self.means += [self.mixed(1, self.x + self.out(0, first)).mean(dim=(0, 2))]
+        if zeros:
+            self.means = [torch.zeros_like(mean) for mean in self.means]
         self.first = first
 
     def mixed(self, layer: int, x: Tensor) -> Tensor:
@@ -115,13 +118,19 @@ ORDERS = list(permutations(HEADS))[::97]  # one in 97 of all 40,320 orders
 def shares(seed: int, kind: str) -> np.ndarray:
     """Return Shapley values by their sum over subsets, with the weights counted out."""
     v = values(seed, kind)
-    found = np.zeros(8)
+    return divided(v)
+
+
+def divided(v: dict) -> np.ndarray:
+    """Return the Shapley value of each head, in every metric that the values have."""
+    found = []
     for i in HEADS:
         others = [j for j in HEADS if j != i]
-        for size in range(8):
-            gains = [v[frozenset(s) | {i}] - v[frozenset(s)] for s in combinations(others, size)]
-            found[i] += np.mean(gains) / 8
-    return found
+        sizes = ([frozenset(s) for s in combinations(others, size)] for size in range(8))
+        found.append(
+            np.mean([np.mean([np.subtract(v[s | {i}], v[s]) for s in some], axis=0) for some in sizes], axis=0)
+        )
+    return np.array(found)
 
 
 def by_orders(seed: int, kind: str) -> np.ndarray:
@@ -212,6 +221,21 @@ def test_two_ways_to_a_shapley_value() -> None:
     assert np.abs(shares(0, "speeches") - by_orders(0, "speeches")).max() < 0.03
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_zeros_in_place_of_means_the_winners_are_the_same(seed: int) -> None:
+    """Four gradients by log-probability; by logit and probability, the mean of removing one and adding one to none."""
+    played = Game(seed, "repeats", zeros=True)
+    v, every = played.every(), frozenset(HEADS)
+    phi = divided(v)
+    both_ = [np.subtract(v[every], v[every - {i}]) + np.subtract(v[frozenset([i])], v[frozenset()]) for i in HEADS]
+    off = np.abs(np.array(both_) / 2 - phi).sum(axis=0)
+    points, weights_ = np.polynomial.legendre.leggauss(4)
+    for played.metric in range(3):
+        slopes = [played.slopes(float(t)) for t in (points + 1) / 2]
+        gradients = np.abs(weights_ @ slopes / 2 - phi[:, played.metric]).sum()
+        assert (gradients < off[played.metric]) == (played.metric == 0), METRICS[played.metric]
+
+
 def test_the_subsets_are_those_of_the_plain_forward_pass() -> None:
     tokens, counted = data("repeats")
     logits = forward(named("induction", 0), tokens[:, :-1], torch.float32).logits
@@ -298,6 +322,17 @@ NUMBERS = {
         "denoise_sum": Again(lambda: most(lambda s, k: float(denoising(s, k).sum())), 0.2),
         "log_noise_least": Again(lambda: min(errors(noising, "repeats")), 0.08),
         "log_noise_most": Again(lambda: max(errors(noising, "repeats")), 0.08),
+        "wins_text_log": Again(
+            lambda: sum(a < b for a, b in zip(errors(integrated, "speeches"), errors(both, "speeches"), strict=True))
+        ),
+        "wins_text_p": Again(
+            lambda: sum(
+                a < b
+                for a, b in zip(
+                    errors(integrated, "speeches by probability"), errors(both, "speeches by probability"), strict=True
+                )
+            )
+        ),
         "log_ig_most": Again(lambda: max(errors(integrated, "repeats")), 0.06),
         "log_both_most": Again(lambda: max(errors(both, "repeats")), 0.08),
         "logit_both_most": Again(lambda: max(errors(both, "repeats by logit")), 0.04),

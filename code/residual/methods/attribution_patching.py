@@ -16,6 +16,7 @@ Activation Patching At Industrial Scale"; Kramár et al. 2024, "AtP*", Section 2
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -72,12 +73,16 @@ def attribution(
         By name, ``[layer head pos]`` or ``[layer pos]``; key heads for ``k`` and ``v``, queries for a pattern.
 
     Raises:
-        ValueError: the batches differ in shape; no names; no such name, part or position; the metric is not one number
-            or does not depend on the logits; ``nodes`` is not a whole number or below 0; ``softmax`` with smeared keys;
-            under ``torch.inference_mode``, which keeps no gradients.
+        ValueError: the batches differ in shape; no layers; no names; no such name, part or position; the metric is not
+            one number or does not depend on the logits; ``nodes`` is not a whole number or below 0; ``softmax`` with
+            smeared keys; under ``torch.inference_mode``, which keeps no gradients.
     """
     c = model.config
     clean, corrupted = whole_texts(model, clean), whole_texts(model, corrupted)
+    if not isinstance(names, str):
+        names = list(names)  # a generator can be read only once
+    if not isinstance(frozen, str):
+        frozen = list(frozen)
     _check(model, clean, corrupted, names, frozen, softmax, nodes)
     recomputed = [name for name in names if softmax and name in ("q", "k")]
     wanted = [*names, *(["pattern"] if recomputed and "pattern" not in names else [])]
@@ -187,7 +192,7 @@ def diagonal(slopes: Callable[[float], Tensor | Sequence[float]], nodes: int) ->
     Raises:
         ValueError: ``nodes`` is not a whole number, or below 1.
     """
-    if not isinstance(nodes, int) or nodes < 1:
+    if not isinstance(nodes, Integral) or nodes < 1:
         raise ValueError(f"nodes is {nodes}; an integral needs at least one, and a whole number of them")
     points, weights = _gauss(nodes)
     return torch.stack(
@@ -342,6 +347,8 @@ def _check(model, clean, corrupted, names, frozen, softmax, nodes) -> None:
         raise ValueError(
             f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}; patching needs the same shapes"
         )
+    if not model.config.n_layers:
+        raise ValueError("the model has no layers, and so no activations to patch")
     _check_gradients()
     for name in ([names] if isinstance(names, str) else names) or [""]:
         if name not in (*OF_HEADS, *OF_STREAM) or isinstance(names, str):
@@ -351,7 +358,7 @@ def _check(model, clean, corrupted, names, frozen, softmax, nodes) -> None:
             raise ValueError(f"frozen is {frozen!r}; give a list, such as [{frozen!r}]")
         if part not in _ENDS:
             raise ValueError(f"cannot freeze {part!r}; {nearest(str(part), _ENDS)}")
-    if not isinstance(nodes, int) or nodes < 0:
+    if not isinstance(nodes, Integral) or nodes < 0:
         raise ValueError(
             f"nodes is {nodes}, not a whole number from 0; give 0 for the gradient alone, or the number of nodes"
         )

@@ -119,14 +119,13 @@ def subset_values(
         mine = [i for i, place in enumerate(places) if place[0] == layer]
         block = cast(Block, model.blocks[layer])
         z, rest = _head_outputs(model, layer, x)
+        start = x + torch.einsum("bphd,hdm->bpm", z, block.attn.W_O) + rest
+        listed = [places[i][1] for i in mine]
+        losses = torch.einsum("bphd,hdm->hbpm", (given[layer] - z)[:, :, listed], block.attn.W_O[listed])
         for kept in range(2 ** len(mine)):
-            bits = [i for k, i in enumerate(mine) if kept >> k & 1]
-            gone = [places[i][1] for i in mine if i not in bits]
-            some = z.clone()
-            some[:, :, gone] = given[layer][:, :, gone]
-            out = torch.einsum("bphd,hdm->bpm", some, block.attn.W_O) + rest
-            after = block.after_attention(x + out)
-            number = chosen | sum(1 << i for i in bits)
+            gone = [k for k in range(len(mine)) if not kept >> k & 1]
+            after = block.after_attention(start + sum(losses[k] for k in gone))
+            number = chosen | sum(1 << i for k, i in enumerate(mine) if k not in gone)
             if last:
                 end = _onward(model, after, layer + 1, model.config.n_layers)
                 found[number] = _number(measure(end if stream else model.unembed(end)))

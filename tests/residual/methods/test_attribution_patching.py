@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -193,6 +194,8 @@ def test_bad_input_is_a_sentence():
         attribution(model, a, b, difference, "z")
     with pytest.raises(ValueError, match="cannot freeze 'norms'"):
         attribution(model, a, b, difference, frozen=["norms"])
+    with pytest.raises(ValueError, match="the model has no layers"):
+        attribution(Transformer(Config(0, 6, 2, 3, N_POS, D_VOCAB)), a, b, difference)
     with pytest.raises(ValueError, match="nodes is -1"):
         attribution(model, a, b, difference, nodes=-1)
     with pytest.raises(ValueError, match="it must be one number"):
@@ -232,6 +235,12 @@ def test_numbers_and_lists_are_taken_as_tensors():
     assert_close(gates([1, 0]), gates(torch.tensor([1.0, 0.0])))
     assert_close(diagonal(lambda t: [t, 1.0], 2), torch.tensor([0.5, 1.0]))
     assert one_score(0.5, 0.0, 1.0)[0] == 0
+    normed = Transformer(Config(2, 6, 2, 3, N_POS, D_VOCAB, norm="rms", init_std=0.7), seed=0).requires_grad_(False)
+    listed, generated = (
+        attribution(normed, batch(0), batch(1), difference, kind(["z"]), frozen=kind(["norm"]), nodes=nodes)["z"]
+        for kind, nodes in ((list, 2), (iter, np.int64(2)))
+    )
+    assert_close(generated, listed, atol=0, rtol=0)
     half = attribution(model.bfloat16(), batch(0), batch(1), difference, ["q", "k"], softmax=True)
     assert half["q"].dtype == half["k"].dtype == torch.bfloat16
 
