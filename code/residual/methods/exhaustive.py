@@ -82,6 +82,7 @@ class EveryCircuit:
         ]
         self.edges: list[Edge] = [edge for edges in self.of_head for edge in edges]
         self.edges += [(w, "logits") for w in self.writers]
+        self._place = {edge: i for i, edge in enumerate(self.edges)}
         d = model.W_U[:, right].mT - model.W_U[:, wrong].mT  # batch d_model
         self.direct = einsum(terms[1, :, :, -1] - terms[0, :, :, -1], d, "writer b d, b d -> writer") / len(d)
         kept = torch.arange(2**n)[:, None] >> torch.arange(n) & 1  # set writer
@@ -134,7 +135,7 @@ class EveryCircuit:
 
     def mask(self, kept: Iterable[Edge]) -> Bool[Tensor, " edge"]:
         """Return true at the kept edges, in the order of ``edges``."""
-        place = {edge: i for i, edge in enumerate(self.edges)}
+        place = self._place
         chosen = torch.zeros(len(place), dtype=torch.bool)
         for edge in kept:
             if edge not in place:
