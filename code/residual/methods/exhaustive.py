@@ -240,7 +240,11 @@ def _check(c: Config, clean: Tensor, corrupted: Tensor, right: Tensor, wrong: Te
     for name, answer in (("right", right), ("wrong", wrong)):
         if answer.shape != clean.shape[:1]:
             raise ValueError(f"{name} is {list(answer.shape)}; give one token for each of {len(clean)} texts")
-        if answer.is_floating_point() or not bool(((answer >= 0) & (answer < c.d_vocab)).all()):
+        if (
+            answer.is_floating_point()
+            or answer.dtype == torch.bool
+            or not bool(((answer >= 0) & (answer < c.d_vocab)).all())
+        ):
             raise ValueError(f"{name} has {answer.tolist()}; tokens are whole numbers from 0 to {c.d_vocab - 1}")
 
 
