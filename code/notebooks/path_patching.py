@@ -20,8 +20,8 @@ from residual.methods.acdc import acdc, sweep_order
 from residual.methods.edges import edge_attribution, every_edge, patch_edges, written
 from residual.methods.exhaustive import EveryCircuit
 from residual.methods.faithfulness import FRACTIONS, CircuitRuns, cmd, cpr, curve, divergence_from, weights
-from residual.methods.induction import previous_token_score, repeats
-from residual.methods.scrubbing import recovered, scrub
+from residual.methods.induction import previous_token_score
+from residual.methods.scrubbing import partners, recovered, scrub
 from residual.plot import BLUE, GREEN, GREY, ORANGE, panels
 from residual.training.corpus import corpus
 from weave import claim
@@ -127,7 +127,10 @@ claim(
 again = [EveryCircuit(model, *task(n=24, seed=1)) for model in models]  # other texts
 again_f = [(e.best_metrics()[4].item() - e.empty) / (e.full - e.empty) for e in again]
 again_best = [e.best() for e in again]
+again_smallest = [int(((e.best_metrics() - e.empty) / (e.full - e.empty) >= 0.9).nonzero()[0]) for e in again]
 claim(
+    again_heads=sum(not as_story(s, again_best[s][k])[1] for s, k in enumerate(again_smallest)),
+    again_largest=max(again_smallest),
     again_the_story=sum(as_story(s, again_best[s][k]) == (k // 4, set()) for s in SEEDS for k in (4, 8)),
     again_the_same=sum(set(again_best[s][4]) == set(best[s][4]) for s in SEEDS),
     again_differs=max(abs(f - float(best_f[s, 4])) for s, f in enumerate(again_f)),
@@ -167,7 +170,13 @@ for kind, whole_speech in (("other speeches", True), ("random tokens", False)):
         on_text[kind, seed] = as_story(seed, kept[4]) == (1, set()), float(f[3]), float(f[4]), left
         text_rows.append([kind, seed, f"{f[3]:.2f}", f"{f[4]:.2f}", ", ".join(map(named, kept[4])), size,
                           ", ".join(map(named, left)) or "none"])  # fmt: skip
+other_draws = [
+    sum(as_story(s, EveryCircuit(models[s], *speech_task(True, seed=draw)).best()[4]) == (1, set()) for s in SEEDS)
+    for draw in (5, 6, 7)
+]
 claim(
+    speeches_draws_least=min(other_draws),
+    speeches_draws_most=max(other_draws),
     speeches_four_are_the_story=sum(on_text["other speeches", s][0] for s in SEEDS),
     speeches_three_least=min(on_text["other speeches", s][1] for s in SEEDS),
     speeches_three_most=max(on_text["other speeches", s][1] for s in SEEDS),
@@ -516,12 +525,21 @@ mirrored_needed = [
 ]
 matching = [[e for e in edges if e[1].endswith((".q", ".k"))] for edges in mirrored_best]
 here = [float(share(seed, every[seed].metric(mirrored_best[seed]))) for seed in SEEDS]
+(clean, different, right, own_wrong), (_, repeating, _, other_wrong) = task(n=24), task(n=24, same_structure=True)
+crossed_story = crossed_matching = 0  # each corrupted text with the wrong token of the other
+for seed, model in enumerate(models):
+    crossed_story += as_story(seed, EveryCircuit(model, clean, different, right, other_wrong).best()[4]) == (1, set())
+    crossed = EveryCircuit(model, clean, repeating, right, own_wrong)
+    enough = int(((crossed.best_metrics() - crossed.empty) / (crossed.full - crossed.empty) >= 0.9).nonzero()[0])
+    crossed_matching += sum(e[1].endswith((".q", ".k")) for e in crossed.best()[enough])
 claim(
     mirrored_smallest_least=min(mirrored_smallest),
     mirrored_smallest_most=max(mirrored_smallest),
     mirrored_matching=max(len(edges) for edges in matching),
     mirrored_needed_matching=sum(e[1].endswith((".q", ".k")) for edges in mirrored_needed for e in edges),
     mirrored_on_the_other_most=max(here),
+    crossed_story=crossed_story,
+    crossed_matching=crossed_matching,
 )
 plot.table(
     [
@@ -535,6 +553,7 @@ plot.table(
 # %% second-grade
 AGAIN = ["remove one edge", "EAP-IG", "EAP", "EAP, corrupted end", "add one edge"]
 second = {name: [] for name in AGAIN}
+matching_last, cut_alone, cut_both, exact_and_eap = [], [], [], []
 for seed, each in enumerate(mirrored):
     alone = torch.eye(N, dtype=torch.bool)
     found = {
@@ -547,6 +566,16 @@ for seed, each in enumerate(mirrored):
     for name in AGAIN:
         metric = curve(each.metric, by_score(each.edges, found[name])[0], SIZES)
         second[name].append((metric - each.empty) / (each.full - each.empty))
+    order = sorted(by_score(each.edges, found["remove one edge"])[0], key=lambda edge: edge[1].endswith((".q", ".k")))
+    matching_last.append((curve(each.metric, order, SIZES) - each.empty) / (each.full - each.empty))
+    for reader in each.heads:
+        q, k = ("embed", f"{reader}.q"), (f"0.{movers[seed]}", f"{reader}.k")
+        costs = [each.full - each.metric(set(each.edges) - set(cut)) for cut in ([q], [k], [q, k])]
+        if costs[0] > 1:
+            cut_alone += [cost / (each.full - each.empty) for cost in costs[:2]]
+            cut_both.append(abs(costs[2]) / (each.full - each.empty))
+            exact_and_eap += [(costs[i], -found["EAP"][each.edges.index(e)]) for i, e in enumerate((q, k))]
+matching_last = (mirrored_f - torch.stack(matching_last))[:, 1:21].mean(dim=1)
 second = {name: torch.stack(f) for name, f in second.items()}
 second_found = {name: sum(float(f[s, k]) > 0.9 for s, k in enumerate(mirrored_smallest)) for name, f in second.items()}
 second_loss = {name: (mirrored_f - f)[:, 1:21].mean(dim=1) for name, f in second.items()}
@@ -554,6 +583,12 @@ claim(
     **{f"second_found_{name_of(name)}": n for name, n in second_found.items()},
     **{f"second_loss_{name_of(name)}_least": x.min() for name, x in second_loss.items()},
     **{f"second_loss_{name_of(name)}_most": x.max() for name, x in second_loss.items()},
+    cut_alone_least=min(cut_alone),
+    cut_alone_most=max(cut_alone),
+    cut_both_most=max(cut_both),
+    second_eap_of_matching=sum(eap for _, eap in exact_and_eap) / sum(exact for exact, _ in exact_and_eap),
+    matching_last_least=matching_last.min(),
+    matching_last_most=matching_last.max(),
     second_eap_four_gap=(mirrored_f - second["EAP"])[:, 4].max(),
 )
 plot.table(
@@ -629,7 +664,18 @@ plot.table(
 
 # %% scrubbing
 W, R = [f"0.{h}" for h in range(4)], [f"1.{h}" for h in range(4)]
-text, period = repeats(32, 97, (8, 32), seed=3)
+
+
+def repeated(pool, n=32, length=97, periods=(8, 32), seed=3):
+    """Rows that repeat a stretch of different tokens, all rows from the same ``pool`` tokens; and their periods."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randperm(512, generator=generator)[:pool]
+    period = torch.randint(periods[0], periods[1] + 1, (n, 1), generator=generator)
+    drawn = torch.rand(n, pool, generator=generator).argsort(dim=1)
+    return tokens[drawn.gather(1, torch.arange(length) % period)], period
+
+
+text, period = repeated(40)
 speeches = corpus().validation.unfold(0, 97, 96)[::160][:32]
 
 
@@ -676,6 +722,21 @@ for seed in SEEDS:
     for name, claims in hypotheses(seed, text[:, :-1]).items():
         scrubs[seed, name] = scrubbed(seed, text, counted, claims)
 NAMES = list(hypotheses(0, text[:, :-1]))
+wide, wide_period = repeated(512)  # partners by current token are mostly in the same row
+wide_counted, wide_share = torch.arange(1, 97) >= wide_period, []
+for seed in SEEDS:
+    claims = hypotheses(seed, wide[:, :-1])
+    base, rise = scrubbed(seed, wide, wide_counted, claims[NAMES[2]])
+    _, rise_of_nothing = scrubbed(seed, wide, wide_counted, claims[NAMES[0]])
+    wide_share.append(recovered(base.mean(), (base + rise).mean(), (base + rise_of_nothing).mean()))
+
+
+def same_previous(tokens):
+    """The share of positions whose partner by current token has the same previous token too."""
+    x = tokens[:, :-1]
+    partner = partners(x, torch.Generator().manual_seed(0))
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+    return (before.flatten()[partner] == before).float().mean()
 
 
 def share_kept(seed, name):
@@ -703,6 +764,9 @@ for seed in SEEDS:
         "values read no head": story[2:3],
         "keys read the previous-token head alone": story[1:2],
         "from it, keys read the previous token alone": story[3:],
+        "from it, keys read nothing": [(story[3][0], None)],
+        "the whole story, but keys read nothing": claims["the story, but keys read nothing"],
+        "keys read nothing from the embedding": [(edges_to(["embed"], "k"), None)],
         "the story, of the induction heads": only(inducing),
         "the story, of the other heads": only([r for r in R if r not in inducing]),
     }
@@ -726,9 +790,17 @@ claim(
     story_others=sorted(story_share)[1],
     story_most=max(story_share),
     story_current_most=max(share_kept(seed, NAMES[2]) for seed in SEEDS),
+    wide_current_least=min(wide_share),
+    wide_current_most=max(wide_share),
+    same_previous=same_previous(text),
+    same_previous_wide=same_previous(wide),
+    story_current_least=min(share_kept(seed, NAMES[2]) for seed in SEEDS),
+    speeches_feature_most=max(part_of[s, PARTS[0]] - part_of[s, PARTS[6]] for s in SEEDS),
+    speeches_feature_least=min(part_of[s, PARTS[0]] - part_of[s, PARTS[6]] for s in SEEDS),
     story_none_most=max(share_kept(seed, NAMES[3]) for seed in SEEDS),
     **{f"speeches_{what}_{end}": of_part(i, choose) for end, choose in (("least", min), ("most", max))
-       for i, what in ((0, "story"), (3, "keys"), (4, "previous"), (5, "inducing"), (6, "others"))},
+       for i, what in enumerate(("story", "queries", "values", "keys", "previous", "mover_none", "none", "embedding",
+                                 "inducing", "others"))},
     queries_share_least=min(share_kept(seed, "queries read no head") for seed in SEEDS),
     values_share_most=max(share_kept(seed, "values read no head") for seed in SEEDS),
     story_moves_least=min(float(scrubs[s, "the story"][1].abs().mean()) for s in SEEDS),
@@ -915,7 +987,7 @@ claim(
     choices_nodes=ioi_circuits.NODES,
     choices_between=ioi_circuits.BETWEEN,
     choices_settings=len(bars),
-    choices_differ=spot_check("smollm2-ioi-choices", places=1, seed=0),
+    choices_differ=spot_check("smollm2-ioi-choices", places=1, seed=1),
 )
 ax = panels(height=4.0, width=8.0)
 height = np.arange(len(bars))[::-1]

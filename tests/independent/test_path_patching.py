@@ -204,3 +204,17 @@ def test_the_value_path_alone_is_faithful_if_the_corrupted_text_repeats_too() ->
         values = frozenset(edge for i in range(4) for edge in (("embed", f"1.{i}.v"), (f"1.{i}", "logits")))
         assert f(name, values, same=True) > 0.9
         assert abs(f(name, values)) < 0.25
+
+
+def test_query_and_key_are_an_equality_if_the_corrupted_text_repeats_too_and_an_and_if_not() -> None:
+    for seed in SEEDS:
+        name, heads_seen = named("induction", seed), 0
+        for head in range(4):
+            q, k = ("embed", f"1.{head}.q"), (f"0.{mover(name)}", f"1.{head}.k")
+            alone = [1 - f(name, EVERY - {edge}, same=True) for edge in (q, k)]
+            if min(alone) > 0.05:
+                heads_seen += 1
+                assert abs(1 - f(name, EVERY - {q, k}, same=True)) < 0.2 * min(alone)
+                broken = [1 - f(name, EVERY - cut) for cut in ({q}, {k}, {q, k})]
+                assert broken[2] > 0.7 * min(broken[:2]) > 0.05
+        assert heads_seen >= 2

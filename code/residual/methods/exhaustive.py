@@ -82,29 +82,26 @@ class EveryCircuit:
         ]
         self.edges: list[Edge] = [edge for edges in self.of_head for edge in edges]
         self.edges += [(w, "logits") for w in self.writers]
+        self._place = {edge: i for i, edge in enumerate(self.edges)}
         d = model.W_U[:, right].mT - model.W_U[:, wrong].mT  # batch d_model
         self.direct = einsum(terms[1, :, :, -1] - terms[0, :, :, -1], d, "writer b d, b d -> writer") / len(d)
         kept = torch.arange(2**n)[:, None] >> torch.arange(n) & 1  # set writer
+        some = torch.cat([torch.ones(2**n, 1), kept], dim=1).to(d)  # the corrupted run, and the changes of a set
         attn = cast(Block, model.blocks[last]).attn
-        place = model.place(0, clean.shape[1])
-        q: list[Tensor] = []
-        k: list[Tensor] = []
-        v: list[Tensor] = []
-        for some in kept:  # what a reader reads if it sees these writers' clean terms
-            x = torch.where(some[:, None, None, None] == 1, terms[1], terms[0]).sum(dim=0)
-            for found, part in zip((q, k, v), attn.qkv(x, place), strict=True):
-                found.append(part)
-        asks = torch.stack([part[:, -1] for part in q])  # set batch head d_head
-        scores = (
-            einsum(asks, torch.stack(k), "query b head d, key b pos head d -> head query key b pos") * c.d_head**-0.5
+        place, reads = model.place(0, clean.shape[1]), terms[0].sum(dim=0)
+        one_clean = [attn.qkv(reads + change, place) for change in terms[1] - terms[0]]
+        q, k, v = (  # the maps are affine: what a writer changes does not depend on what the others write
+            torch.stack([own, *(each - own for each in changed)])  # part batch pos head d_head
+            for own, *changed in zip(attn.qkv(reads, place), *one_clean, strict=True)
         )
-        moved = einsum(torch.stack(v), attn.W_O, d, "value b pos head e, head e d, b d -> value b pos head")
-        table = torch.stack(
-            [
-                einsum(of_head.softmax(dim=-1), moved[..., head], "query key b pos, value b pos -> value key query")
-                for head, of_head in enumerate(scores)
-            ]
-        ).flatten(1) / len(d)
+        moved = einsum(v, attn.W_O, d, "part b pos head e, head e d, b d -> part b pos head")
+        rows = []
+        for h in range(c.n_heads):
+            scores = einsum(q[:, :, -1, h], k[:, :, :, h], "i b e, j b pos e -> i j b pos") * c.d_head**-0.5
+            pattern = einsum(some, some, scores, "query i, key j, i j b pos -> query key b pos").softmax(dim=-1)
+            output = einsum(pattern, moved[..., h], "query key b pos, part b pos -> part key query")
+            rows.append(einsum(some, output, "value part, part key query -> value key query").flatten())
+        table = torch.stack(rows) / len(d)
         start = table[:, :1]
         self.tables = torch.cat([torch.zeros_like(table), table - start], dim=1)
         self.empty = float(einsum(terms[0, :, :, -1], d, "writer b d, b d -> ") / len(d) + start.sum())
@@ -138,7 +135,7 @@ class EveryCircuit:
 
     def mask(self, kept: Iterable[Edge]) -> Bool[Tensor, " edge"]:
         """Return true at the kept edges, in the order of ``edges``."""
-        place = {edge: i for i, edge in enumerate(self.edges)}
+        place = self._place
         chosen = torch.zeros(len(place), dtype=torch.bool)
         for edge in kept:
             if edge not in place:
@@ -243,7 +240,11 @@ def _check(c: Config, clean: Tensor, corrupted: Tensor, right: Tensor, wrong: Te
     for name, answer in (("right", right), ("wrong", wrong)):
         if answer.shape != clean.shape[:1]:
             raise ValueError(f"{name} is {list(answer.shape)}; give one token for each of {len(clean)} texts")
-        if answer.is_floating_point() or not bool(((answer >= 0) & (answer < c.d_vocab)).all()):
+        if (
+            answer.is_floating_point()
+            or answer.dtype == torch.bool
+            or not bool(((answer >= 0) & (answer < c.d_vocab)).all())
+        ):
             raise ValueError(f"{name} has {answer.tolist()}; tokens are whole numbers from 0 to {c.d_vocab - 1}")
 
 

@@ -169,7 +169,7 @@ def curve(
     """
     if wrong := [size for size in sizes if not 0 <= size <= len(order) or size != int(size)]:
         raise ValueError(f"there is no circuit of {wrong[0]} edges; sizes are whole numbers from 0 to {len(order)}")
-    found = [run(order[:size]) for size in tqdm(sizes, desc="circuits", leave=False, disable=None)]
+    found = [run(order[: int(size)]) for size in tqdm(sizes, desc="circuits", leave=False, disable=None)]
     return torch.tensor(found, dtype=torch.float64)
 
 

@@ -38,7 +38,7 @@ def partners(feature: Int[Tensor, "batch pos"], generator: torch.Generator) -> I
     for _ in range(2):  # two random orders, sorted by feature: equal ranks have equal features
         shuffled = torch.randperm(len(flat), generator=generator).to(flat.device)
         orders.append(shuffled[flat[shuffled].argsort(stable=True)])
-    found = torch.empty_like(flat)
+    found = torch.empty_like(flat, dtype=torch.long)
     found[orders[0]] = orders[1]
     return found.unflatten(0, feature.shape)
 
@@ -89,10 +89,10 @@ def recovered(
     other positions.
 
     Raises:
-        ValueError: the shuffled loss is not above the model's, or the scrubbed loss is not a number.
+        ValueError: the shuffled loss is not above the model's, or not finite; the scrubbed loss is not a number.
     """
     span = float(shuffled) - float(model_loss)
-    if not span > 0:
+    if not (span > 0 and math.isfinite(span)):
         raise ValueError(f"shuffled predictions lose {float(shuffled):.3g}, the model {float(model_loss):.3g}: no span")
     if math.isnan(float(scrubbed)):
         raise ValueError("the scrubbed loss is not a number")

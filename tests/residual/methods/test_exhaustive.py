@@ -121,6 +121,7 @@ def test_errors_say_what_is_wrong():
         (right - 8, "whole numbers from 0 to 6"),
         (right + 7, "whole numbers from 0 to 6"),
         (right.double(), "whole numbers from 0 to 6"),
+        (right > 3, "whole numbers from 0 to 6"),
     ):
         with pytest.raises(ValueError, match=words):
             EveryCircuit(model, clean, corrupted, answer, wrong)

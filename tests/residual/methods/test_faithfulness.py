@@ -107,7 +107,7 @@ def test_ranks_by_help_and_by_size():
 
 def test_a_curve_takes_the_first_edges():
     order = [("embed", "0.0.q"), ("embed", "logits"), ("0.0", "logits")]
-    assert curve(len, order, [0, 2, 3]).tolist() == [0, 2, 3]
+    assert curve(len, order, [0, 2.0, 3]).tolist() == [0, 2, 3]
 
 
 def test_errors_say_what_is_wrong():

@@ -30,6 +30,10 @@ def test_partners_are_a_permutation_among_equal_features(features, seed):
     chosen = partners(feature, torch.Generator().manual_seed(seed))
     assert sorted(chosen.flatten().tolist()) == list(range(6))
     assert torch.equal(feature.flatten()[chosen], feature)
+    for kind in (torch.int32, torch.uint8):  # features of any whole type draw alike
+        assert torch.equal(partners(feature.to(kind), torch.Generator().manual_seed(seed)), chosen)
+    either = partners(feature > 1, torch.Generator().manual_seed(seed))
+    assert torch.equal((feature > 1).flatten()[either], feature > 1)
 
 
 def test_every_partner_is_equally_likely():
@@ -92,6 +96,8 @@ def test_resampled_values_come_from_the_chosen_position():
 
 def test_recovered_by_hand_and_errors():
     assert recovered(1.0, 2.0, 5.0) == 0.75
+    with pytest.raises(ValueError, match="no span"):
+        recovered(1.0, 2.0, float("inf"))
     with pytest.raises(ValueError, match="no span"):
         recovered(2.0, 2.0, 1.0)
     model = fixed()
