@@ -12,17 +12,18 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weave.run import answers, provenance, recorder
+from weave.run import answers, facts, provenance
 from weave.run.inputs import inputs_of
 from weave.run.kernels import kernels
 from weave.run.notebook import Notebook
-from weave.run.process import CellTimeout, KernelDied, KernelProcess
+from weave.run.process import CellTimeout, KernelDied, KernelProcess, Nonsense
 from weave.run.snapshots import LONGEST, SnapshotCache, Snapshots
 from weave.run.store import Result, Store
 from weave.source.problem import Problem
@@ -91,7 +92,7 @@ class Executor:
         count = min(len(notebooks), workers or os.cpu_count() or 1)
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(count, thread_name_prefix="notebook") as pool:
-            futures = [pool.submit(self._run_until_inputs_stay, notebook) for notebook in notebooks]
+            futures = [pool.submit(self._run, notebook) for notebook in notebooks]
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
                     outcome = future.result()
@@ -121,6 +122,14 @@ class Executor:
 
     # -- one notebook
 
+    def _run(self, notebook: Notebook) -> Outcome:
+        try:
+            return self._run_until_inputs_stay(notebook)
+        except Exception as error:  # of one notebook: the others go on
+            why = f"{type(error).__name__}: {error}"
+            what = f"could not be run ({why}); try: weave run {notebook.stem}"
+            return Outcome(notebook, None, [Problem(notebook.path, 1, what, traceback.format_exc())])
+
     def _run_until_inputs_stay(self, notebook: Notebook) -> Outcome:
         for _ in range(_ATTEMPTS):
             outcome = self._run_once(notebook)
@@ -144,11 +153,16 @@ class Executor:
         circumstances: dict[str, Any] = provenance.circumstances(self.root)
         folder = Path(tempfile.mkdtemp(prefix="weave-"))
         try:
+            (folder / "record").touch(0o644)
             problems = self._run_cells(run, folder / "record")
-            run.facts += recorder.read(folder / "record")
+            run.facts += facts.read(folder / "record")
+        except facts.RecordLost:
+            run.close()
+            what = "what it read could not be recorded, so its result is not kept (is the disk full?); make room in "
+            return Outcome(notebook, None, [Problem(notebook.path, 1, f"{what}{folder.parent}")])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        inputs = inputs_of(notebook, run.facts)
+        inputs = inputs_of(self.root, notebook, run.facts)
         run.packages = inputs["packages"]
         circumstances["cell_seconds"] = list(run.seconds)
         if self.resume:
@@ -210,6 +224,10 @@ class Executor:
         except CellTimeout:
             what = f"took longer than {self.timeout} s; make it quicker, or raise weave: cell_timeout in mkdocs.yml"
             return [answers.problem(notebook, cell, what)]
+        except Nonsense as error:
+            run.close()
+            what = f"wrote into a file of the kernel's own ({error}); use only descriptors that the cell has opened"
+            return [answers.problem(notebook, cell, what)]
         except KernelDied:
             what = f"the kernel died here (killed, or out of memory); try: weave run {notebook.stem}"
             return [answers.problem(notebook, cell, what)]
@@ -219,8 +237,8 @@ class Executor:
         return []
 
 
-def _preloaded(facts: list[recorder.Fact]) -> list[Problem]:
+def _preloaded(recorded: list[facts.Fact]) -> list[Problem]:
     """A problem for each file of the repository that was imported before the first cell: edits do not reach it."""
-    files = [fact.name for fact in facts if fact.kind == "files" and fact.cell < 0]
+    files = [fact.name for fact in recorded if fact.kind == "modules" and fact.cell < 0]
     what = "weave: modules imports {}, a file of this repository; list packages only"
     return [Problem("mkdocs.yml", 1, what.format(name)) for name in files]

@@ -39,7 +39,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from weave.run import recorder
+from weave.run import facts, recorder
 
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
 _ERASED = re.compile(r"[^\n\x08]\x08")
@@ -220,7 +220,7 @@ class Kernel:
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
-        self.recorder = recorder.start(root, record)
+        self.recorder = recorder.start(root, record, self.shell.user_ns)
 
     def record(self, record: str) -> None:
         assert self.recorder
@@ -265,6 +265,7 @@ def _end_with(connection: socket.socket) -> None:
 def main() -> None:
     """``python -m weave.run.kernel ADDRESS MODULE…``: import the modules, then take orders."""
     address, *modules = sys.argv[1:]
+    sys.argv[:] = [""]  # the address differs at each run
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -278,6 +279,7 @@ def main() -> None:
         shell = Shell.instance(config=config)
         for module in modules:
             importlib.import_module(module)
+        facts.owners()  # takes a while: known to all copies of this process
         kernel = Kernel(address, shell)
     except BaseException:
         traceback.print_exc()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weave.run.inputs import installed
+from weave.run.facts import installed
 from weave.source.files import read_checked, write_checked
 from weave.source.git import git
 
