@@ -7,6 +7,7 @@ outside of it; a name leads where it led the notebook, through the same links.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.machinery
@@ -214,10 +215,8 @@ def _distributions(_: tuple[int, ...]) -> Mapping[str, list[str]]:
 
 @functools.lru_cache(maxsize=1024)
 def _version(package: str, _: tuple[int, ...]) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return "none"
+    found = importlib.metadata.distributions(name=package, path=package_folders()) if package else ()
+    return next((distribution.version for distribution in found), "none")
 
 
 def installed() -> tuple[int, ...]:
@@ -233,7 +232,18 @@ def package_folders() -> list[str]:
 def _distribution(_: Path, name: str) -> str | None:
     if name != "*":
         return version_of(name)
-    return " ".join(sorted({f"{found.name}-{found.version}" for found in importlib.metadata.distributions()}))
+    return " ".join(
+        sorted({f"{found.name}-{found.version}" for found in importlib.metadata.distributions(path=package_folders())})
+    )
+
+
+def _metadata(root: Path, name: str) -> str:
+    """The distributions whose metadata are in a folder that is no installed package's."""
+    with contextlib.suppress(OSError):
+        return " ".join(
+            sorted(entry for entry in os.listdir(root / name) if entry.endswith((".dist-info", ".egg-info")))
+        )
+    return ""
 
 
 def variable(root: Path, name: str, values: Mapping[str, str] | None = None) -> str | None:
@@ -266,6 +276,7 @@ TODAY: dict[str, Callable[[Path, str], str | None]] = {
     "shadows": shadows,
     "missing": _importable,
     "distributions": _distribution,
+    "metadata": _metadata,
     "environment": variable,
 }
 """How to take the digest of each kind of input again."""

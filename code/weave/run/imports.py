@@ -110,15 +110,21 @@ def _record_metadata(recorder: Recorder) -> None:
     distribution: Any = importlib.metadata.Distribution
     from_name, discover = distribution.from_name.__func__, distribution.discover.__func__
 
+    def record_folders() -> None:
+        for folder in sys.path:
+            recorder.record("metadata", recorder.name(folder or "."))
+
     def from_name_(cls: Any, name: str) -> Any:
         if isinstance(name, str) and name and not recorder.is_paused():
             recorder.record("distributions", name)
+            record_folders()
         return from_name(cls, name)
 
     def discover_(cls: Any, **asked: Any) -> Any:
         name = asked.get("name") or getattr(asked.get("context"), "name", None)
         if not name and not recorder.is_paused() and not recorder.asking().startswith(recorder.places.packages):
             recorder.record("distributions", "*")
+            record_folders()
         return discover(cls, **asked)
 
     distribution.from_name, distribution.discover = classmethod(from_name_), classmethod(discover_)

@@ -132,6 +132,7 @@ _CHANGED = {
     "shadows": "a module in {name}/ has the name of one of Python's own",
     "missing": "{name} can be imported now",
     "distributions": "the version of {name} changed",
+    "metadata": "the distributions in {name}/ changed",
     "environment": "the variable {name} changed",
 }
 """What to say of each kind of input, but files and packages."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -207,7 +208,8 @@ class Recorder:
             self.record_effect(event)
             self._follow_effect(event, arguments)
         if event in _UNFOLLOWED:
-            self._started(event, arguments)
+            if not (event.endswith("xattr") and frame.f_code.co_filename == shutil.__file__):  # copies them along
+                self._started(event, arguments)
         elif event == "open":
             self.opened(arguments[0], arguments[1], arguments[2])
         elif event in ("os.listdir", "os.scandir"):
@@ -248,6 +250,8 @@ class Recorder:
         text = os.path.join(folder or "", os.fsdecode(path))
         reads = flags & os.O_ACCMODE != os.O_WRONLY
         made = flags & os.O_TRUNC or (flags & os.O_CREAT and flags & os.O_EXCL)
+        if made and os.path.isdir(text):  # a new file without a name in this folder
+            return
         if reads and not made:
             self.record_file(text)
         if flags & os.O_ACCMODE != os.O_RDONLY and os.path.realpath(text) != os.devnull:
