@@ -1,6 +1,6 @@
 """Whatever a program reads, and however: once that has changed, its old value is never served again.
 
-Programs are made of the ways to read in the tables below, one a cell, each with files of its own. A seeded generator
+Programs are made of the ways to read in `ways.py`, one a cell, each with files of its own. A seeded generator
 picks the folder and the path that leads to the file, and puts the way into a function, a module, a thread or a string.
 Each program runs; then each file is changed in turn, and the notebook has to be stale for it, and fresh again when the
 change is taken back. In the end everything is changed at once, and what each way gives must differ: else it had not
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import py_compile
 import random
+import runpy
 import shutil
 import sqlite3
 import tarfile
@@ -30,127 +31,7 @@ from weave.run.inputs import unfollowed
 from weave.run.notebook import Notebook, parse
 from weave.run.store import Result, Store
 
-# A way to read is an expression, or statements that set `x`. `P` is the path of a text file, `D` its folder, `A` a link
-# to the file, `M` the path of a module whose name is in `MOD`.
-READ = """
-open(P).read()
-open(P, "rb").read()
-open(P, "r+").read()
-f = open(P, "a+"); f.seek(0); x = f.read()
-import io; x = io.open(P).read()
-import io; x = io.open_code(os.path.realpath(P)).read()
-import io; x = io.FileIO(P).read()
-import codecs; x = codecs.open(P).read()
-os.read(os.open(P, os.O_RDONLY), 99)
-os.read(os.open(P, os.O_RDWR), 99)
-os.read(os.open(P, os.O_RDWR | os.O_CREAT), 99)
-os.read(os.open(P, os.O_RDWR | os.O_APPEND), 99)
-os.fdopen(os.open(P, os.O_RDONLY)).read()
-f = os.open(D, os.O_RDONLY); x = os.read(os.open(os.path.basename(P), os.O_RDONLY, dir_fd=f), 99)
-f = os.open(D, os.O_RDONLY); x = open(os.path.basename(P), opener=lambda p, n: os.open(p, n, dir_fd=f)).read()
-f = os.open(P, os.O_RDONLY); x = open(f"/proc/self/fd/{f}").read()
-f = os.open(P, os.O_RDONLY); x = open(f"/dev/fd/{f}").read()
-f = os.dup(os.open(P, os.O_RDONLY)); x = os.read(f, 99)
-Path(P).read_text()
-Path(P).read_bytes()
-Path(P).resolve().read_text()
-open(os.path.realpath(P)).read()
-open(b"" + os.fsencode(P)).read()
-old = os.getcwd(); os.chdir(D); x = open(os.path.basename(P)).read(); os.chdir(old)
-f = open(P); import mmap; x = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[:]
-import numpy; x = numpy.fromfile(P, "u1").tolist()
-import numpy; x = numpy.memmap(P, "u1", "r").tolist()
-import numpy; x = numpy.loadtxt(P, dtype=str).tolist()
-import fileinput; x = list(fileinput.input([P]))
-import linecache; x = linecache.getlines(os.path.realpath(P))
-import tokenize; x = tokenize.open(P).read()
-import shutil, tempfile; d = tempfile.mkdtemp(); x = open(shutil.copy(P, d)).read()
-import shutil, tempfile; d = tempfile.mkdtemp(); shutil.copytree(D, d + "/t"); x = open(d + "/t/" + os.path.basename(P)).read()
-import tempfile; o = tempfile.TemporaryFile(); n = os.sendfile(o.fileno(), os.open(P, os.O_RDONLY), 0, 99); o.seek(0); x = o.read()
-import threading; r = []; t = threading.Thread(target=lambda: r.append(open(P).read())); t.start(); t.join(); x = r[0]
-a, b = os.pipe(); n = os.fork() or (os.write(b, open(P, "rb").read()), os._exit(0)); os.waitpid(n, 0); x = os.read(a, 99)
-from multiprocessing import get_context; x = get_context("fork").Pool(1).apply(Path(P).read_text)
-import concurrent.futures as c; x = next(c.ThreadPoolExecutor(1).map(Path.read_text, [Path(P)]))
-eval("open(P).read()", {"P": P})
-import importlib.resources as r; x = r.files("email").joinpath(os.path.realpath(P)).read_text()
-open(A).read()
-"""
-# Of questions about a file or folder, with what changes the answer.
-ASK = """
-append os.path.getsize(P)
-append os.stat(P).st_size
-append os.stat(P)[6]
-append Path(P).stat().st_size
-append os.lstat(P).st_size
-append os.fstat(os.open(P, os.O_RDONLY)).st_size
-append [e.stat().st_size for e in os.scandir(D)]
-append [e.stat().st_size for e in os.scandir(os.open(D, os.O_RDONLY))]
-append open(P, "rb").seek(0, 2)
-relink os.readlink(A)
-relink open(A).read()
-relink os.path.realpath(A)[-5:]
-relink Path(A).resolve().name
-relink Path(A).read_text()
-append sum(os.path.getsize(os.path.join(a, f)) for a, _, fs in os.walk(D) for f in fs)
-append sum(p.stat().st_size for p in Path(D).rglob("*.txt"))
-touch os.path.getmtime(P)
-touch os.stat(P).st_mtime_ns
-touch Path(P).stat().st_mtime
-chmod os.access(P, os.X_OK)
-chmod oct(os.stat(P).st_mode)
-remove os.path.exists(P)
-remove Path(P).exists()
-remove os.path.isfile(P)
-remove Path(P).is_file()
-remove os.access(P, os.R_OK)
-remove os.path.lexists(P)
-remove bool(__import__("glob").glob(P))
-remove Path(P) in Path(D).iterdir()
-more os.listdir(D).__len__()
-more len(os.listdir(os.open(D, os.O_RDONLY)))
-more sum(1 for e in os.scandir(D))
-more sum(1 for e in os.scandir(os.open(D, os.O_RDONLY)))
-more len(list(Path(D).glob("*")))
-more len(list(Path(D).rglob("*.txt")))
-more len(__import__("glob").glob(D + "/*"))
-more sum(len(f) for _, _, f in os.walk(D))
-more sum(len(f) for _, _, f, _ in os.fwalk(D))
-more old = os.getcwd(); os.chdir(D); x = len(os.listdir()); os.chdir(old)
-more import shutil, tempfile; d = tempfile.mkdtemp(); shutil.copytree(D, d + "/t"); x = len(os.listdir(d + "/t"))
-"""
-MODULE = """
-import MOD; x = MOD.X
-from MOD import X; x = X
-import importlib; x = importlib.import_module("MOD").X
-import importlib.util as u; s = u.spec_from_file_location("v", M); m = u.module_from_spec(s); s.loader.exec_module(m); x = m.X
-from importlib.machinery import SourceFileLoader as L; m = type(os)("v"); L("v", M).exec_module(m); x = m.X
-import jaxtyping; jaxtyping.install_import_hook("MOD", None); import MOD; x = MOD.X
-import runpy; x = runpy.run_path(M)["X"]
-import runpy; x = runpy.run_module("MOD")["X"]
-n = {}; exec(open(M).read(), n); x = n["X"]
-n = {}; exec(compile(Path(M).read_text(), M, "exec"), n); x = n["X"]
-import pkgutil; x = pkgutil.resolve_name("MOD:X")
-import sys; sys.path.insert(0, os.path.dirname(M)); import MOD; x = MOD.X
-import sys; sys.modules.pop("MOD", None); __import__("MOD"); x = sys.modules["MOD"].X
-import pickle; x = pickle.loads(b"cMOD\\nX\\n.")
-import inspect, MOD; x = inspect.getsource(MOD)
-"""
-
-
-# Not followed: the cell says with reads(P) what it reads, or the notebook is not reused.
-PROGRAM = """
-import subprocess; x = subprocess.run(["cat", P], capture_output=True).stdout
-import subprocess; x = subprocess.getoutput("cat '" + P + "'")
-os.popen("cat '" + P + "'").read()
-import os; os.system("cat '" + P + "' > /dev/null"); x = reads and open(P).read()
-import os; n = os.posix_spawn("/bin/cat", ["cat", P], os.environ); x = os.waitpid(n, 0) and open(P).read()
-import os; a, b = os.pipe(); n = os.fork() or os.dup2(b, 1) and os.execvp("cat", ["cat", P]); os.waitpid(n, 0); x = os.read(a, 99)
-import ctypes; c = ctypes.CDLL(None); b = ctypes.create_string_buffer(99); c.read(c.open(os.fsencode(P), 0), b, 99); x = b.value
-from multiprocessing import get_context; x = get_context("spawn").Pool(1).apply(Path.read_text, [Path(P)])
-import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); x = open(P).read()
-import sqlite3; c = sqlite3.connect(":memory:"); x = open(P).read()
-"""
-
+WAYS = runpy.run_path(str(Path(__file__).with_name("ways.py")))
 FOLDERS = ("plain", "site", "deep/.cache", "node_modules", "a b", "ü", "lib/site-packages", ".git", "deep/__main__")
 
 
@@ -224,7 +105,7 @@ class World:
         real, path = self.file()
         other, link, date = real.with_name("g.txt"), self.root / f"data/link{len(self.ways)}", real.stat().st_mtime_ns
         link.symlink_to(real)
-        (self.root / f"data/o{len(self.ways)}.x").write_text("two")
+        link.with_name(f"{link.name}.x").write_text("two")
         folder = f"{os.path.dirname(path)}"
         head = f"P, D, A = {path!r}, {folder!r}, {os.path.relpath(link, self.root)!r}" + more
 
@@ -244,7 +125,7 @@ class World:
             "chmod": (lambda: real.chmod(0o755), lambda: real.chmod(0o644)),
             "remove": (real.unlink, lambda: write(real, "one")),
             "more": (lambda: write(other, "one"), unmore),
-            "relink": (lambda n=len(self.ways): relink(self.root / f"data/o{n}.x"), lambda: relink(real)),
+            "relink": (lambda: relink(link.with_name(f"{link.name}.x")), lambda: relink(real)),
         }
         self.add(self.wrapped(head, code), *changes[kind])
 
@@ -298,7 +179,6 @@ def packed(tmp: Path, text: str) -> tuple[bytes, bytes]:
     (tmp / "t").write_text(text)
     with zipfile.ZipFile(tmp / "z", "w") as file:
         file.writestr("t", text)
-        file.writestr(f"zipped{len(str(tmp)) % 7}.py", "")
         file.writestr("zipped_module.py", f"X = {text!r}\n")
     with tarfile.open(tmp / "tar", "w") as tar:
         tar.add(tmp / "t", "t")
@@ -392,14 +272,14 @@ def check(world: World) -> None:
 def made(base: Path, seed: int) -> World:
     """Make a world of all ways."""
     world = World(base, seed)
-    for code in READ.strip().split("\n"):
+    for code in WAYS["READ"].strip().split("\n"):
         world.read(code)
-    for line in ASK.strip().split("\n"):
+    for line in WAYS["ASK"].strip().split("\n"):
         kind, _, code = line.partition(" ")
         world.read(code, kind)
-    for code in MODULE.strip().split("\n"):
+    for code in WAYS["MODULE"].strip().split("\n"):
         world.module(code)
-    for code in PROGRAM.strip().split("\n"):
+    for code in WAYS["PROGRAM"].strip().split("\n"):
         world.read(code, more="; reads(P)")
     return world
 
@@ -428,7 +308,7 @@ def test_nor_in_other_folders_forms_and_paths(tmp_path: Path, seed: int) -> None
 @pytest.mark.usefixtures("code_on_path")
 def test_a_notebook_with_what_cannot_be_followed_is_not_used_again(tmp_path: Path) -> None:
     world = World(tmp_path, seed=0)
-    for code in PROGRAM.strip().split("\n"):
+    for code in WAYS["PROGRAM"].strip().split("\n"):
         world.read(code)
     result, notebook = world.run(), world.notebook()
     assert Store(world.root, world.root / ".cache/weave/runs", print).fresh(notebook) is None
