@@ -151,7 +151,7 @@ class Executor:
         where = f"cell {first + 1} of {len(notebook.code)} on" if first else f"{len(notebook.code)} cells"
         self.say(f"{notebook.path} runs ({where})")
         circumstances: dict[str, Any] = provenance.circumstances(self.root)
-        folder = Path(tempfile.mkdtemp(prefix="weave-"))
+        folder, problems = Path(tempfile.mkdtemp(prefix="weave-")), []
         try:
             (folder / "record").touch(0o644)
             problems = self._run_cells(run, folder / "record")
@@ -159,7 +159,7 @@ class Executor:
         except facts.RecordLost:
             run.close()
             what = "what it read could not be recorded, so its result is not kept (is the disk full?); make room in "
-            return Outcome(notebook, None, [Problem(notebook.path, 1, f"{what}{folder.parent}")])
+            return Outcome(notebook, None, problems or [Problem(notebook.path, 1, f"{what}{folder.parent}")])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         inputs = inputs_of(self.root, notebook, run.facts)

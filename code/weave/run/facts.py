@@ -20,7 +20,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LARGE = 64 * 2**20
 """Bytes from which on a file is not hashed when it is opened, but after the run (`settle`)."""
@@ -34,7 +34,7 @@ class Fact(NamedTuple):
     """A recorded fact, as a line of the record has it."""
 
     kind: str
-    """One of `TODAY`; or ``packages``, ``effects``, ``unfollowed``, ``declared``, ``docstrings``."""
+    """One of `TODAY`; or ``packages``, ``effects``, ``unfollowed``, ``declared``."""
     name: str
     """A path, a name of a module, package or variable, an audit event, or what could not be followed."""
     digest: str | None
@@ -169,6 +169,16 @@ def link_target(root: Path, name: str) -> str | None:
         return os.readlink(root / name)
     except (OSError, ValueError):
         return None
+
+
+def paths(inputs: dict[str, Any]) -> set[str]:
+    """The files and folders whose change may make a result with these inputs stale, as far as they have a name.
+
+    Args:
+        inputs: As `inputs.py` has them.
+    """
+    plain = {name for kind in ("files", "listings", "entries", "links", "metadata") for name in inputs.get(kind, {})}
+    return plain | {name.partition(" ")[2] for name in inputs.get("stats", {})}
 
 
 # -- modules

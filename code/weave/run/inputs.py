@@ -71,8 +71,9 @@ def inputs_of(root: Path, notebook: Notebook, facts: list[Fact]) -> dict[str, An
         for fact in facts
         if fact.kind == "unfollowed" and max(fact.cell, 0) not in declared
     ]
-    texts = [cell.source for cell in notebook.code] + [_text(root / name) for name in imported]
-    by_text = any(fact.kind == "docstrings" for fact in facts) or any(map(_DOCSTRINGS_READ.search, texts))
+    cells = [cell.source for cell in notebook.code]
+    texts = [*cells, *(_text(root / name) for name in imported)]
+    by_text = any(map(_DOCSTRINGS_READ.search, texts)) or any(map(_HELP.search, cells))
     return {
         "code": code_digest(notebook),
         **platform_inputs(),
@@ -138,6 +139,8 @@ _CHANGED = {
 """What to say of each kind of input, but files and packages."""
 _DOCSTRINGS_READ = re.compile(r"__doc__|__code__|\b(getdoc|help|pydoc|doctest|click|typer|fire|docopt)\b")
 """Signs of code that reads the docstrings of functions: then the text of modules counts, not only what they do."""
+_HELP = re.compile(r"\?[ \t]*$|^[ \t]*\?|\bp(info2?|doc|source|file|def)\b", re.MULTILINE)
+"""The same in IPython's own syntax."""
 
 
 # -- code

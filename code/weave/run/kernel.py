@@ -210,6 +210,7 @@ class Kernel:
                 return
             if os.fork():  # the copy is a grandchild: a notebook might see children of its process
                 os._exit(0)
+            os.setsid()  # what this copy starts ends with it
             random.setstate(drawn)
             os.close(self.socket.detach())  # the original keeps its own
             self.connect()
@@ -259,7 +260,7 @@ def _end_with(connection: socket.socket) -> None:
     poll = select.poll()
     poll.register(connection.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
     poll.poll()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:

@@ -254,7 +254,8 @@ def _follow_programs(recorder: Recorder) -> None:
     original = _posixsubprocess.fork_exec
 
     def fork_exec(arguments: Any, *more: Any) -> int:
-        if not any("resource_tracker" in str(argument) for argument in arguments):  # it reads nothing of the notebook
+        tracker = any("resource_tracker" in str(argument) for argument in arguments)  # reads nothing of the notebook
+        if not tracker and sys._getframe(1).f_globals.get("__name__") != "subprocess":  # which Python announces
             recorder.record_effect("fork_exec")
             recorder.unfollowed("starts a process")
         return original(arguments, *more)

@@ -94,7 +94,7 @@ class KernelProcess:
         self.ended = True
         with contextlib.suppress(OSError):
             if self.pid:
-                os.kill(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)  # also the programs that its cells have left running
         for part in (self.lines, self.connection):
             with contextlib.suppress(OSError):
                 part.close()

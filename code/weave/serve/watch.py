@@ -72,8 +72,7 @@ class Files:
             name
             for outcome in self.book.outcomes.values()
             for inputs in (outcome.inputs, outcome.run.inputs if outcome.run else {})
-            for kind in ("files", "listings")
-            for name in inputs.get(kind, {})
+            for name in facts.paths(inputs)
         }
         self.elsewhere = {str(layout.root / name) for name in read} - stamps.keys()
         for path in {*self.settings, *self.elsewhere}:
