@@ -128,7 +128,7 @@ def settle(path: Path, digest: str | None) -> str | None:
 
 
 def listing_digest(path: Path, details: bool = False, without: Collection[str] = ()) -> str:
-    """SHA-256 of the names in a folder, and of which are folders; a folder that does not exist counts as empty.
+    """SHA-256 of the names and kinds of what is in a folder; a folder that does not exist counts as empty.
 
     Args:
         details: Also of what ``stat`` says of each.
@@ -143,7 +143,8 @@ def listing_digest(path: Path, details: bool = False, without: Collection[str] =
                 try:
                     found = entry.stat() if details else None
                     more = f"\0{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}" if found else ""
-                    names.append(f"{entry.name}{'/' if entry.is_dir() else ''}{more}")
+                    kind = "/" * entry.is_dir() + "@" * entry.is_symlink() + "-" * entry.is_file()
+                    names.append(f"{entry.name}\0{kind}{more}")
                 except OSError:  # a link that leads nowhere
                     names.append(entry.name)
     except (OSError, ValueError):
@@ -161,6 +162,9 @@ def stat_value(root: Path, name: str) -> str | None:
     except (OSError, ValueError):
         return None
     field = field.removeprefix("link-")
+    if field == "place":
+        real, inside = os.path.realpath(root / path), os.path.realpath(root) + os.sep
+        return real.removeprefix(inside)
     return "there" if field == "exists" else str(getattr(found, field))
 
 

@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import linecache
 import os
+import posix
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +22,16 @@ _NATIVE = {
     "tokenizers": (
         "Tokenizer.from_file", "models.BPE.from_file", "models.BPE.read_file", "models.WordPiece.from_file",
         "models.WordPiece.read_file", "models.WordLevel.from_file", "models.WordLevel.read_file", "Tokenizer.train",
+        "Tokenizer.from_pretrained",
     ),
     "torch": ("from_file", "UntypedStorage.from_file", "jit.load"),
     "PIL.ImageFont": ("truetype",),
+    "ssl": ("SSLContext.load_verify_locations", "SSLContext.load_cert_chain"),
 }  # fmt: skip
 """Functions that read files by compiled code, by module; their first argument is a path, others may be."""
 _readlink = os.readlink
-_UNSTABLE = {"st_atime", "st_atime_ns", "st_ino", "st_dev"}  # differ without any change of the file
+_UNSTABLE = {"st_atime": "", "st_atime_ns": "", "st_ino": "place", "st_dev": "place"}
+"""Fields that differ without any change of the file; those that say which file it is are recorded as its real path."""
 _IMPORT_SYSTEM = {importlib.metadata.__file__, linecache.__file__}  # linecache reads again what changed
 
 
@@ -75,7 +79,7 @@ class Stat(tuple):
         return value
 
     def _notice_all(self) -> None:
-        for field in ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns"):
+        for field in ("st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns"):
             self._notice(field)
 
     def __getitem__(self, index: Any) -> Any:
@@ -102,7 +106,8 @@ def _follow_questions(recorder: Recorder) -> None:
         result = Stat(found)
 
         def notice(field: str) -> None:
-            if field.startswith("st_") and field not in _UNSTABLE and not recorder.is_paused():
+            field = _UNSTABLE.get(field, field)
+            if field.startswith(("st_", "place")) and not recorder.is_paused():
                 recorder.noticed(link + field, path, folder)
 
         result._found, result._notice = found, notice
@@ -158,7 +163,8 @@ def _follow_questions(recorder: Recorder) -> None:
     for original, wrapper in (
         (stat, stat_), (lstat, lstat_), (fstat, fstat_), (access, access_), (readlink, readlink_), (open_, open__),
     ):  # fmt: skip
-        setattr(os, original.__name__, wrapper)
+        for module in (os, posix):
+            setattr(module, original.__name__, wrapper)
         for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
             if original in able:
                 able.add(wrapper)
@@ -206,6 +212,8 @@ def _follow_native(recorder: Recorder) -> None:
                 there = paths[:1] + [path for path in paths[1:] if os.path.exists(path)]
             for path in there:
                 recorder.record_file(path)
+            if function.__name__ == "from_pretrained":
+                recorder.unfollowed("opens a connection")
             return function(*arguments, **named)
 
         return wrapper

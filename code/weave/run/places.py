@@ -66,8 +66,9 @@ class Places:
     def _counts(self, real: str) -> bool:
         if real.startswith(self.root + ".cache" + os.sep) or real == self.root + ".cache":
             return False
-        if self.root.startswith(real.rstrip(os.sep) + os.sep) and real + os.sep != self.root:
-            return False  # a folder above the repository
+        above = real.rstrip(os.sep) + os.sep
+        if not above.startswith(self.root) and any(folder.startswith(above) for folder in (self.root, *self.python)):
+            return False  # a folder above the repository or above Python
         if self.is_made(real):
             return False
         if real.startswith(self.packages):

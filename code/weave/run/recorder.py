@@ -216,6 +216,8 @@ class Recorder:
             self._listed("." if arguments[0] is None else arguments[0], event == "os.scandir", frame)
         elif event == "import" and isinstance(arguments[1], str):
             self.compiled(arguments[1])
+        elif event == "import" and arguments[0] in ("_interpreters", "_xxsubinterpreters"):
+            self.unfollowed("starts an interpreter")  # which announces nothing here
         elif event == "ctypes.dlopen" and self.name(arguments[0]):
             self.record_file(arguments[0])
 

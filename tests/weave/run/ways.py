@@ -57,12 +57,14 @@ append [e.stat().st_size for e in os.scandir(D)]
 append [e.stat().st_size for e in os.scandir(os.open(D, os.O_RDONLY))]
 append open(P, "rb").seek(0, 2)
 relink os.readlink(A)
+relink os.path.samefile(A, P)
 relink open(A).read()
 relink os.path.realpath(A)[-5:]
 relink Path(A).resolve().name
 relink Path(A).read_text()
 append sum(os.path.getsize(os.path.join(a, f)) for a, _, fs in os.walk(D) for f in fs)
 append sum(p.stat().st_size for p in Path(D).rglob("*.txt"))
+append import posix; x = posix.stat(P).st_size
 touch os.path.getmtime(P)
 touch os.stat(P).st_mtime_ns
 touch Path(P).stat().st_mtime
@@ -120,4 +122,7 @@ import ctypes as t; c = t.CDLL(None); b = t.create_string_buffer(9); c.read(c.op
 from multiprocessing import get_context; x = get_context("spawn").Pool(1).apply(Path.read_text, [Path(P)])
 import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); x = open(P).read()
 import sqlite3; c = sqlite3.connect(":memory:"); x = open(P).read()
+import asyncio; asyncio.run(asyncio.create_subprocess_exec("true")); x = open(P).read()
+os.waitpid(os.spawnvp(os.P_NOWAIT, "cat", ["cat", P]), 0); x = open(P).read()
+import _xxsubinterpreters as s; x = open(P).read()
 """
