@@ -275,7 +275,8 @@ class Recorder:
             if found and stat.S_ISDIR(found.st_mode):
                 self.noticed("exists", path)
             elif found and (not stat.S_ISREG(found.st_mode) or real.startswith(_STATE)):
-                if real not in _DEVICES and not self.places.is_made(real) and not real.startswith("/dev/pts"):
+                of_package = real.startswith(_STATE) and self.asking().startswith(self.places.packages)
+                if not of_package and real not in _DEVICES and not self.places.is_made(real):
                     self.unfollowed(f"reads {os.fsdecode(path)}, which is no regular file")
             else:
                 self.record("files", self.name(path))
@@ -298,7 +299,8 @@ class Recorder:
         if real + os.sep in self.places.packages:
             self.record("distributions", "*")
         elif real.startswith(_STATE):
-            self.unfollowed(f"lists {real}")
+            if not self.asking().startswith(self.places.packages):
+                self.unfollowed(f"lists {real}")
         else:
             file = frame.f_code.co_filename  # what os.walk and glob look at is recorded as it is asked for
             details = details and not file.startswith("<frozen ") and not file.startswith(self.places.python)
