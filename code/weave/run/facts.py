@@ -1,6 +1,6 @@
 """Facts about what a notebook read, and what each of them is today.
 
-A fact is a line of the record that `recorder.py` writes. Most are inputs: they have a kind, a name and a digest, and
+A fact is a line of the record that `record.py` writes. Most are inputs: they have a kind, a name and a digest, and
 `TODAY` says of each kind how to take the digest again. Names are paths relative to the repository's root, or absolute
 outside of it; a name leads where it led the notebook, through the same links.
 """
@@ -46,7 +46,7 @@ class Fact(NamedTuple):
 
 
 class RecordLost(Exception):
-    """What a notebook read could not be written down, so nobody knows when its result is stale."""
+    """A failure to write down what a notebook read, so that nobody knows when its result is stale."""
 
 
 def read(target: Path) -> list[Fact]:

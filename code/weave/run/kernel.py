@@ -39,7 +39,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from weave.run import facts, recorder
+from weave.run import facts, recording
+from weave.run.recorder import Recorder
 
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
 _ERASED = re.compile(r"[^\n\x08]\x08")
@@ -165,7 +166,7 @@ class Kernel:
 
     def __init__(self, address: str, shell: Shell) -> None:
         self.address, self.shell = address, shell
-        self.recorder: recorder.Recorder | None = None
+        self.recorder: Recorder | None = None
         self.outputs = Outputs(self.send)
         for part in (shell, shell.display_pub, shell.displayhook):
             part.outputs = self.outputs  # type: ignore[union-attr]
@@ -221,7 +222,7 @@ class Kernel:
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
-        self.recorder = recorder.start(root, record, self.shell.user_ns)
+        self.recorder = recording.start(root, record, self.shell.user_ns)
 
     def record(self, record: str) -> None:
         assert self.recorder

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import importlib.metadata
-import linecache
 import os
 import posix
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from weave.run import facts
+from weave.run.places import is_import_system, path_of
 from weave.run.recorder import Recorder
 
 _NATIVE = {
@@ -29,10 +26,8 @@ _NATIVE = {
     "ssl": ("SSLContext.load_verify_locations", "SSLContext.load_cert_chain"),
 }  # fmt: skip
 """Functions that read files by compiled code, by module; their first argument is a path, others may be."""
-_readlink = os.readlink
 _UNSTABLE = {"st_atime": "", "st_atime_ns": "", "st_ino": "place", "st_dev": "place"}
 """Fields that differ without any change of the file; those that say which file it is are recorded as its real path."""
-_IMPORT_SYSTEM = {importlib.metadata.__file__, linecache.__file__}  # linecache reads again what changed
 
 
 def follow(recorder: Recorder) -> None:
@@ -41,23 +36,6 @@ def follow(recorder: Recorder) -> None:
     _follow_environment(recorder)
     _follow_native(recorder)
     _follow_programs(recorder)
-
-
-def is_import_system(frame: FrameType) -> bool:
-    """True in the functions by which Python finds modules and packages; `imports.py` records these."""
-    name = frame.f_code.co_filename
-    return name.startswith(("<frozen importlib", "<frozen zipimport")) or name in _IMPORT_SYSTEM
-
-
-def path_of(descriptor: int) -> str | None:
-    """The path of an open file or folder; None if it has none, as a pipe."""
-    try:
-        if sys.platform == "darwin":
-            return fcntl.fcntl(descriptor, 50, bytes(1024)).rstrip(b"\0").decode()  # F_GETPATH
-        path = _readlink(f"/proc/self/fd/{descriptor}")
-    except (OSError, OverflowError):
-        return None
-    return path if path.startswith("/") and not path.endswith(" (deleted)") else None
 
 
 # -- files

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib.metadata
+import linecache
 import os
 import sys
 import sysconfig
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from weave.run import facts
+
+_IMPORT_SYSTEM = {importlib.metadata.__file__, linecache.__file__}  # linecache reads again what changed
+_readlink = os.readlink
 
 
 class Places:
@@ -108,3 +115,20 @@ def _paths(path: Any, folder: str | None) -> tuple[str, str] | None:
         return plain if os.path.realpath(plain) == real else full, real
     except (OSError, ValueError):
         return None
+
+
+def is_import_system(frame: FrameType) -> bool:
+    """True in the functions by which Python finds modules and packages; `imports.py` records these."""
+    name = frame.f_code.co_filename
+    return name.startswith(("<frozen importlib", "<frozen zipimport")) or name in _IMPORT_SYSTEM
+
+
+def path_of(descriptor: int) -> str | None:
+    """The path of an open file or folder; None if it has none, as a pipe."""
+    try:
+        if sys.platform == "darwin":
+            return fcntl.fcntl(descriptor, 50, bytes(1024)).rstrip(b"\0").decode()  # F_GETPATH
+        path = _readlink(f"/proc/self/fd/{descriptor}")
+    except (OSError, OverflowError):
+        return None
+    return path if path.startswith("/") and not path.endswith(" (deleted)") else None

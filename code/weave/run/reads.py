@@ -18,6 +18,6 @@ def reads(*paths: str | os.PathLike[str]) -> None:
     for path in paths:
         if not os.path.exists(path):
             raise FileNotFoundError(f"reads({os.fspath(path)!r}): there is no such file or folder")
-    recorder: Any = sys.modules.get("weave.run.recorder")
-    if recorder and recorder.current:
-        recorder.current.declare(paths)
+    recording: Any = sys.modules.get("weave.run.recording")
+    if recording and recording.current:
+        recording.current.declare(paths)

@@ -1,4 +1,4 @@
-"""What goes wrong around a run becomes a problem of that notebook, at its line; never another's, never a number."""
+"""Problems around a run: each belongs to its notebook, at its line; never to another one, and never becomes a number."""
 
 from __future__ import annotations
 
