@@ -14,6 +14,7 @@ Where to look:
 
     a number `[0.97](#=score)` is read and compared          note/links.py, Links.claim; note/numbers.py, holds
     a value is published by a notebook                       run/claim.py
+    what a notebook reads is recorded                        run/recorder.py; declared with `reads`: run/reads.py
     a link, or a wiki link `[[name]]`, becomes an address    note/links.py, Links.link and Links.term (which page a
                                                              name means: source/names.py)
     an exercise that the reader's browser checks             note/labs.py; note/session.py runs its check
@@ -28,5 +29,6 @@ Where to look:
 """
 
 from weave.run.claim import claim
+from weave.run.reads import reads
 
-__all__ = ["claim"]
+__all__ = ["claim", "reads"]

@@ -201,8 +201,10 @@ def new_small(tmp_path_factory: pytest.TempPathFactory, executed: Path) -> Calla
 
 
 @pytest.fixture
-def small(new_small: Callable[[], Small]) -> Small:
-    return new_small()
+def small(new_small: Callable[[], Small], monkeypatch: pytest.MonkeyPatch) -> Small:
+    site = new_small()
+    monkeypatch.setenv("PYTHONPATH", site.env["PYTHONPATH"])  # an input of every notebook
+    return site
 
 
 @pytest.fixture

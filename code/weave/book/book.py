@@ -12,7 +12,7 @@ from weave.book.asked import Asked
 from weave.note import code_pages
 from weave.note.bibliography import Bibliography, Work, read
 from weave.note.page import Page
-from weave.run import recorder
+from weave.run import facts
 from weave.run.executor import Executor, OnOutput, Outcome
 from weave.run.notebook import Notebook, parse
 from weave.run.store import Result, Store
@@ -227,7 +227,7 @@ class Book:
         return f"no work '{key}' in {self.bibliography.path}; {nearest(key, self.bibliography.works)}"
 
     def modules_digest(self) -> str:
-        digests = (recorder.file_digest(self.layout.root / path) or "" for path in self.layout.source_files())
+        digests = (facts.file_digest(self.layout.root / path) or "" for path in self.layout.source_files())
         return digest(*(one.encode() for one in digests))
 
     def page_addresses(self) -> str:

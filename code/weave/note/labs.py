@@ -26,7 +26,7 @@ from typing import Any
 
 from weave.note import snippets
 from weave.note.snippets import Snippet
-from weave.run.recorder import file_digest
+from weave.run.facts import file_digest
 from weave.source.layout import Layout
 from weave.source.problem import Problem, nearest
 

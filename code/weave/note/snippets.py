@@ -24,7 +24,7 @@ from textwrap import dedent
 from typing import Any
 
 from weave.note import session
-from weave.run.inputs import version_of
+from weave.run.facts import version_of
 from weave.source import markdown
 from weave.source.files import cached, digest
 

@@ -7,12 +7,13 @@ gave the cell (-1 if it was skipped).
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from weave.run.claim import CLAIM_MIME
+from weave.run.claim import CLAIM_MIME, LARGEST
 from weave.run.notebook import Cell, Notebook
 from weave.source.problem import Problem
 
@@ -64,20 +65,34 @@ def error(notebook: Notebook, answers: list[Answer]) -> Problem:
 
 
 def problems(notebook: Notebook, outputs: list[list[dict[str, Any]]]) -> list[Problem]:
-    """Return the problems of a run in which no cell failed: a missing promised error, a name published twice."""
+    """Return the problems of a run in which no cell failed: a missing promised error, what no claim() published."""
     for cell, given in zip(notebook.code, outputs, strict=True):
         if "raises-exception" in cell.tags and not _raised(given):
             return [problem(notebook, cell, "is tagged raises-exception and raised nothing; drop the tag")]
     first: dict[str, Cell] = {}
-    twice = []
+    wrong = []
     for cell, given in zip(notebook.code, outputs, strict=True):
         for output in given:
-            for name in output.get("data", {}).get(CLAIM_MIME, {}):
+            published = output.get("data", {}).get(CLAIM_MIME, {})
+            if not isinstance(published, dict) or not all(map(_is_value, published.values())):
+                what = f"shows {published!s:.60} as {CLAIM_MIME}, which is no number; publish numbers with claim()"
+                wrong.append(problem(notebook, cell, what))
+                continue
+            for name in published:
                 if name in first:
                     what = f"publishes '{name}' again (first at line {first[name].line}); rename one"
-                    twice.append(problem(notebook, cell, what))
+                    wrong.append(problem(notebook, cell, what))
                 first[name] = cell
-    return twice
+    return wrong
+
+
+def _is_value(value: object) -> bool:
+    """Return whether this is a finite number, or a pair of them."""
+    if isinstance(value, list):
+        return len(value) == 2 and all(_is_value(part) and not isinstance(part, list) for part in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def problem(notebook: Notebook, cell: Cell, what: str, offset: int = 0, detail: str = "") -> Problem:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 CLAIM_MIME = "application/vnd.weave.claim+json"
+LARGEST = 10**308
 
 
 def claim(**values: Any) -> None:
@@ -17,7 +18,7 @@ def claim(**values: Any) -> None:
 
     Raises:
         TypeError: a value is not a number or a pair of numbers.
-        ValueError: a value is NaN or infinite.
+        ValueError: a value is NaN, infinite, or an integer not below 10**308.
     """
     plain = {name: _plain(name, value) for name, value in values.items()}
     text = "\n".join(f"{name} = {_show(value)}" for name, value in plain.items())
@@ -50,6 +51,8 @@ def _scalar(name: str, value: Any) -> int | float:
             raise TypeError(f"claim({name}=…) got an array of more than one number; publish one number") from None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"claim({name}=…) got {type(value).__name__}; publish a number, or a pair (k, n) for 'k of n'")
+    if isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST:
+        raise ValueError(f"claim({name}=…): a published number must be below 10**308")
     if not math.isfinite(value):
         raise ValueError(f"claim({name}={value}): a published number must be finite")
     return int(value) if isinstance(value, numbers.Integral) else float(value)

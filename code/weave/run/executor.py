@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -20,11 +21,11 @@ from typing import Any
 
 from filelock import Timeout
 
-from weave.run import answers, provenance, recorder
+from weave.run import answers, facts, provenance
 from weave.run.inputs import inputs_of
 from weave.run.kernels import kernels
 from weave.run.notebook import Notebook
-from weave.run.process import CellTimeout, KernelDied, KernelProcess
+from weave.run.process import CellTimeout, KernelDied, KernelProcess, Nonsense
 from weave.run.snapshots import LONGEST, SnapshotCache, Snapshots
 from weave.run.store import Result, Store
 from weave.source.problem import Problem
@@ -94,7 +95,7 @@ class Executor:
         count = min(len(notebooks), workers or os.cpu_count() or 1)
         outcomes: dict[str, Outcome] = {}
         with ThreadPoolExecutor(count, thread_name_prefix="notebook") as pool:
-            futures = [pool.submit(self._run_in_turn, notebook, force) for notebook in notebooks]
+            futures = [pool.submit(self._run, notebook, force) for notebook in notebooks]
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
                     outcome = future.result()
@@ -124,6 +125,14 @@ class Executor:
             process.end()
 
     # -- one notebook
+
+    def _run(self, notebook: Notebook, force: bool) -> Outcome:
+        try:
+            return self._run_in_turn(notebook, force)
+        except Exception as error:  # of one notebook: the others go on
+            why = f"{type(error).__name__}: {error}"
+            what = f"could not be run ({why}); try: weave run {notebook.stem}"
+            return Outcome(notebook, None, [Problem(notebook.path, 1, what, traceback.format_exc())])
 
     def _run_in_turn(self, notebook: Notebook, force: bool) -> Outcome:
         """Run a notebook, or wait while another process runs it and take its result."""
@@ -165,13 +174,18 @@ class Executor:
         where = f"cell {first + 1} of {len(notebook.code)} on" if first else f"{len(notebook.code)} cells"
         self.say(f"{notebook.path} runs ({where})")
         circumstances: dict[str, Any] = provenance.circumstances(self.root)
-        folder = Path(tempfile.mkdtemp(prefix="weave-"))
+        folder, problems = Path(tempfile.mkdtemp(prefix="weave-")), []
         try:
+            (folder / "record").touch(0o644)
             problems = self._run_cells(run, folder / "record")
-            run.facts += recorder.read(folder / "record")
+            run.facts += facts.read(folder / "record")
+        except facts.RecordLost:
+            run.close()
+            what = "what it read could not be recorded, so its result is not kept (is the disk full?); make room in "
+            return Outcome(notebook, None, problems or [Problem(notebook.path, 1, f"{what}{folder.parent}")])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        inputs = inputs_of(notebook, run.facts)
+        inputs = inputs_of(self.root, notebook, run.facts)
         run.packages = inputs["packages"]
         circumstances["cell_seconds"] = list(run.seconds)
         if self.resume:
@@ -233,6 +247,10 @@ class Executor:
         except CellTimeout:
             what = f"took longer than {self.timeout} s; make it quicker, or raise weave: cell_timeout in mkdocs.yml"
             return [answers.problem(notebook, cell, what)]
+        except Nonsense as error:
+            run.close()
+            what = f"wrote into a file of the kernel's own ({error}); use only descriptors that the cell has opened"
+            return [answers.problem(notebook, cell, what)]
         except KernelDied:
             what = f"the kernel died here (killed, or out of memory); try: weave run {notebook.stem}"
             return [answers.problem(notebook, cell, what)]
@@ -242,8 +260,8 @@ class Executor:
         return []
 
 
-def _preloaded(facts: list[recorder.Fact]) -> list[Problem]:
+def _preloaded(recorded: list[facts.Fact]) -> list[Problem]:
     """A problem for each file of the repository that was imported before the first cell: edits do not reach it."""
-    files = [fact.name for fact in facts if fact.kind == "files" and fact.cell < 0]
+    files = [fact.name for fact in recorded if fact.kind == "modules" and fact.cell < 0]
     what = "weave: modules imports {}, a file of this repository; list packages only"
     return [Problem("mkdocs.yml", 1, what.format(name)) for name in files]

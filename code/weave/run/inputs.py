@@ -4,32 +4,33 @@ A result belongs to today's inputs as long as `changes` finds nothing. They are 
 
     code                     digest of the code cells and of the tags that affect how they run
     python, machine, weave   what every notebook on this machine depends on
-    files, listings          digests of the repository's files and folders that the notebook read
+    files                    digests of the files that the notebook read or imported
+    meanings                 of the modules among them that were imported only: digests of what they do
+    listings, stats, …       the other kinds of `facts.py`
     packages                 versions of the distributions that it imported
+    unfollowed               what it did that cannot be followed, each with its line
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
 import json
-import os
 import platform
-import sysconfig
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from weave.run.facts import TODAY, Fact, digests, file_digest, owners, settle, version_of
 from weave.run.notebook import Cell, Notebook
-from weave.run.recorder import Fact, digests, file_digest, listing_digest
 
 _MACHINERY = (
-    "../__init__.py", "answers.py", "claim.py", "environment.py", "kernel.py", "recorder.py", "snapshots.py",
-    "weave.matplotlibrc",
+    "../__init__.py", "answers.py", "claim.py", "environment.py", "facts.py", "imports.py", "kernel.py", "noticed.py",
+    "places.py", "reads.py", "record.py", "recorder.py", "recording.py", "snapshots.py", "weave.matplotlibrc",
 )  # fmt: skip
 """The files that decide what a run gives out and records: a change in one of them makes every stored result stale. The
 others start processes, store results and report progress; they see outputs but do not make them."""
@@ -54,17 +55,40 @@ class Reason:
     """Line of the notebook that it concerns, counted from 1; 1 if it concerns all of it."""
     what: str
     """What happened, without an end of sentence: ``code/lab.py changed``."""
+    unfollowed: bool = False
+    """Nothing changed as far as is known, but the notebook reads what cannot be followed."""
 
 
-def inputs_of(notebook: Notebook, facts: list[Fact]) -> dict[str, Any]:
+def inputs_of(root: Path, notebook: Notebook, facts: list[Fact]) -> dict[str, Any]:
     """Return the inputs of a run of ``notebook`` that recorded ``facts``."""
+    opened = {name: settle(root / name, digest) for name, digest in digests(facts, "files").items()}
+    imported = digests(facts, "modules")
+    modules = {name: digest for name, digest in imported.items() if name not in opened}
+    others = {kind: found for kind in TODAY if kind not in ("files", "modules") and (found := digests(facts, kind))}
+    declared = {max(fact.cell, 0) for fact in facts if fact.kind == "declared"}
+    unfollowed = [
+        [_line(notebook, fact), fact.name]
+        for fact in facts
+        if fact.kind == "unfollowed" and max(fact.cell, 0) not in declared
+    ]
+    cells = [cell.source for cell in notebook.code]
+    texts = [*cells, *(_text(root / name) for name in imported)]
+    by_text = any(map(_DOCSTRINGS_READ.search, texts)) or any(map(_HELP.search, cells))
     return {
         "code": code_digest(notebook),
         **platform_inputs(),
-        "files": digests(facts, "files"),
-        "listings": digests(facts, "listings"),
+        "files": {**imported, **opened},
+        "meanings": {} if by_text else {name: _meaning(root / name, digest) for name, digest in modules.items()},
+        "listings": {},
+        **others,
         "packages": versions(digests(facts, "packages")),
+        "unfollowed": unfollowed,
     }
+
+
+def _line(notebook: Notebook, fact: Fact) -> int:
+    code = notebook.code
+    return code[max(fact.cell, 0)].line + max(fact.line - 1, 0) if fact.cell < len(code) else 1
 
 
 def changes(root: Path, earlier: Executed, notebook: Notebook) -> Iterator[Reason]:
@@ -78,16 +102,45 @@ def changes(root: Path, earlier: Executed, notebook: Notebook) -> Iterator[Reaso
         if inputs.get(name) != now[name]:
             what = f"{words[name]} changed from {inputs.get(name)} to {now[name]}" if name in words else ""
             yield Reason(1, what or "the code that executes notebooks changed")
+    meanings = inputs.get("meanings", {})
     for name, before in inputs["files"].items():
         today = file_digest(root / name)
-        if today != before:
+        if today != before and not (meanings.get(name) and _meaning(root / name, today) == meanings[name]):
             yield Reason(1, f"{name} {'appeared' if before is None else 'vanished' if today is None else 'changed'}")
-    for name, before in inputs["listings"].items():
-        if listing_digest(root / name) != before:
-            yield Reason(1, f"a file appeared in {name}/ or vanished from it")
+    for kind, what in _CHANGED.items():
+        for name, before in inputs.get(kind, {}).items():
+            if TODAY[kind](root, name) != before:
+                yield Reason(1, what.format(name=name, path=name.partition(" ")[2]))
     for name, before in inputs["packages"].items():
         if version_of(name) != before:
             yield Reason(1, f"{name} changed from {before} to {version_of(name)}")
+
+
+def unfollowed(earlier: Executed) -> list[Reason]:
+    """Say what an earlier run did that cannot be followed, so that its result is not used again."""
+    return [
+        Reason(line, f'{what}, which is not followed; declare in this cell what it reads: reads("path")', True)
+        for line, what in earlier.inputs.get("unfollowed", ())
+    ]
+
+
+_CHANGED = {
+    "listings": "a file appeared in {name}/ or vanished from it",
+    "entries": "a file in {name}/ changed, appeared or vanished",
+    "stats": "{path} is not as it was (size, date or kind)",
+    "links": "{name} leads elsewhere",
+    "imports": "another file is imported as {name}",
+    "shadows": "a module in {name}/ has the name of one of Python's own",
+    "missing": "{name} can be imported now",
+    "distributions": "the version of {name} changed",
+    "metadata": "the distributions in {name}/ changed",
+    "environment": "the variable {name} changed",
+}
+"""What to say of each kind of input, but files and packages."""
+_DOCSTRINGS_READ = re.compile(r"__doc__|__code__|\b(getdoc|help|pydoc|doctest|click|typer|fire|docopt)\b")
+"""Signs of code that reads the docstrings of functions: then the text of modules counts, not only what they do."""
+_HELP = re.compile(r"\?[ \t]*$|^[ \t]*\?|\bp(info2?|doc|source|file|def)\b", re.MULTILINE)
+"""The same in IPython's own syntax."""
 
 
 # -- code
@@ -137,15 +190,43 @@ _parsing = threading.Lock()  # Python 3.11 counts the depth of the trees of all 
 
 def meaning(file: Path) -> str:
     """Return a text that changes with what a file does: of Python, the syntax without comments and docstrings."""
-    text = file.read_text("utf-8")
-    if file.suffix != ".py":
-        return text
+    data = file.read_bytes()
+    return _syntax(data) if file.suffix == ".py" else data.decode()
+
+
+def _syntax(data: bytes) -> str:
     with _parsing:
-        tree = ast.parse(text)
+        tree = ast.parse(data)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not _is_docstring(part)]
     return ast.dump(tree)
+
+
+# Digests of what modules do, by the digest of their bytes: a site's notebooks import the same modules.
+_meanings: dict[str, str] = {}
+
+
+def _meaning(path: Path, digest: str | None) -> str | None:
+    """Digest of what a module does whose bytes have this digest; None if they have another, or are not Python."""
+    if digest is None:
+        return None
+    if digest not in _meanings:
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                return None
+            _meanings[digest] = hashlib.sha256(_syntax(data).encode("utf-8", "surrogatepass")).hexdigest()
+        except (OSError, SyntaxError, ValueError, RecursionError):
+            return None
+    return _meanings[digest]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _is_docstring(node: ast.stmt) -> bool:
@@ -157,34 +238,6 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 def versions(modules: Mapping[str, object]) -> dict[str, str]:
     """Versions of the distributions that top-level modules belong to, by the distribution's name."""
-    owners = _distributions(installed())
-    names = {owner for module in modules for owner in owners.get(module, ())}
+    known = owners()
+    names = {owner for module in modules for owner in known.get(module, ())}
     return {name: version_of(name) for name in sorted(names)}
-
-
-def version_of(package: str) -> str:
-    """The version of a distribution that is installed now, or "none"."""
-    return _version(package, installed())
-
-
-@lru_cache(maxsize=1)  # reads the file list of every distribution, which takes a tenth of a second
-def _distributions(_: tuple[int, ...]) -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
-
-
-@lru_cache(maxsize=1024)
-def _version(package: str, _: tuple[int, ...]) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def installed() -> tuple[int, ...]:
-    """A value that changes when a package is installed or removed: when its folder was last modified."""
-    return tuple(os.stat(folder).st_mtime_ns for folder in _package_folders())
-
-
-@cache
-def _package_folders() -> list[str]:
-    return sorted({folder for name in ("purelib", "platlib") if (folder := sysconfig.get_path(name))})

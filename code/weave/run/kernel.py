@@ -39,7 +39,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from weave.run import recorder
+from weave.run import facts, recording
+from weave.run.recorder import Recorder
 
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
 _ERASED = re.compile(r"[^\n\x08]\x08")
@@ -165,7 +166,7 @@ class Kernel:
 
     def __init__(self, address: str, shell: Shell) -> None:
         self.address, self.shell = address, shell
-        self.recorder: recorder.Recorder | None = None
+        self.recorder: Recorder | None = None
         self.outputs = Outputs(self.send)
         for part in (shell, shell.display_pub, shell.displayhook):
             part.outputs = self.outputs  # type: ignore[union-attr]
@@ -210,6 +211,7 @@ class Kernel:
                 return
             if os.fork():  # the copy is a grandchild: a notebook might see children of its process
                 os._exit(0)
+            os.setsid()  # what this copy starts ends with it
             random.setstate(drawn)
             os.close(self.socket.detach())  # the original keeps its own
             self.connect()
@@ -220,7 +222,7 @@ class Kernel:
         random.seed()
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
-        self.recorder = recorder.start(root, record)
+        self.recorder = recording.start(root, record, self.shell.user_ns)
 
     def record(self, record: str) -> None:
         assert self.recorder
@@ -259,12 +261,13 @@ def _end_with(connection: socket.socket) -> None:
     poll = select.poll()
     poll.register(connection.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
     poll.poll()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
     """``python -m weave.run.kernel ADDRESS MODULE…``: import the modules, then take orders."""
     address, *modules = sys.argv[1:]
+    sys.argv[:] = [""]  # the address differs at each run
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -278,6 +281,7 @@ def main() -> None:
         shell = Shell.instance(config=config)
         for module in modules:
             importlib.import_module(module)
+        facts.owners()  # takes a while: known to all copies of this process
         kernel = Kernel(address, shell)
     except BaseException:
         traceback.print_exc()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from weave.run.environment import environment
-from weave.run.inputs import installed
+from weave.run.facts import installed
 from weave.run.process import KernelDied, KernelProcess
 from weave.source.problem import Refused
 

@@ -25,12 +25,19 @@ class CellTimeout(Exception):
     """A cell took too long, and its process was killed."""
 
 
+class Nonsense(KernelDied):
+    """A process sent something else than an answer, and was killed."""
+
+
 class KernelProcess:
     def __init__(self, connection: socket.socket, child: subprocess.Popen[bytes] | None = None) -> None:
         """Take over a connection. ``child``: the process, if it is this one's child and not a copy of another."""
         self.connection, self.child, self.ended = connection, child, False
         self.lines = connection.makefile("r", encoding="utf-8")
-        self.pid = int(self._receive(_CONNECT)["pid"])
+        self.pid = 0
+        hello = self._receive(_CONNECT)
+        self._expect(type(hello.get("pid")) is int, hello)
+        self.pid = int(hello["pid"])
 
     def send(self, order: str, **arguments: Any) -> None:
         """Send one of the orders at the head of `kernel.py`. Raises KernelDied."""
@@ -45,12 +52,22 @@ class KernelProcess:
         Raises:
             CellTimeout: It took longer than ``seconds``; the process is killed.
             KernelDied: The process ended.
+            Nonsense: It sent something else than an answer; the process is killed.
         """
         self.send("run", cell=number, source=source)
         end = time.monotonic() + seconds
         while "output" in (message := self._receive(end - time.monotonic())):
+            self._expect(_is_output(message["output"]), message)
             on_output(message["output"])
+        outputs = message.get("outputs")
+        good = isinstance(outputs, list) and all(map(_is_output, outputs)) and type(message.get("count")) is int
+        self._expect(good, message)
         return message
+
+    def _expect(self, good: bool, message: object) -> None:
+        if not good:
+            self.end()
+            raise Nonsense(f"{message!r:.60}")
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         self.connection.settimeout(max(seconds, 0.001))
@@ -63,7 +80,12 @@ class KernelProcess:
             line = ""
         if not line:
             raise KernelDied("")
-        return json.loads(line)
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            message = line
+        self._expect(isinstance(message, dict), message)
+        return message
 
     def end(self) -> None:
         """Kill the process; may be called at any moment, from any thread, and again."""
@@ -71,9 +93,26 @@ class KernelProcess:
             return
         self.ended = True
         with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
+            if self.pid:
+                os.killpg(self.pid, signal.SIGKILL)  # also the programs that its cells have left running
         for part in (self.lines, self.connection):
             with contextlib.suppress(OSError):
                 part.close()
         if self.child:
             self.child.wait()
+
+
+def _is_output(output: object) -> bool:
+    """Return whether this is an output in nbformat's shape."""
+    if not isinstance(output, dict):
+        return False
+    match output.get("output_type"):
+        case "stream":
+            return isinstance(output.get("name"), str) and isinstance(output.get("text"), str)
+        case "display_data" | "execute_result":
+            return isinstance(output.get("data"), dict) and isinstance(output.get("metadata"), dict)
+        case "error":
+            lines = output.get("traceback")
+            texts = [output.get("ename"), output.get("evalue"), *(lines if isinstance(lines, list) else [None])]
+            return all(isinstance(text, str) for text in texts)
+    return False

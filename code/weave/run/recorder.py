@@ -1,220 +1,186 @@
 """Runs inside a notebook's kernel and records everything that its results depend on.
 
-Recorded are: every file of the repository that is opened for reading (also if it does not exist), every module of the
-repository that is imported, listings of the repository's folders, and the packages that files and modules came from,
-each with the cell that came upon it first. What a cell does to the world outside of its process (files that it writes,
-programs, connections) is recorded as an effect: after an effect, a cell cannot be run again from the state before it.
-Not seen: reads by code that is not Python's (open files with ``Path.read_bytes`` and pass the bytes on), by programs
-that the notebook starts, checks whether a file exists, imports of modules that do not exist, listings of the
-repository's root.
+Python announces what it opens, lists and starts (PEP 578); `imports.py` and `noticed.py` add modules, what is asked of
+a file without opening it, variables of the environment, and readers in compiled code. Each fact is recorded with the
+cell that came upon it first; `facts.py` has the kinds. What a cell does to the world outside of its
+process is an effect: after an effect, a cell cannot be run again from the state before it. What nobody can follow from
+here (programs, databases, connections, compiled code) is recorded as such: the cell declares what it reads
+(``reads("data/x.db")``), or the notebook runs again at each build.
+
+No inputs are: Python's own files and those of installed packages (their versions are), the repository's ``.cache``,
+files that the notebook itself made, and what differs at each run or on each machine by its nature: the time, chance,
+the number of cores, the names of folders above the repository.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.machinery
-import json
 import os
+import shutil
 import sys
-import sysconfig
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
-_EFFECTS = (
-    "os.chmod os.exec os.fork os.forkpty os.link os.mkdir os.posix_spawn os.remove os.rename os.rmdir os.startfile"
-    " os.symlink os.system os.truncate os.utime shutil.rmtree socket.bind socket.connect sqlite3.connect"
-    " subprocess.Popen"
-)
-_IGNORED = {".git", ".cache", ".venv", "node_modules", "site", "__pycache__"}
+from weave.run import facts
+from weave.run.places import is_import_system, path_of
+from weave.run.record import STATE, Record
+
+_EFFECTS = {
+    *(
+        "os.chmod",
+        "os.exec",
+        "os.fork",
+        "os.forkpty",
+        "os.link",
+        "os.mkdir",
+        "os.posix_spawn",
+        "os.remove",
+        "os.rename",
+    ),
+    *("os.rmdir", "os.startfile", "os.symlink", "os.system", "os.truncate", "os.utime", "shutil.rmtree"),
+    *("socket.bind", "socket.connect", "sqlite3.connect", "subprocess.Popen"),
+}
+_UNFOLLOWED = {
+    "subprocess.Popen": "starts a program",
+    "os.system": "starts a program",
+    "os.exec": "starts a program",
+    "os.posix_spawn": "starts a program",
+    "sqlite3.connect": "opens a database",
+    "socket.connect": "opens a connection",
+    "socket.bind": "opens a connection",
+    "socket.sendto": "opens a connection",
+    "socket.getaddrinfo": "asks the network",
+    "socket.gethostbyname": "asks the network",
+    "socket.gethostbyaddr": "asks the network",
+    "os.getxattr": "reads attributes of a file",
+    "os.listxattr": "reads attributes of a file",
+    "ctypes.dlsym": "calls compiled code",
+    "ctypes.dlsym/handle": "calls compiled code",
+}
+_OTHERS = {"open", "os.listdir", "os.scandir", "import", "ctypes.dlopen"}
+_READ_BY_NAME = {"sqlite3.connect", "os.getxattr", "os.listxattr"}
+_CODE_FOLLOWED = {
+    *("numpy", "torch", "torchgen", "functorch", "safetensors", "tokenizers", "matplotlib", "mpl_toolkits", "PIL"),
+    *("contourpy", "kiwisolver", "psutil", "zmq", "tornado", "debugpy", "yaml", "markupsafe", "charset_normalizer"),
+    *("brotli", "fontTools", "rpds", "wcwidth", "greenlet"),
+}
+"""Packages whose compiled code opens no file, or only through Python or a function that `noticed.py` wraps."""
 
 
-class Fact(NamedTuple):
-    """A recorded fact, as a line of the record has it."""
-
-    kind: str
-    """``files``, ``listings``, ``packages`` or ``effects``."""
-    name: str
-    """A path relative to the repository, a top-level module, or an audit event."""
-    digest: str | None
-    """Of a file or listing; None if there is no such file."""
-    cell: int
-    """The cell that ran, counted from 0; -1 before the first."""
-
-
-class Recorder:
-    def __init__(self, root: Path, target: Path) -> None:
-        self.root = str(root.resolve()) + os.sep
-        prefix = Path(sys.prefix).resolve()
-        if root.resolve().is_relative_to(prefix):  # the environment is around the repository: exclude what is installed
-            prefix = Path(sysconfig.get_path("purelib")).resolve()
-        self.prefix = str(prefix) + os.sep
-        self.write_to(target)
-        self.recorded: set[tuple[str, str]] = set()
-        self.threads = threading.local()  # of each thread: whether what it does now is not the notebook's doing
-        self.cell = -1
-        self.effects = frozenset(_EFFECTS.split())
-
-    def write_to(self, target: str | Path) -> None:
-        """Continue in another file; what was recorded in the one before is not repeated."""
-        # A line for each fact, written at once: if the kernel is killed, what it read so far is known.
-        self.target = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Ignore what this thread does in the block."""
-        self.threads.paused = True
-        try:
-            yield
-        finally:
-            self.threads.paused = False
-
-    def relative(self, path: Any) -> str | None:
-        """Return the path relative to the repository; None if it lies outside or in a folder that does not count."""
-        if not isinstance(path, str | bytes | os.PathLike):
-            return None
-        full = os.path.abspath(os.fsdecode(path))
-        if not full.startswith(self.root):  # perhaps it leads here through a symbolic link
-            full = os.path.realpath(full)
-        if full.startswith(self.prefix) or not full.startswith(self.root):
-            return None
-        inside = full[len(self.root) :]
-        return None if _IGNORED & set(inside.split(os.sep)) else inside.replace(os.sep, "/")
-
-    def record(self, kind: str, name: str | None, digest: Callable[[Path], str | None] = lambda _: None) -> None:
-        if name is not None and (kind, name) not in self.recorded:
-            fact = Fact(kind, name, digest(Path(self.root, name)), self.cell)
-            os.write(self.target, (json.dumps(fact) + "\n").encode())
-            self.recorded.add((kind, name))
-
-    def record_file(self, path: Any) -> None:
-        self.record("files", self.relative(path), file_digest)
-        self.record_package(path)
-
-    def record_package(self, path: Any) -> None:
-        """Record the package that a file in site-packages belongs to."""
-        _, folder, inside = path.rpartition("site-packages" + os.sep) if isinstance(path, str) else ("", "", "")
-        if folder:
-            self.record("packages", inside.split(os.sep)[0].removesuffix(".py"))
-
-    def record_packages(self, *_: object) -> None:
-        """Record the packages of all modules imported so far."""
-        for name, module in list(sys.modules.items()):
-            if "." not in name:
-                self.record_package(getattr(getattr(module, "__spec__", None), "origin", None))
-
-    def record_effect(self, event: str) -> None:
-        self.recorded.discard(("effects", event))  # each cell that has the effect records it
-        self.record("effects", event)
+class Recorder(Record):
+    """The record, and what Python announces for it."""
 
     def audit(self, event: str, arguments: tuple) -> None:
         """Called by Python before each audited event (PEP 578)."""
-        effect = event in self.effects
-        if not effect and event not in ("open", "os.listdir", "os.scandir"):
+        if event not in _OTHERS and event not in _EFFECTS and event not in _UNFOLLOWED:
             return
-        if getattr(self.threads, "paused", False):
+        if self.is_paused():
             return
         with self.paused():  # the recorder opens files, too
-            if effect:
-                self.record_effect(event)
-            elif event == "open":
-                if _for_reading(*arguments[1:3]):
-                    self.record_file(arguments[0])
-                elif isinstance(arguments[0], str | bytes | os.PathLike) and arguments[0] != os.devnull:
-                    self.record_effect(event)
-            elif not _by_import(sys._getframe(1)):
-                path = "." if arguments[0] is None else arguments[0]
-                self.record("listings", self.relative(path), listing_digest)
+            try:
+                self._announced(event, arguments, sys._getframe(1))
+            except Exception:  # must not become an error of what the notebook does
+                self._lose()
+
+    def _announced(self, event: str, arguments: tuple, frame: FrameType) -> None:
+        if event in _EFFECTS:
+            self.record_effect(event)
+            self._follow_effect(event, arguments)
+        if event in _UNFOLLOWED:
+            if not (event.endswith("xattr") and frame.f_code.co_filename == shutil.__file__):  # copies them along
+                self._started(event, arguments)
+        elif event == "open":
+            self.opened(arguments[0], arguments[1], arguments[2])
+        elif event in ("os.listdir", "os.scandir"):
+            self._listed("." if arguments[0] is None else arguments[0], event == "os.scandir", frame)
+        elif event == "import" and isinstance(arguments[1], str):
+            self.compiled(arguments[1])
+        elif event == "import" and arguments[0] in ("_interpreters", "_xxsubinterpreters"):
+            self.unfollowed("starts an interpreter")  # which announces nothing here
+        elif event == "ctypes.dlopen" and self.name(arguments[0]):
+            self.record_file(arguments[0])
+
+    def _follow_effect(self, event: str, arguments: tuple) -> None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if event == "os.mkdir" and not os.path.lexists(arguments[0]):
+                self.places.made.add(os.path.realpath(os.fsdecode(arguments[0])))
+            elif event == "os.rename" and self.places.is_made(os.path.realpath(os.fsdecode(arguments[0]))):
+                self.places.made.add(os.path.realpath(os.fsdecode(arguments[1])))
+
+    def _started(self, event: str, arguments: tuple) -> None:
+        what = _UNFOLLOWED[event]
+        if event.startswith("ctypes."):
+            asking = self.asking()
+            if asking.startswith(self.places.python) or asking.startswith(self.places.packages):
+                return
+        if what == "starts a program":
+            command = arguments[1] if event in ("subprocess.Popen", "os.exec", "os.posix_spawn") else arguments[0]
+            words = [command] if isinstance(command, str | bytes) else list(command or [arguments[0]])
+            first = os.fsdecode(words[0]).split()[:1]
+            what += f" ({os.path.basename(first[0])})" if first else ""
+        elif event in _READ_BY_NAME and isinstance(arguments[0], str | bytes | os.PathLike):
+            what += f" ({os.fsdecode(arguments[0])})"
+        self.unfollowed(what)
+
+    def opened(self, path: Any, mode: str | None, flags: int, folder: str | None = None) -> None:
+        """Record that a file is about to be opened."""
+        if not isinstance(path, str | bytes | os.PathLike):  # a descriptor, of a file opened before
+            return
+        if mode is not None and not flags:
+            flags = _flags(mode)
+        text = os.path.join(folder or "", os.fsdecode(path))
+        reads = flags & os.O_ACCMODE != os.O_WRONLY
+        made = flags & os.O_TRUNC or (flags & os.O_CREAT and flags & os.O_EXCL)
+        if made and os.path.isdir(text):  # a new file without a name in this folder
+            return
+        if reads and not made:
+            self.record_file(text)
+        if flags & os.O_ACCMODE != os.O_RDONLY and os.path.realpath(text) != os.devnull:
+            self.record_effect("open")
+        if made or (flags & os.O_CREAT and not os.path.lexists(text)):
+            if flags & os.O_EXCL and os.path.lexists(text):
+                self.noticed("exists", text)
+            else:
+                self.places.made.add(os.path.realpath(text))
+
+    def _listed(self, path: Any, details: bool, frame: FrameType) -> None:
+        if is_import_system(frame):
+            return
+        if isinstance(path, int):
+            path = path_of(path)
+        if path is None:
+            return
+        real = os.path.realpath(os.fsdecode(path))
+        if real + os.sep in self.places.packages:
+            self.record("distributions", "*")
+        elif real.startswith(STATE):
+            if not self.asking().startswith(self.places.packages):
+                self.unfollowed(f"lists {real}")
+        else:
+            file = frame.f_code.co_filename  # what os.walk and glob look at is recorded as it is asked for
+            details = details and not file.startswith("<frozen ") and not file.startswith(self.places.python)
+            self.record("entries" if details else "listings", self.name(path))
+
+    def compiled(self, path: str) -> None:
+        """Record that compiled code is loaded, which may open files unseen."""
+        real = os.path.realpath(path)
+        for folder in self.places.packages:
+            if real.startswith(folder):
+                top = real[len(folder) :].split(os.sep)[0].split(".")[0]
+                names = {top, *(name.replace("-", "_") for name in facts.owners().get(top, ()))}
+                if names & _CODE_FOLLOWED or {name.lower() for name in names} & _CODE_FOLLOWED:
+                    return
+                self.unfollowed(f"loads compiled code ({top})")
+                return
+        if real.startswith(self.places.python):
+            if os.path.basename(real).split(".")[0] in ("_dbm", "_gdbm"):
+                self.unfollowed("opens a database (dbm)")
+            return
+        self.record_file(path)
+        self.unfollowed(f"loads compiled code ({os.path.basename(real)})")
 
 
-def read(target: Path) -> list[Fact]:
-    """Read a record, without the last line that a killed kernel left unfinished."""
-    facts: list[Fact] = []
-    for line in target.read_text().split("\n") if target.exists() else ():
-        with contextlib.suppress(ValueError):
-            facts.append(Fact(*json.loads(line)))
-    return facts
-
-
-def digests(facts: list[Fact], kind: str) -> dict[str, str | None]:
-    """The digests of one kind by name, as they were when first recorded."""
-    first: dict[str, str | None] = {}
-    for fact in facts:
-        if fact.kind == kind:
-            first.setdefault(fact.name, fact.digest)
-    return first
-
-
-class _FromSource(importlib.machinery.SourceFileLoader):
-    """Compiles the repository's modules from their source each time.
-
-    A cached bytecode file is matched to its source by size and by time in whole seconds, which is not safe enough.
-    """
-
-    recorder: Recorder
-
-    def get_code(self, fullname: str) -> Any:
-        path = self.get_filename(fullname)
-        self.recorder.record_file(path)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file's bytes; None if there is no such file."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, ValueError):
-        return None
-
-
-def listing_digest(path: Path) -> str:
-    """SHA-256 of the names in a folder; a folder that does not exist counts as empty."""
-    try:
-        names = sorted(set(os.listdir(path)) - _IGNORED)
-    except OSError:
-        names = []
-    return hashlib.sha256(os.fsencode("\0".join(names))).hexdigest()
-
-
-def _for_reading(mode: str | None, flags: int = 0) -> bool:
-    if mode is not None:
-        return not set("wax") & set(mode)
-    return not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-
-
-def _by_import(frame: FrameType) -> bool:
-    """True if the import system lists a folder of sys.path: a new module there does not concern the notebook."""
-    name = frame.f_code.co_filename
-    return "importlib" in name or name.endswith("pkgutil.py")
-
-
-def start(root: str, target: str) -> Recorder:
-    """Begin to record; called in the kernel before the first cell."""
-    recorder = Recorder(Path(root), Path(target))
-    loader = type("_FromSource", (_FromSource,), {"recorder": recorder})
-    suffixes = [
-        (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
-        (loader, importlib.machinery.SOURCE_SUFFIXES),
-    ]
-
-    def in_repository(path: str) -> importlib.machinery.FileFinder:
-        if recorder.relative(os.path.join(path or ".", "module.py")) is None:
-            raise ImportError
-        return importlib.machinery.FileFinder(path or ".", *suffixes)
-
-    sys.path_hooks.insert(0, in_repository)
-    sys.path_importer_cache.clear()
-    own = str(Path(__file__).parents[1]) + os.sep  # the code of kernels is an input by itself: see inputs.py
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if path and os.path.isabs(path) and not path.startswith(own):  # torch has modules without a file
-            recorder.record_file(path)
-    sys.addaudithook(recorder.audit)
-
-    from IPython import get_ipython
-
-    get_ipython().events.register("post_run_cell", recorder.record_packages)
-    return recorder
+def _flags(mode: str) -> int:
+    flags = os.O_RDWR if "+" in mode else os.O_RDONLY if "r" in mode else os.O_WRONLY
+    more = {"w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}
+    return flags | next((more[letter] for letter in mode if letter in more), 0)

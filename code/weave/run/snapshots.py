@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weave.run.answers import Answer
+from weave.run.facts import TODAY, Fact, digests, settle
 from weave.run.inputs import code_of, versions
 from weave.run.notebook import Notebook
 from weave.run.process import KernelProcess
-from weave.run.recorder import Fact, digests, file_digest, listing_digest
 
 _NOTEBOOKS = 3  # whose snapshots are kept; copies of a process share the memory that did not change
 LONGEST = 64  # cells of a notebook of which snapshots are taken
@@ -56,10 +56,10 @@ class Snapshots:
         pairs = enumerate(zip(self.notebook.code, notebook.code, strict=False))
         first = next((i for i, (old, new) in pairs if code_of(old) != code_of(new)), len(notebook.code))
         for fact in self.facts:
-            if fact.kind in ("files", "listings") and fact.cell < first:
-                digest = file_digest if fact.kind == "files" else listing_digest
-                if digest(root / fact.name) != fact.digest:
-                    first = fact.cell
+            if fact.kind not in TODAY or fact.cell >= first:
+                continue
+            if TODAY[fact.kind](root, fact.name) != settle(root / fact.name, fact.digest):
+                first = fact.cell
         first = min(first, len(self.before) - 1)
         effects_after = any(fact.kind == "effects" and fact.cell >= first for fact in self.facts)
         return 0 if effects_after else max(first, 0)

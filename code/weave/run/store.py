@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,14 +73,16 @@ class Store:
     def __init__(self, root: Path, folder: Path, warn: Callable[[str], None]) -> None:
         self.root, self.folder, self.warn = root, folder, warn
         self._parsed: dict[Path, tuple[tuple[int, ...], Result]] = {}
+        # The keys of results saved in this build: these are used though they read what cannot be followed.
+        self._saved: set[str] = set()
 
     def fresh(self, notebook: Notebook) -> Result | None:
         """Return the stored result whose inputs are all unchanged, if there is one."""
         for path in self._entries(notebook):
             result = self._read(path, notebook)
-            if result and not any(self.changes(result, notebook)):
+            if result and self._reusable(result) and not any(self.changes(result, notebook)):
                 with contextlib.suppress(FileNotFoundError):  # another build has cleaned up
-                    os.utime(path)
+                    self._make_newest(path, notebook)
                     self._parsed[path] = _stamp(path), result
                 # Prose may have changed since: cells come from today's notebook, outputs from the store.
                 return Result(
@@ -98,7 +101,10 @@ class Store:
         if self.fresh(notebook):
             return []
         last = self.last(notebook)
-        return list(self.changes(last, notebook)) if last else [Reason(1, "never ran")]
+        return [*self.changes(last, notebook), *inputs.unfollowed(last)] if last else [Reason(1, "never ran")]
+
+    def _reusable(self, result: Result) -> bool:
+        return not inputs.unfollowed(result) or _key(result) in self._saved
 
     def changes(self, earlier: Executed, notebook: Notebook) -> Iterator[Reason]:
         """Find, one at a time, the inputs that have changed since an earlier run, stored or not."""
@@ -119,11 +125,22 @@ class Store:
             "circumstances": result.circumstances,
         }
         body["sha256"] = _checksum(body)
-        key = hashlib.sha256(json.dumps(result.inputs, sort_keys=True).encode()).hexdigest()[:24]
-        folder = self.folder / result.notebook.stem
-        write_atomically(folder / f"{key}.json", json.dumps(body).encode())  # keys in the run's order, as pages show
+        key, folder = _key(result), self.folder / result.notebook.stem
+        target = folder / f"{key}.json"
+        write_atomically(target, json.dumps(body).encode())  # keys in the run's order, as pages show
+        self._saved.add(key)
+        with contextlib.suppress(FileNotFoundError):  # another build has cleaned up
+            self._make_newest(target, result.notebook)
         for old in self._entries(result.notebook)[_RESULTS_KEPT:]:
             old.unlink(missing_ok=True)
+
+    def _make_newest(self, path: Path, notebook: Notebook) -> None:
+        """Date a result after all others, though the clock may have gone backwards since these were stored."""
+        now = time.time_ns()
+        for other in self._entries(notebook):
+            with contextlib.suppress(FileNotFoundError):  # another build has cleaned up
+                now = max(now, other.stat().st_mtime_ns + (other != path))
+        os.utime(path, ns=(now, now))
 
     def _entries(self, notebook: Notebook) -> list[Path]:
         """The files of a notebook's results, the one last in use first."""
@@ -151,11 +168,22 @@ class Store:
             return result
         except FileNotFoundError:
             return None
+        except OSError as error:
+            self.warn(f"{self._shown(path)}:1: cannot be read ({error.strerror}); delete it")
+            return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            shown = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-            self.warn(f"{shown}:1: this result cannot be trusted ({error}); deleted it, the notebook runs again")
+            self.warn(
+                f"{self._shown(path)}:1: this result cannot be trusted ({error}); deleted it, the notebook runs again"
+            )
             path.unlink(missing_ok=True)
             return None
+
+    def _shown(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+
+def _key(result: Result) -> str:
+    return hashlib.sha256(json.dumps(result.inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
 from weave.book.book import Book
-from weave.run import recorder
+from weave.run import facts
 from weave.source.problem import say
 
 _IGNORED = {"__pycache__", "node_modules", "site"}
@@ -73,8 +73,7 @@ class Files:
             name
             for outcome in self.book.outcomes.values()
             for inputs in (outcome.inputs, outcome.run.inputs if outcome.run else {})
-            for kind in ("files", "listings")
-            for name in inputs.get(kind, {})
+            for name in facts.paths(inputs)
         }
         self.elsewhere = {str(layout.root / name) for name in read} - stamps.keys()
         for path in {*self.settings, *self.elsewhere}:
@@ -98,7 +97,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _content(path: str) -> str:
-    return recorder.file_digest(Path(path)) or recorder.listing_digest(Path(path))
+    return facts.file_digest(Path(path)) or facts.listing_digest(Path(path))
 
 
 def _stamp(stat: os.stat_result) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weave.run.inputs import installed
+from weave.run.facts import installed, paths
 from weave.source.files import read_checked, write_checked
 from weave.source.git import git
 
@@ -56,8 +56,16 @@ def keep(config: MkDocsConfig, before: State) -> None:
 
 
 def remember(root: Path, before: State) -> None:
-    """Write the stamp of a site as it is now, made from the inputs ``before``."""
-    write_checked(root / STAMP, json.dumps({"inputs": before, "made": _made(root)}))
+    """Write the stamp of a site as it is now, made from the inputs ``before``.
+
+    None is written where a notebook read what cannot be followed: it runs at each build.
+    """
+    elsewhere, followed = _read_elsewhere(root, before)
+    if followed:
+        made = {**_made(root), **_elsewhere(elsewhere)}
+        write_checked(root / STAMP, json.dumps({"inputs": before, "made": made, "elsewhere": elsewhere}))
+    else:
+        (root / STAMP).unlink(missing_ok=True)
 
 
 def change(root: Path) -> str | None:
@@ -66,11 +74,37 @@ def change(root: Path) -> str | None:
     if stored is None:
         return "no strict build is remembered"
     stamp = json.loads(stored)
-    for then, now in ((stamp["inputs"], inputs(root)), (stamp["made"], _made(root))):
+    made = {**_made(root), **_elsewhere(stamp.get("elsewhere", {}))}
+    for then, now in ((stamp["inputs"], inputs(root)), (stamp["made"], made)):
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name):
                 return f"{name} {'is new' if name not in then else 'is gone' if name not in now else 'changed'}"
     return None
+
+
+def _read_elsewhere(root: Path, before: State) -> tuple[dict[str, list[str]], bool]:
+    """The paths outside the repository and the variables that notebooks have read, and whether that is all."""
+    read: dict[str, set[str]] = {"paths": set(), "variables": set()}
+    followed = True
+    notebooks = {Path(name).stem for name in before if name.endswith(".py")}
+    for folder in (path for path in (root / RESULTS).glob("*") if path.name in notebooks):
+        newest = max(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        found = json.loads(newest.read_bytes()).get("inputs", {}) if newest else {}
+        read["paths"] |= {name for name in paths(found) if os.path.isabs(name)}
+        read["variables"] |= found.get("environment", {}).keys()
+        followed = followed and not found.get("unfollowed")
+    return {kind: sorted(names) for kind, names in read.items()}, followed
+
+
+def _elsewhere(read: dict[str, list[str]]) -> State:
+    state: State = {f"the variable {name}": os.environ.get(name) for name in read.get("variables", ())}
+    for name in read.get("paths", ()):
+        try:
+            found = os.stat(name)
+            state[name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        except OSError:
+            state[name] = None
+    return state
 
 
 def site_of(root: Path) -> Path:

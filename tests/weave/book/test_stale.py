@@ -76,7 +76,7 @@ def test_never_run(bare: Small) -> None:
 
 def test_all_that_changed_is_said_at_once(small: Small) -> None:
     small.replace(HEAT, 'print("cooling", "down")', 'print("cooling")')
-    small.write("code/lab.py", "RATE = 0.5  # the same\n")
+    small.write("code/lab.py", "RATE = 0.5 + 0\n")
 
     def older(inputs: dict[str, Any]) -> None:
         assert "numpy" in inputs["packages"] and "code/lab.py" in inputs["files"]

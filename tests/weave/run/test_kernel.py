@@ -285,7 +285,8 @@ def test_a_kernel_that_is_not_forked_gives_the_same(root: Path, both: Any) -> No
         assert (a.run is None) == (b.run is None) == (count == len(cells))
         if a.run and b.run:
             assert a.run.outputs == b.run.outputs and a.run.published == b.run.published
-            assert a.run.inputs == {**b.run.inputs, "packages": a.run.inputs["packages"]}
+            of_modules = {kind: a.run.inputs[kind] for kind in ("packages", "imports")}
+            assert a.run.inputs == {**b.run.inputs, **of_modules}
             assert set(b.run.published) == {"x", "agreeing"}
     assert ran(said) == f"{len(cells)} cells" and processes_in(root) == []
 

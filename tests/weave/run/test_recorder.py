@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from weave.run import recorder
+from weave.run import facts, places
 from weave.run.executor import Executor
 from weave.run.notebook import parse
 from weave.run.store import Store
@@ -62,13 +62,15 @@ sorted(Path("code/checkpoints").glob("*.json"))
 list(os.walk("code/package"))
 os.listdir(".")
 
+# %% outside
+Path("/etc/hostname").read_text()
+
 # %% not-inputs
 Path("data/written.txt").write_text("out")
 open("data/appended.txt", "a").close()
 Path(".cache/own").mkdir(parents=True, exist_ok=True)
 Path(".cache/own/x").write_text("x")
 Path(".cache/own/x").read_text()
-Path("/etc/hostname").exists() and Path("/etc/hostname").read_text()
 
 # %% after-changing-folder
 os.chdir("data")
@@ -108,9 +110,10 @@ def test_exactly_the_files_that_matter(run: Any) -> None:
     read = {f"data/{name}.txt" for name in ("plain", "bytes", "low", "both", "forked", "relative")}
     threads = {f"data/thread-{i}.txt" for i in range(8)}
     modules = {f"code/{name}.py" for name in ("lab", "helper", "package/__init__", "package/inner", "package/sibling")}
+    outside = {"/etc/hostname"}
     in_vain = {"data/absent.txt", "data/nowhere/x.txt", "x" * 300}
     seen = {name for name in found.inputs["files"] if "\0" not in name}
-    assert seen == read | threads | modules | in_vain
+    assert seen == read | threads | modules | in_vain | outside
 
 
 def test_digests_are_those_of_the_bytes(run: Any) -> None:
@@ -124,7 +127,7 @@ def test_digests_are_those_of_the_bytes(run: Any) -> None:
 
 def test_listings_by_the_notebook_count_and_those_of_the_import_system_do_not(run: Any) -> None:
     found, _ = run
-    assert set(found.inputs["listings"]) == {"data", "code/checkpoints", "code/package"}
+    assert set(found.inputs["listings"]) == {".", "data", "code/checkpoints", "code/package"}
 
 
 def test_packages_that_were_imported_are_known_with_their_versions(run: Any) -> None:
@@ -137,26 +140,40 @@ def test_packages_that_were_imported_are_known_with_their_versions(run: Any) -> 
 
 def test_a_record_cut_short_keeps_its_whole_lines(tmp_path: Path) -> None:
     """The kernel is killed while it writes: what stands before is still known."""
-    facts = [("files", "a", "1", -1), ("packages", "b", None, 0), ("files", "a", "2", 1)]
-    text = "".join(json.dumps(fact) + "\n" for fact in facts)
+    written = [("files", "a", "1", -1, 0), ("packages", "b", None, 0, 0), ("files", "a", "2", 1, 0)]
+    text = "".join(json.dumps(fact) + "\n" for fact in written)
     for cut in range(len(text) + 1):
         (tmp_path / "record").write_text(text[:cut])
-        found = recorder.read(tmp_path / "record")
-        assert found == facts[: len(found)]
-    assert found == facts and recorder.digests(found, "files") == {"a": "1"}
-    assert recorder.read(tmp_path / "nothing") == []
+        found = facts.read(tmp_path / "record")
+        assert found == written[: len(found)]
+    assert found == written and facts.digests(found, "files") == {"a": "1"}
+
+
+def test_a_record_with_a_hole_is_refused(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    good = json.dumps(["files", "a", "1", -1, 0]) + "\n"
+    for text in ("x\n" + good, good + "[]\n", good + '["files"]\n', "\xff\n", good + '["files", 3, null, 0]\n'):
+        record.write_bytes(text.encode("latin-1"))
+        with pytest.raises(facts.RecordLost):
+            facts.read(record)
+    record.write_text(good)
+    record.chmod(0o600)
+    with pytest.raises(facts.RecordLost):
+        facts.read(record)
+    with pytest.raises(facts.RecordLost):
+        facts.read(tmp_path / "nothing")
 
 
 def test_listings_see_names_and_no_caches(tmp_path: Path) -> None:
-    first = recorder.listing_digest(tmp_path)
+    first = facts.listing_digest(tmp_path)
     (tmp_path / "__pycache__").mkdir()
-    assert recorder.listing_digest(tmp_path) == first == recorder.listing_digest(tmp_path / "absent")
+    assert facts.listing_digest(tmp_path) == first == facts.listing_digest(tmp_path / "absent")
     (tmp_path / "new").write_text("1")
-    second = recorder.listing_digest(tmp_path)
+    second = facts.listing_digest(tmp_path)
     (tmp_path / "new").write_text("2")
-    assert recorder.listing_digest(tmp_path) == second != first
+    assert facts.listing_digest(tmp_path) == second != first
     (tmp_path / b"\xff".decode("utf-8", "surrogateescape")).write_text("")
-    assert recorder.listing_digest(tmp_path) not in (first, second)
+    assert facts.listing_digest(tmp_path) not in (first, second)
 
 
 def test_nobody_s_own_settings_reach_a_notebook(bare: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +223,10 @@ def test_a_repository_reached_through_a_symbolic_link(bare: Small, tmp_path_fact
 def test_a_repository_within_the_environment_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a folder comes from ``python -m venv .`` or ``pip install --editable git+…``."""
     installed = tmp_path / "lib/python3/site-packages"
-    monkeypatch.setattr(recorder.sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(recorder.sysconfig, "get_path", lambda _: str(installed))
+    monkeypatch.setattr(places.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(places.sysconfig, "get_path", lambda _: str(installed))
     for root in (tmp_path, tmp_path / "src/site"):
         root.mkdir(parents=True, exist_ok=True)
-        seen = recorder.Recorder(root, tmp_path / "record")
-        assert seen.relative(root / "code/lab.py") == "code/lab.py"
-        assert seen.relative(installed / "click/core.py") is None
+        seen = places.Places(root)
+        assert seen.name(root / "code/lab.py") == "code/lab.py"
+        assert seen.name(installed / "click/core.py") is None

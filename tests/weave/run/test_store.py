@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weave.book.book import Book
-from weave.run import inputs as inputs_module
+from weave.run import facts
 from weave.run.inputs import Executed, Reason, code_digest, meaning, platform_inputs, versions
 from weave.run.notebook import Notebook, parse
 from weave.run.store import Result, Store
@@ -99,7 +99,9 @@ def test_the_folder_is_no_input(two: Small) -> None:
         ("code/notebooks/one.py", "# %% a", '# %% renamed tags=["hide-input"]', set()),
         ("code/notebooks/one.py", "# Prose of one.", "# Other prose.\n\n# %% [markdown]\n# More.", set()),
         ("code/lab.py", "0.5", "0.25", {"one"}),
-        ("code/deep/outer.py", "from deep", "from  deep", {"two"}),
+        ("code/deep/outer.py", "from deep", "from  deep", set()),
+        ("code/deep/outer.py", "from deep", "# why\nfrom deep", set()),
+        ("code/deep/outer.py", "inner", "inner as other", {"two"}),
         ("code/deep/inner.py", "1", "2", {"two"}),
         ("code/unused.py", "1", "2", set()),
         ("data/numbers.txt", "5", "6", {"two"}),
@@ -183,8 +185,9 @@ def test_another_version_of_an_imported_package(two: Small) -> None:
 
 
 @pytest.mark.parametrize("name", ["python", "machine", "weave"])
-def test_another_python_machine_or_weave(two: Small, name: str) -> None:
+def test_another_python_machine_or_weave(two: Small, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store, notebook = Store(two.root, two.root / ".cache/weave/runs", print), parse("code/notebooks/one.py", ONE)
+    monkeypatch.setenv("PYTHONPATH", two.env["PYTHONPATH"])
     assert store.fresh(notebook)
     edit_record(two, "one", lambda inputs: inputs.update({name: "other"}))
     assert store.fresh(notebook) is None and store.last(notebook)
@@ -416,9 +419,9 @@ def test_a_comment_in_the_machinery_makes_no_result_stale(tmp_path: Path, old: s
 def test_the_list_of_distributions_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a tenth of a second, at each end of each notebook."""
     calls = []
-    monkeypatch.setattr(inputs_module, "installed", lambda: (-1,))
+    monkeypatch.setattr(facts, "installed", lambda: (-1,))
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: calls.append(1) or {"click": ["click"]})
     assert [list(versions({"click": None, "os": None})) for _ in range(3)] == [["click"]] * 3 and len(calls) == 1
-    monkeypatch.setattr(inputs_module, "installed", lambda: (-2,))
+    monkeypatch.setattr(facts, "installed", lambda: (-2,))
     versions({"click": None})
     assert len(calls) == 2
