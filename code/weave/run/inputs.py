@@ -28,8 +28,8 @@ from weave.run.notebook import Cell, Notebook
 from weave.run.recorder import Fact, digests, file_digest, listing_digest
 
 _MACHINERY = (
-    "../__init__.py", "answers.py", "claim.py", "environment.py", "kernel.py", "recorder.py", "snapshots.py",
-    "weave.matplotlibrc",
+    "../__init__.py", "answers.py", "claim.py", "environment.py", "kernel.py", "outputs.py", "recorder.py",
+    "snapshots.py", "weave.matplotlibrc",
 )  # fmt: skip
 """The files that decide what a run gives out and records: a change in one of them makes every stored result stale. The
 others start processes, store results and report progress; they see outputs but do not make them."""
