@@ -1,8 +1,8 @@
 """A kernel's answers, as outputs to store and as problems to report.
 
 An answer is what `kernel.py` sends for a cell: its ``outputs``, in nbformat's shape, and the ``count`` that IPython
-gave the cell (-1 if it was skipped). An output that has an id (``transient``) can be changed by a later cell; the change
-is an output of that cell until `outputs` puts it where it belongs.
+gave the cell (-1 if it was skipped). An output that has an id (``transient``) can be changed by a later cell; the
+change is an output of that cell until `outputs` puts it where it belongs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _beside(raised: dict[str, Any], notebook: Notebook, root: Path) -> str:
             what = f"; {(folder / file).as_posix()} is not on Python's path: a notebook runs in the repository's root"
             return f"{what}, so move {file} to {folder.parent.as_posix()}/"
     if missing and raised["ename"] == "FileNotFoundError" and (root / folder / missing[1]).exists():
-        return f"; a notebook runs in the repository's root: write {(folder / missing[1]).as_posix()}"
+        return f"; a notebook runs in the repository's root: write {os.path.normpath(folder / missing[1])}"
     return ""
 
 

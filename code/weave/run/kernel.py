@@ -87,9 +87,13 @@ class Shell(InteractiveShell):
     system = InteractiveShell.system_raw  # a program has no terminal here
 
     def enable_gui(self, gui: str | None = None) -> None:
-        """Called by ``%matplotlib``: figures are inline from the start, and there is nowhere to open a window."""
-        if gui not in (None, "inline"):
-            raise UsageError(f"there are no windows here for {gui}; write %matplotlib inline, or leave the line out")
+        pass
+
+    def enable_matplotlib(self, gui: str | None = None) -> Any:
+        """``%matplotlib`` and ``%pylab``: figures are inline from the start, and there is nowhere to open a window."""
+        if gui not in (None, "auto", "inline", "agg"):
+            raise UsageError(f"no window opens here, as {gui} would need; write inline, or leave the line out")
+        return super().enable_matplotlib("agg" if gui == "agg" else "inline")
 
     def ask_exit(self) -> None:
         raise SystemExit

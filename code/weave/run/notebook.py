@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from jupytext.formats import get_format_implementation
+from jupytext.languages import set_main_and_cell_language
 
 from weave.source.problem import Problem
 
@@ -103,7 +104,11 @@ def parse(path: str, text: str) -> Notebook:
         while line < start + used and lines[line - 1].strip() in blank:
             line += 1
         tags = tuple(cell.metadata.get("tags", ()))
-        cells.append(Cell(kind, name, key, tags, line, cell.source.strip("\n")))
+        source = cell.source.strip("\n")
+        if kind == "code" and "language" in cell.metadata:  # `# %% language="bash"` is how jupytext writes `%%bash`
+            set_main_and_cell_language({"kernelspec": {"language": "python"}}, [cell], ".py", [])
+            source, line = cell.source.rstrip("\n"), start_line
+        cells.append(Cell(kind, name, key, tags, line, source))
         if kind == "code" and not {"skip-execution", "raises-exception"} & set(tags):
             problems += _syntax(path, cells[-1])
         start += used
@@ -119,11 +124,13 @@ def _syntax(path: str, cell: Cell) -> Iterator[Problem]:
     """Find the first error of syntax in a cell, so that it is known before any cell runs."""
     try:
         _compile(cell.source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         from IPython.core.inputtransformer2 import TransformerManager  # takes long, and few notebooks need it
 
         try:
             _compile(TransformerManager().transform_cell(cell.source))
+        except (RecursionError, MemoryError):  # it will be told when the cell runs
+            pass
         except (SyntaxError, ValueError) as error:
             line = min(getattr(error, "lineno", None) or 1, cell.source.count("\n") + 1)
             named = f"cell '{cell.name}': " if cell.name else ""
@@ -134,4 +141,7 @@ def _syntax(path: str, cell: Cell) -> Iterator[Problem]:
 def _compile(source: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown when the cell runs
-        compile(source, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        tree = compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        for statement in tree.body:  # one by one, as IPython does
+            alone = ast.Module([statement], [])
+            compile(alone, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)

@@ -16,7 +16,7 @@ from typing import Any
 _OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
 _AT_ONCE = 1000
 """Pieces of text that a cell sends as soon as it prints them; after these, it sends what it has from time to time."""
-_FLOOD_PAUSE = 0.05  # seconds
+_FLOOD_PAUSE, _LOOK_PAUSE = 0.05, 0.0001  # seconds
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -37,7 +37,7 @@ class Outputs:
         self.lock = threading.RLock()  # a new one: in a copy of the process, no thread would give back the old one
         self.updates: dict[str, dict[str, Any]] = {}
         """The last update of each display, by its id; it may stand in an earlier cell. Sent after all outputs."""
-        self.sent, self.last_sent = 0, 0.0
+        self.sent, self.last_sent, self.looked = 0, 0.0, 0.0
         self.clear()
 
     def clear(self) -> None:
@@ -63,9 +63,15 @@ class Outputs:
             self.send({"output": output})
 
     def write(self, name: str, text: str) -> None:
-        """Add to the stream ``stdout`` or ``stderr`` what Python writes."""
+        """Add to the stream ``stdout`` or ``stderr`` what Python writes.
+
+        One print is many writes, so in the middle of a line programs are looked at only from time to time.
+        """
         with self.lock:
-            self.before()
+            now = time.monotonic()
+            if now - self.looked > _LOOK_PAUSE or not (self.parts and self.parts[-1][-1] != "\n"):
+                self.before()
+                self.looked = now
             self.written(name, text)
 
     def written(self, name: str, text: str) -> None:
