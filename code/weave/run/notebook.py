@@ -125,10 +125,8 @@ def _syntax(path: str, cell: Cell) -> Iterator[Problem]:
     try:
         _compile(cell.source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        from IPython.core.inputtransformer2 import TransformerManager  # takes long, and few notebooks need it
-
         try:
-            _compile(TransformerManager().transform_cell(cell.source))
+            _compile(cell.source, magic=True)
         except (RecursionError, MemoryError):  # it will be told when the cell runs
             pass
         except (SyntaxError, ValueError) as error:
@@ -138,9 +136,14 @@ def _syntax(path: str, cell: Cell) -> Iterator[Problem]:
             yield Problem(path, cell.line + line - 1, what, "".join(traceback.format_exception_only(error)))
 
 
-def _compile(source: str) -> None:
+def _compile(source: str, magic: bool = False) -> None:
+    """Compile a cell and throw the result away; with ``magic``, it may have lines that only IPython understands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown when the cell runs
+        if magic:
+            from IPython.core.inputtransformer2 import TransformerManager  # takes long, and few notebooks need it
+
+            source = TransformerManager().transform_cell(source)
         tree = compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         for statement in tree.body:  # one by one, as IPython does
             alone = ast.Module([statement], [])

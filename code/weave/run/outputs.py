@@ -154,7 +154,7 @@ class Stream(io.TextIOBase):
 
 
 class Programs:
-    """What bypasses ``sys.stdout`` and ``sys.stderr``: compiled code and programs, which write to their descriptors."""
+    """The text that bypasses ``sys.stdout`` and ``sys.stderr``: compiled code and programs write to descriptors."""
 
     def __init__(self) -> None:
         # Files that belong to this process alone.
