@@ -33,6 +33,7 @@ _VERBATIM = frozenset(
 )
 _ATTRIBUTE = re.compile(r"[^\s\"'<>/=\x00-\x1f]+")
 _LOADED = frozenset(["src", "srcset", "poster", "background", "data"])
+_ROUNDS = 5
 _SIZE = re.compile(r"\d+(?:\.\d+)?")
 _ELSEWHERE = re.compile(r"\s*(?!data:|#)\S", re.IGNORECASE)
 _CSS_ELSEWHERE = re.compile(r"url\(\s*['\"]?\s*(?!data:|#)[^'\"\s)]|@import", re.IGNORECASE)
@@ -66,13 +67,22 @@ def isolated(html: str, name: str, typeset: bool = True) -> str:
     Raises:
         NotShown: It needs something that no page has.
     """
-    return _Writer(name, typeset).inside(HTMLParser(namespaceHTMLElements=False).parseFragment(html))
+    # What a parser makes of a broken text may be another tree once it is written and parsed again, as the browser does.
+    for _ in range(_ROUNDS):
+        before, html = html, _Writer().inside(_parsed(html))
+        if html == before:
+            return _Writer(name, typeset).inside(_parsed(html))
+    raise NotShown("shows HTML that is too broken to be read in one way only; correct it")
+
+
+def _parsed(html: str) -> Element:
+    return HTMLParser(namespaceHTMLElements=False).parseFragment(html)
 
 
 class _Writer:
-    """Writes the elements of one output."""
+    """Writes the elements of one output; without the ``name`` of what they stand in, styles are as they were."""
 
-    def __init__(self, name: str, typeset: bool) -> None:
+    def __init__(self, name: str = "", typeset: bool = False) -> None:
         self.name, self.typeset = name, typeset
 
     def inside(self, element: Element, verbatim: bool = False) -> str:
@@ -98,10 +108,12 @@ class _Writer:
             raise NotShown(problem)
         attributes = "".join(_attribute(name, value) for name, value in element.attrib.items())
         if tag == "style":
-            return f"<style{attributes}>@scope (#{self.name}) {{{_balanced(element.text or '')}}}</style>"
+            css = _balanced(element.text or "")
+            return f"<style{attributes}>{f'@scope (#{self.name}) {{{css}}}' if self.name else css}</style>"
         if tag == "script":
             return f"<script{attributes}>{element.text or ''}</script>"
-        tag = "pre" if tag in ("plaintext", "xmp", "listing") else tag
+        if element.tag in ("plaintext", "xmp", "listing"):  # nothing ends a <plaintext>
+            tag = "pre"
         if tag in _VOID:
             return f"<{tag}{attributes}>"
         inside = self.inside(element, verbatim or tag in _VERBATIM)
