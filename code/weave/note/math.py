@@ -204,7 +204,10 @@ def render_html(page: str, macros: Mapping[str, str]) -> str:
 
     def formula(placeholder: re.Match[str]) -> str:
         classes = (placeholder[1] or "").split()
-        rendered = render_tex(html.unescape(placeholder[3]), macros, **_options(classes))
+        try:
+            rendered = render_tex(html.unescape(placeholder[3]), macros, **_options(classes))
+        except TexError as error:  # in a cell's output, where it is the notebook's problem
+            return f'<span class="weave-error">{html.escape(str(error))}</span>{placeholder[4]}'
         if "display" not in classes:
             if placeholder[4] and len(placeholder[3]) <= _SHORT:  # or a line might begin with a full stop
                 return f'<span class="math-kept">{rendered}{placeholder[4]}</span>'

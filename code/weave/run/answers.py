@@ -1,7 +1,8 @@
 """A kernel's answers, as outputs to store and as problems to report.
 
 An answer is what `kernel.py` sends for a cell: its ``outputs``, in nbformat's shape, and the ``count`` that IPython
-gave the cell (-1 if it was skipped).
+gave the cell (-1 if it was skipped). An output that has an id (``transient``) can be changed by a later cell; the
+change is an output of that cell until `outputs` puts it where it belongs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,23 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"Cell In ?\[(\d+)\], line (\d+)")
 _TEMPORARY_FILE = re.compile(r" \((\S*\.py|<ipython-input-[^>]*>), line \d+\)$")
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+(?=>)")
+_MISSING = re.compile(r"'([^'\n]+)'\s*$")
 _TEMPORARY_CELL = re.compile(r"<ipython-input-\d+-[0-9a-f]+>")
+
+
+def outputs(answers: list[Answer], root: Path) -> list[list[dict[str, Any]]]:
+    """Return what each cell shows once all have run."""
+    every = [[without_noise(output, root) for output in answer["outputs"]] for answer in answers]
+    for number, given in enumerate(every):
+        for update in [output for output in given if output["output_type"] == "update_display_data"]:
+            given.remove(update)
+            for shown in (output for earlier in every[:number] for output in earlier):
+                if shown.get("transient") == update["transient"]:
+                    shown.update(data=update["data"], metadata=update["metadata"])
+    for given in every:
+        for output in given:
+            output.pop("transient", None)
+    return every
 
 
 def without_noise(output: Any, root: Path) -> dict[str, Any]:
@@ -50,7 +67,7 @@ def failed(cell: Cell, answer: Answer) -> bool:
     return _raised(answer["outputs"]) and "raises-exception" not in cell.tags
 
 
-def error(notebook: Notebook, answers: list[Answer]) -> Problem:
+def error(notebook: Notebook, answers: list[Answer], root: Path) -> Problem:
     """The error of the last cell that ran, at the innermost line of the notebook in its traceback."""
     raised = next(output for output in reversed(answers[-1]["outputs"]) if output["output_type"] == "error")
     detail = _ANSI.sub("", "\n".join(raised["traceback"]))
@@ -61,7 +78,21 @@ def error(notebook: Notebook, answers: list[Answer]) -> Problem:
             cell, offset = notebook.code[by_count[int(count)]], int(line) - 1
     first = _TEMPORARY_FILE.sub("", (raised["evalue"].strip().splitlines() or [""])[0])
     what = f"{raised['ename']}: {first}" if first else raised["ename"]
-    return problem(notebook, cell, f"{what}; the traceback is below", offset, detail)
+    return problem(notebook, cell, f"{what}{_beside(raised, notebook, root)}; the traceback is below", offset, detail)
+
+
+def _beside(raised: dict[str, Any], notebook: Notebook, root: Path) -> str:
+    """Return what to do about a file or module that is beside the notebook and was not found there."""
+    folder = Path(notebook.path).parent
+    missing = _MISSING.search(raised["evalue"])
+    if missing and raised["ename"] == "ModuleNotFoundError":
+        name = missing[1].split(".")[0]
+        if file := next((name for name in (f"{name}.py", name) if (root / folder / name).exists()), None):
+            what = f"; {(folder / file).as_posix()} is not on Python's path: a notebook runs in the repository's root"
+            return f"{what}, so move {file} to {folder.parent.as_posix()}/"
+    if missing and raised["ename"] == "FileNotFoundError" and (root / folder / missing[1]).exists():
+        return f"; a notebook runs in the repository's root: write {os.path.normpath(folder / missing[1])}"
+    return ""
 
 
 def problems(notebook: Notebook, outputs: list[list[dict[str, Any]]]) -> list[Problem]:

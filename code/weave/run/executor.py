@@ -193,7 +193,7 @@ class Executor:
         problems = problems or _preloaded(run.facts)
         if problems:
             return Outcome(notebook, None, problems, inputs)
-        outputs = [[answers.without_noise(output, self.root) for output in answer["outputs"]] for answer in run.answers]
+        outputs = answers.outputs(run.answers, self.root)
         if problems := answers.problems(notebook, outputs):
             return Outcome(notebook, None, problems, inputs)
         return Outcome(notebook, Result(notebook, outputs, inputs, time.monotonic() - started, circumstances))
@@ -241,7 +241,7 @@ class Executor:
                 run.answers.append(answer)
                 run.seconds.append(round(time.monotonic() - began, 3))
                 if answers.failed(cell, answer):
-                    return [answers.error(notebook, run.answers)]
+                    return [answers.error(notebook, run.answers, self.root)]
             if resume and len(run.before) == len(code):
                 run.before.append(self.kernels.copy(process))  # a cell added at the end continues from here
         except CellTimeout:

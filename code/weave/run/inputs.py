@@ -30,7 +30,8 @@ from weave.run.notebook import Cell, Notebook
 
 _MACHINERY = (
     "../__init__.py", "answers.py", "claim.py", "environment.py", "facts.py", "imports.py", "kernel.py", "noticed.py",
-    "places.py", "reads.py", "record.py", "recorder.py", "recording.py", "snapshots.py", "weave.matplotlibrc",
+    "outputs.py", "places.py", "reads.py", "record.py", "recorder.py", "recording.py", "snapshots.py",
+    "weave.matplotlibrc",
 )  # fmt: skip
 """The files that decide what a run gives out and records: a change in one of them makes every stored result stale. The
 others start processes, store results and report progress; they see outputs but do not make them."""

@@ -8,7 +8,7 @@ exactly the state that the cells before it left. The other end is ``process.py``
 - ``{"do": "begin", "root": …, "record": …}``: this process becomes a notebook's and records what it reads;
 - ``{"do": "record", "record": …}``: continue the record in another file;
 - ``{"do": "run", "cell": 3, "source": …}``: answered by one message for each output as it appears, then by
-  ``{"outputs": […], "count": …}``.
+  ``{"outputs": […], "count": …}``, where updates of displays (``update_display_data``) come last.
 
 It ends when its connection does, even in the middle of a cell.
 """
@@ -16,96 +16,30 @@ It ends when its connection does, even in the middle of a cell.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
-import io
 import json
 import os
 import random
-import re
 import select
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
 from weave.run import facts, recording
+from weave.run.outputs import Outputs, Programs, Stream, encoded
 from weave.run.recorder import Recorder
-
-_OVERWRITTEN = re.compile(r"^[^\n]*\r(?=[^\n])", re.MULTILINE)  # searched once per line, however long
-_ERASED = re.compile(r"[^\n\x08]\x08")
-
-
-class Outputs:
-    """The outputs of the running cell so far, in nbformat's shape; each piece is sent to the other end at once."""
-
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
-        self.send = send
-        self.clear()
-
-    def clear(self) -> None:
-        self.all: list[dict[str, Any]] = []
-        self.by_id: dict[str, dict[str, Any]] = {}
-        self.clear_before_next = False
-
-    def add(self, output: dict[str, Any]) -> dict[str, Any]:
-        if self.clear_before_next:
-            self.clear()
-        self.all.append(output)
-        self.send({"output": output})
-        return output
-
-    def write(self, name: str, text: str) -> None:
-        """Add to the stream ``stdout`` or ``stderr``."""
-        if not text:
-            return
-        last = self.all[-1] if self.all and not self.clear_before_next else {}
-        if last.get("name") == name:
-            last["text"] += text
-            self.send({"output": {"output_type": "stream", "name": name, "text": text}})
-        else:
-            self.add({"output_type": "stream", "name": name, "text": text})
-
-    def finished(self) -> list[dict[str, Any]]:
-        """Return all outputs, with text as a terminal shows it: carriage returns overwrite, backspaces erase."""
-        for output in self.all:
-            if output["output_type"] == "stream":
-                text = _OVERWRITTEN.sub("", output["text"])
-                while _ERASED.search(text):
-                    text = _ERASED.sub("", text)
-                output["text"] = text
-        return self.all
-
-
-class Stream(io.TextIOBase):
-    """``sys.stdout`` or ``sys.stderr`` of a cell."""
-
-    encoding = "utf-8"  # type: ignore[assignment]
-
-    def __init__(self, name: str, outputs: Outputs, descriptor: int) -> None:
-        self.name, self.outputs, self.descriptor = name, outputs, descriptor
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self.outputs.write(self.name, text)
-        return len(text)
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.descriptor  # of the real stream, for programs that the notebook starts
 
 
 class Publisher(DisplayPublisher):
@@ -116,20 +50,19 @@ class Publisher(DisplayPublisher):
     def publish(  # type: ignore[override]
         self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any
     ) -> None:
+        shown = {"data": encoded(data), "metadata": metadata or {}}
         name = (transient or {}).get("display_id")
-        shown = self.outputs.by_id.get(name) if name and update else None
-        if shown is not None:
-            shown.update(data=data, metadata=metadata or {})
-            return
-        output = self.outputs.add({"output_type": "display_data", "data": data, "metadata": metadata or {}})
-        if name:
-            self.outputs.by_id[name] = output
+        if name and update:
+            self.outputs.update(name, shown)
+        else:
+            known = {"transient": {"display_id": name}} if name else {}
+            self.outputs.add({"output_type": "display_data", **shown, **known})
 
     def clear_output(self, wait: bool = False) -> None:
         if wait:
             self.outputs.clear_before_next = True
         else:
-            self.outputs.clear()
+            self.outputs.clear_now()
 
 
 class LastValue(DisplayHook):
@@ -141,7 +74,8 @@ class LastValue(DisplayHook):
         pass
 
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
-        self.outputs.add({"output_type": "execute_result", "data": format_dict, "metadata": md_dict or {}})
+        shown = {"data": encoded(format_dict), "metadata": md_dict or {}}
+        self.outputs.add({"output_type": "execute_result", **shown})
 
     def finish_displayhook(self) -> None:
         pass
@@ -152,6 +86,15 @@ class Shell(InteractiveShell):
     displayhook_class = Type(LastValue)
     outputs: Outputs
     system = InteractiveShell.system_raw  # a program has no terminal here
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        pass
+
+    def enable_matplotlib(self, gui: str | None = None) -> Any:
+        """``%matplotlib`` and ``%pylab``: figures are inline from the start, and there is nowhere to open a window."""
+        if gui not in (None, "auto", "inline", "agg"):
+            raise UsageError(f"no window opens here, as {gui} would need; write inline, or leave the line out")
+        return super().enable_matplotlib("agg" if gui == "agg" else "inline")
 
     def ask_exit(self) -> None:
         raise SystemExit
@@ -167,7 +110,7 @@ class Kernel:
     def __init__(self, address: str, shell: Shell) -> None:
         self.address, self.shell = address, shell
         self.recorder: Recorder | None = None
-        self.outputs = Outputs(self.send)
+        self.outputs = Outputs(self.send, lambda: self.programs.pass_on(self.outputs))
         for part in (shell, shell.display_pub, shell.displayhook):
             part.outputs = self.outputs  # type: ignore[union-attr]
         self.connect()
@@ -179,11 +122,7 @@ class Kernel:
         self.pid = os.getpid()
         self.send({"pid": self.pid})
         threading.Thread(target=_end_with, args=(self.socket,), daemon=True, name="weave").start()
-        # What bypasses sys.stdout (compiled code, programs) goes through files that belong to this process alone.
-        self.files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
-        self.read_up_to = [0, 0]
-        for descriptor, file in enumerate(self.files, start=1):
-            os.dup2(file.fileno(), descriptor)
+        self.programs = Programs()
 
     def send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self.pid:  # a process that a cell has forked
@@ -229,7 +168,7 @@ class Kernel:
         self.recorder.write_to(record)
 
     def run(self, cell: int, source: str) -> None:
-        self.outputs.clear()
+        self.outputs.begin()
         if self.recorder:
             self.recorder.cell = cell
         streams = sys.stdout, sys.stderr
@@ -241,11 +180,8 @@ class Kernel:
             sys.stdout, sys.stderr = streams
         if os.getpid() != self.pid:  # a process that the cell forked must not take the orders meant for this one
             os._exit(0)
-        for number, name in enumerate(("stdout", "stderr")):
-            file, start = self.files[number].fileno(), self.read_up_to[number]
-            text = os.pread(file, max(os.fstat(file).st_size - start, 0), start)
-            self.read_up_to[number] += len(text)
-            self.outputs.write(name, text.decode(errors="replace"))
+        ctypes.CDLL(None).fflush(None)  # compiled code keeps its text until then
+        self.programs.pass_on(self.outputs)
         if self.recorder and threading.active_count() > 2:  # more than our own two: a copy would lack the others
             self.recorder.record("effects", "threads")
         error = result.error_before_exec or result.error_in_exec

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import traceback
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from jupytext.formats import get_format_implementation
+from jupytext.languages import set_main_and_cell_language
 
 from weave.source.problem import Problem
 
@@ -58,8 +63,8 @@ class Notebook:
 @lru_cache(maxsize=256)
 def parse(path: str, text: str) -> Notebook:
     """Split a notebook into cells that know their line; what is wrong with it goes into ``problems``."""
-    lines = text.removesuffix("\n").split("\n")
-    if _HEADER.match(text):
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    if _HEADER.match("\n".join(lines)):
         what = "begins with a jupytext header; delete it: a notebook begins with its first cell (# %%)"
         return Notebook(path, text, (), (Problem(path, 1, what),))
     cells: list[Cell] = []
@@ -99,7 +104,13 @@ def parse(path: str, text: str) -> Notebook:
         while line < start + used and lines[line - 1].strip() in blank:
             line += 1
         tags = tuple(cell.metadata.get("tags", ()))
-        cells.append(Cell(kind, name, key, tags, line, cell.source.strip("\n")))
+        source = cell.source.strip("\n")
+        if kind == "code" and "language" in cell.metadata:  # `# %% language="bash"` is how jupytext writes `%%bash`
+            set_main_and_cell_language({"kernelspec": {"language": "python"}}, [cell], ".py", [])
+            source, line = cell.source.rstrip("\n"), start_line
+        cells.append(Cell(kind, name, key, tags, line, source))
+        if kind == "code" and not {"skip-execution", "raises-exception"} & set(tags):
+            problems += _syntax(path, cells[-1])
         start += used
     keys_of_unnamed = {cell.key for cell in cells if not cell.name}
     for named in cells:
@@ -107,3 +118,33 @@ def parse(path: str, text: str) -> Notebook:
             what = f"'{named.name}' is also the id of a cell that has no name; rename this cell, or name that one"
             problems.append(Problem(path, lines_of_names[named.key], what))
     return Notebook(path, text, tuple(cells), tuple(problems))
+
+
+def _syntax(path: str, cell: Cell) -> Iterator[Problem]:
+    """Find the first error of syntax in a cell, so that it is known before any cell runs."""
+    try:
+        _compile(cell.source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        try:
+            _compile(cell.source, magic=True)
+        except (RecursionError, MemoryError):  # it will be told when the cell runs
+            pass
+        except (SyntaxError, ValueError) as error:
+            line = min(getattr(error, "lineno", None) or 1, cell.source.count("\n") + 1)
+            named = f"cell '{cell.name}': " if cell.name else ""
+            what = f"{named}{type(error).__name__}: {getattr(error, 'msg', error)}; no cell ran; correct the line"
+            yield Problem(path, cell.line + line - 1, what, "".join(traceback.format_exception_only(error)))
+
+
+def _compile(source: str, magic: bool = False) -> None:
+    """Compile a cell and throw the result away; with ``magic``, it may have lines that only IPython understands."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are shown when the cell runs
+        if magic:
+            from IPython.core.inputtransformer2 import TransformerManager  # takes long, and few notebooks need it
+
+            source = TransformerManager().transform_cell(source)
+        tree = compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        for statement in tree.body:  # one by one, as IPython does
+            alone = ast.Module([statement], [])
+            compile(alone, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)

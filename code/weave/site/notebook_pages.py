@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,11 @@ from weave.book.render import render_prose
 from weave.note import outputs
 from weave.note.embeds import error_html
 from weave.note.numbers import show
+from weave.run import answers
 from weave.run.claim import CLAIM_MIME
 from weave.run.store import Result
 from weave.source.files import cached, digest, write_atomically
+from weave.source.problem import Problem
 
 _CONVERTERS = [version(name).encode() for name in ("mkdocs-jupyter", "nbconvert")]
 _PRE = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
@@ -64,6 +66,8 @@ class NotebookPages:
         meet in it; deleted by `close`."""
         self.headings: dict[str, list[Any]] = {}
         """Each notebook's headings by its page's path under docs/. Set by `write`; read when the page is rendered."""
+        self.shown: dict[str, dict[str, str]] = {}
+        """The outputs of each notebook as HTML, by their place (`_place`). Set and read as the headings are."""
 
     def close(self) -> None:
         self.folder.cleanup()
@@ -90,18 +94,21 @@ class NotebookPages:
             notebook = outcome.run.notebook if outcome.run else outcome.notebook
             run = self.book.result(path) or Result(notebook, [[] for _ in notebook.code])
             if known := self.rendered.get(path, run.notebook.text):
-                self.headings[uri], self.book.pages[path] = known
+                self.headings[uri], self.shown[uri], self.book.pages[path] = known
                 continue
             md = Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs)
             _RelativePathTreeprocessor(file, files, config)._register(md)
             prose, headings, asked = render_prose(self.book, run.notebook, md)
-            self.headings[uri] = headings
+            self.headings[uri], self.shown[uri] = headings, shown(run)
+            if outcome.run:
+                macros = config.mdx_configs.get("weave.math", {}).get("macros", {})
+                self.book.pages[path].problems += problems(run, macros)
             errors = [error_html(str(problem), problem.detail) for problem in outcome.problems]
             body = json.dumps(document(run, prose, errors), sort_keys=True).encode()
             target = self._file(path)
             if target.read_bytes() != body:
                 write_atomically(target, body)
-            self.rendered.put(path, run.notebook.text, asked, (headings, self.book.pages[path]))
+            self.rendered.put(path, run.notebook.text, asked, (headings, self.shown[uri], self.book.pages[path]))
 
     def render_with(self, page: MkDocsPage) -> None:
         """Let mkdocs-jupyter convert a notebook only once, as long as the notebook is the same."""
@@ -118,7 +125,8 @@ class NotebookPages:
             key = digest(
                 self._file(path).read_bytes(), repr(sorted(hidden)).encode(), Path(__file__).read_bytes(), *_CONVERTERS
             )
-            page.content = cached(self.book.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+            html = cached(self.book.layout.root / ".cache/weave/pages" / Path(path).stem, key, make)
+            page.content = _PLACE.sub(lambda place: self.shown[uri][place[1]], html)
             headings = self.headings[uri]
             page.toc = get_toc(headings)
             page.title = next((heading["name"] for heading in headings if heading["level"] == 1), Path(path).name)
@@ -185,7 +193,7 @@ def document(run: Result, prose: dict[int, str], errors: list[str]) -> dict[str,
                 "metadata": {},
                 "execution_count": count,
                 "source": cell.source,
-                "outputs": [_for_page(output, f"{name}-{i}", name) for i, output in enumerate(run.outputs[count - 1])],
+                "outputs": [_place(name, i) for i, output in _shown_on_page(run.outputs[count - 1])],
             }
         )
     if end := prose.get(len(run.notebook.cells)):
@@ -232,21 +240,48 @@ def _html_cell(name: str, html: str) -> dict[str, Any]:
     return {"cell_type": "markdown", "id": name, "metadata": {}, "source": f'<div class="weave-prose">{flat}</div>'}
 
 
-def _for_page(output: dict[str, Any], prefix: str, name: str) -> dict[str, Any]:
+def shown(run: Result) -> dict[str, str]:
+    """Return what stands in the place of each output on the notebook's page."""
+    return {
+        f"{cell.key}-{i}": _for_page(output, f"{cell.key}-{i}", cell.key)
+        for cell, given in zip(run.notebook.code, run.outputs, strict=True)
+        for i, output in _shown_on_page(given)
+    }
+
+
+def problems(run: Result, macros: Mapping[str, str]) -> list[Problem]:
+    """Return the problem of each output that no page can show, at its cell."""
+    return [
+        answers.problem(run.notebook, cell, why)
+        for cell, given in zip(run.notebook.code, run.outputs, strict=True)
+        for output in outputs.visible(given)
+        if (why := outputs.problem(output, macros))
+    ]
+
+
+def _shown_on_page(given: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    visible = outputs.visible(given)
+    return [(i, out) for i, out in enumerate(given) if out in visible or CLAIM_MIME in out.get("data", {})]
+
+
+def _place(name: str, i: int) -> dict[str, Any]:
+    """Return an output for mkdocs-jupyter that is only a mark: it would show it otherwise than the notes do."""
+    html = f'<weave-output id="{name}-{i}"></weave-output>'
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
+
+
+_PLACE = re.compile(r'<weave-output id="([^"]+)"></weave-output>')
+
+
+def _for_page(output: dict[str, Any], prefix: str, name: str) -> str:
     data = output.get("data", {})
     if CLAIM_MIME in data:
         rows = "".join(
             f'<li id="value-{key}"><code>{key}</code> = {show(tuple(value) if isinstance(value, list) else value)}</li>'
             for key, value in data[CLAIM_MIME].items()
         )
-        return _html_output(f'<ul class="weave-published" aria-label="published values">{rows}</ul>')
-    if output["output_type"] in ("stream", "error"):
-        return output
-    return _html_output(outputs.to_html(output, prefix, f'aria-label="what the cell {name} shows"'))
-
-
-def _html_output(html: str) -> dict[str, Any]:
-    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}
+        return f'<ul class="weave-published" aria-label="published values">{rows}</ul>'
+    return outputs.to_html(output, prefix, f'aria-label="what the cell {name} shows"')
 
 
 def clean(html: str, hidden: set[str]) -> str:

@@ -39,6 +39,7 @@ def protect(site: Path) -> None:
             "script-src 'self' 'wasm-unsafe-eval' " + " ".join(f"'sha256-{digest}'" for digest in hashes),
             "style-src 'self' 'unsafe-inline'",  # KaTeX and Pygments write style attributes
             "img-src 'self' data:",
+            "media-src 'self' data:",  # the sound that a cell shows
             "base-uri 'self'",
             "form-action 'self'",
         ]

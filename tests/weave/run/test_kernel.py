@@ -219,7 +219,7 @@ def test_a_process_that_a_cell_forked_does_not_answer_for_it(root: Path, both: A
         "print('next')",
     ]
     [outcome] = plain.run([notebook(cells)])
-    assert outcome.run and [given[0]["text"] for given in outcome.run.outputs] == ["True\n", "next\n"]
+    assert outcome.run and [given[0]["text"] for given in outcome.run.outputs] == ["False\nTrue\n", "next\n"]
 
 
 def test_the_snapshots_of_three_notebooks_are_kept_and_all_others_closed_once() -> None:

@@ -36,6 +36,9 @@ def cells(draw: st.DrawFn) -> list[tuple[str, str]]:
             title = draw(st.sampled_from([f" {name}", "", f' name="{name}"']))
             body = "\n".join(draw(st.lists(st.sampled_from(STATEMENTS), max_size=6)))
             label = f"#| label: {name}\n" if not title and draw(st.booleans()) else ""
+            if draw(st.integers(0, 5)) == 0:  # `%%bash`, as jupytext writes it
+                tagged, body = f'{tagged} language="bash"', "".join(f"# {line}\n" for line in body.split("\n"))
+                label = ""
             made.append((f"# %%{title}{tagged}\n{label}{body}", "code"))
         else:
             lines = "\n".join(draw(st.lists(st.sampled_from(PROSE), max_size=6))).split("\n")
@@ -62,6 +65,9 @@ def test_cells_are_those_that_jupytext_reads_and_know_their_line(
     for cell in notebook.cells:
         for offset, line in enumerate(cell.source.split("\n") if cell.source else []):
             there = lines[cell.line + offset - 1]
+            if line == "%%bash":
+                assert there.startswith("# %%") and there.endswith('language="bash"')
+                continue
             plain = there.removeprefix("# ").removeprefix("#") if there.startswith("#") else there
             assert line in (there, plain, there.removeprefix("# ")), (cell, offset)
 
@@ -125,3 +131,38 @@ def test_any_text_is_read_or_has_a_problem_with_a_line(text: str) -> None:
 def test_lines_are_counted_as_editors_and_python_count_them(character: str) -> None:
     text = f"# %% a\ns = '{character}'\n\n# %% b\nx = 1\n"
     assert parse("x.py", text).problems == () and named(text)["b"] == (5, "x = 1")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_cell() -> None:
+    assert named("\ufeff# %% a\nx = 1\n") == {"a": (2, "x = 1")}
+    assert parse("x.py", "\ufeff# ---\n# jupyter:\n# ---\n# %%\n1\n").problems
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%matplotlib inline\nx = 1",
+        "!ls *.py",
+        "files = !ls",
+        "print?",
+        "%%bash\nfor i in 1 2; do echo $i; done",
+        "await thing()",
+        "x = 1\nfrom __future__ import annotations",
+        "'\\d'",
+        "  indented = 1\n  again = 2",
+        "%timeit [i for i in range(3)]",
+    ],
+)
+def test_all_that_ipython_runs_is_syntax(cell: str) -> None:
+    assert parse("x.py", f"# %% a\n{cell}\n").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [("x = (", 2), ("x = 1\n\ny = = 2", 4), ("return 1", 2), ("%pwd\nx = 1\nif x:\ny = 2", 5), ("\x00", 2)],
+)
+def test_an_error_of_syntax_is_found_before_any_cell_runs(cell: str, line: int) -> None:
+    [found] = parse("x.py", f"# %% a\n{cell}\n\n# %% b\n1\n").problems
+    assert found.line == line and "no cell ran" in found.message
+    for tag in ("raises-exception", "skip-execution"):
+        assert parse("x.py", f'# %% a tags=["{tag}"]\n{cell}\n').problems == ()

@@ -219,7 +219,7 @@ def test_a_note_s_figure_links_to_its_cell_and_shows_its_code(rich: Small) -> No
     assert len(figures) == 4
     assert 'href="../../notebooks/heat/#decay"' in figures[0] and "open" not in figures[0].partition("<details")[2][:60]
     assert re.search(r"<details[^>]*\bopen", figures[1])
-    assert "<table><tr><th>name</th>" in figures[2] and "folded code 5" in figures[3]
+    assert "<table><tbody><tr><th>name</th>" in figures[2] and "folded code 5" in figures[3]
     assert "<text" in figures[0] and "currentColor" in figures[0] and "#000000" not in figures[0]
 
 
