@@ -29,13 +29,14 @@ from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor, InlineP
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import ETX, INLINE_PLACEHOLDER_RE, STX
 
-from weave.note import citations
+from weave.note import citations, gfm
 from weave.note.embeds import EMBED, Embeds, show_error
 from weave.note.folds import Folds
 from weave.note.lines import MarkLines, Unmark, unmark
 from weave.note.links import LinkError, Links, name_references
 from weave.note.math import as_written
 from weave.note.page import Page, current_page
+from weave.note.preview import Compare
 from weave.source import markdown, terms
 
 _DESTINATION = r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)"
@@ -63,6 +64,8 @@ class NoteExtension(Extension):
         md.inlinePatterns.register(_Wiki(markdown.WIKI, md), "weave_wiki", 165)
         md.treeprocessors.register(_Resolve(md, lines), "weave", 15)
         citations.register(md, lines.line_of)
+        gfm.register(md)
+        md.treeprocessors.register(Compare(md, lines), "weave_compare", 18)  # between inline (20) and links (15)
         md.postprocessors.register(Unmark(md), "weave_unmark", -10)
 
     def begin(self, text: str) -> Page:
