@@ -22,7 +22,7 @@ from weave.note.lists import BLOCK, Lists, item_of
 _HEADING = re.compile(r"^[ ]{0,3}(?P<marks>#{1,6})(?:[ ]+(?P<text>.*?))??(?:[ ]+#+)?[ ]*$", re.MULTILINE)
 _UNDERLINE = re.compile(r"[ ]{0,3}(?:=+|-+)[ ]*$")
 _RULE = re.compile(r"[ ]*\|?[ ]*:?-+:?[ ]*(?:\|[ ]*:?-+:?[ ]*)*\|?[ ]*$")
-_ADDRESS = r"(?<![\w/<\"'(=])(https?://[^\s<>\u0002\ufdd0-\ufdef]+)"
+_ADDRESS = r"(?<![^\s*_~(])(https?://[^\s<>\u0002\ufdd0-\ufdef]+)"
 
 
 def register(md: Markdown) -> None:
@@ -36,12 +36,12 @@ def register(md: Markdown) -> None:
     blocks.register(_Setext(md.parser), "setextheader", 60)
     blocks.register(_Stashed(md.parser), "weave_stashed", 77)
     blocks.register(_BelowText(md.parser), "weave_tables", 76)  # before tables
-    md.ESCAPED_CHARS = sorted({*md.ESCAPED_CHARS, *string.punctuation})
+    md.ESCAPED_CHARS = sorted({*md.ESCAPED_CHARS, *string.punctuation} - {"&"})
     md.inlinePatterns.register(_Break(r"\\\n", md), "weave_break", 185)  # before escapes, after code
     struck = r"(?<![~\\])(~~?)(?![\s~])((?:(?!\n\n).)*?[^\s~])\1(?!~)"
     md.inlinePatterns.register(SimpleTagInlineProcessor(struck, "del"), "weave_struck", 65)
-    md.inlinePatterns.register(_Address(_ADDRESS, md), "weave_address", 115)  # after <https://…>
-    md.treeprocessors.register(_Pipes(md), "weave_pipes", 30)  # before what is in a line
+    md.inlinePatterns.register(_Address(_ADDRESS, md), "weave_address", 80)  # after HTML (90)
+    md.treeprocessors.register(_Cells(md), "weave_cells", 30)  # before what is in a line
 
 
 class _Headings(BlockProcessor):
@@ -90,8 +90,12 @@ class _Stashed(BlockProcessor):
 
     def _row(self, block: str) -> int:
         lines = block.split("\n")
-        rows = (row for row, line in enumerate(lines) if HTML_PLACEHOLDER_RE.fullmatch(line.strip()))
-        return next(rows, -1) if len(lines) > 1 else -1
+        for row, line in enumerate(lines):
+            if item_of(line) and not line.startswith("    "):
+                return -1  # it may be in the item
+            if HTML_PLACEHOLDER_RE.fullmatch(line.strip()) and len(lines) > 1:
+                return row
+        return -1
 
     def test(self, parent: etree.Element, block: str) -> bool:
         return self._row(block) >= 0 and not block.startswith(("    ", ">"))
@@ -148,10 +152,14 @@ class _Address(InlineProcessor):
         return link, m.start(1), m.start(1) + len(address)
 
 
-class _Pipes(Treeprocessor):
-    r"""``\|`` in a table's cell is a line, also in code."""
+class _Cells(Treeprocessor):
+    r"""``\|`` in a table's cell is a line, also in code; a table may have no rows."""
 
     def run(self, root: etree.Element) -> None:
+        for table in root.iter("table"):
+            for body in table.findall("tbody"):
+                if len(body) == 1 and not "".join(body.itertext()).strip():
+                    table.remove(body)
         for tag in ("td", "th"):
             for cell in root.iter(tag):
                 cell.text = (cell.text or "").replace("\\|", "|")

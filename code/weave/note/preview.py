@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 import cmarkgfm
 from cmarkgfm.cmark import Options
 from markdown import Markdown
+from markdown.extensions.footnotes import NBSP_PLACEHOLDER
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, ETX, STX
 
@@ -24,7 +25,7 @@ from weave.source.markdown import outside_fences, tokens
 from weave.source.tokens import PREFIX
 
 _LEFT_OUT, _DISPLAYED = "\ue000", "\ue001"  # characters for a formula, link, citation; for a formula on its own lines
-_GAP = re.compile(f"[$(]?{_LEFT_OUT}+[$)]?|{_DISPLAYED}+")
+_GAP = re.compile(f"[$(]?{_LEFT_OUT}[{_LEFT_OUT}|\\\\]*[$)]?|{_DISPLAYED}+")
 _STASHED = re.compile(f"<p>\\s*{STX}wzxhzdk:(\\d+){ETX}\\s*</p>|{STX}wzxhzdk:(\\d+){ETX}")
 _CHARACTER = re.compile(f"{STX}(\\d+){ETX}")
 _OPTIONS = Options.CMARK_OPT_FOOTNOTES | Options.CMARK_OPT_UNSAFE | Options.CMARK_OPT_SOURCEPOS
@@ -40,6 +41,7 @@ _MODULE = re.compile(r"[ ]*(?:#+ +)?::: ")
 _ABBREVIATION = re.compile(r"[ ]{0,3}\*\[[^\]]+\]:")
 _ALERT = re.compile(r"\[!\w+\][-+]?")
 _WITHIN_WORDS = {"span", "label", "sup", "sub", "abbr", "small", "u", "i", "b", "kbd"}
+_MARKS = re.compile(r"[*_`~\\]")
 _SHOWN = 60
 
 
@@ -74,7 +76,7 @@ class Compare(Treeprocessor):
             if not count:
                 break
         text = _CHARACTER.sub(lambda match: html.escape(chr(int(match[1]))), unmark(text))
-        return text.replace(AMP_SUBSTITUTE, "&")
+        return text.replace(AMP_SUBSTITUTE, "&").replace(NBSP_PLACEHOLDER, " ")
 
 
 def differences(
@@ -123,7 +125,7 @@ def _on_its_own(text: str, start: int, end: int) -> bool:
 
 def _masked(written: str, whole: bool) -> str:
     if not whole:
-        inner = re.sub(r"[^\n]", _LEFT_OUT, written[1:-1])
+        inner = re.sub(r"\\(?!\|)|[^\n|\\]", _LEFT_OUT, written[1:-1])  # a pipe parts the cells of a table
         dollar = written[0] == "$"
         return ("$" if dollar else "(") + inner + ("$" if dollar else ")")
     first, *more = written.split("\n")
@@ -233,7 +235,10 @@ class _Structure(HTMLParser):
                 self._put(word)
 
     def _put(self, token: str) -> None:
-        if token != _LEFT_OUT or not self.found or self.found[-1][0] != _LEFT_OUT:
+        last = self.found[-1][0] if self.found else ""
+        if (last, token) in (("<strong>", "<em>"), ("</em>", "</strong>")):  # ***both***, in either order
+            self.found.insert(-1, (token, self.line))
+        elif token != _LEFT_OUT or last != _LEFT_OUT:
             self.found.append((token, self.line))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -264,7 +269,7 @@ class _Structure(HTMLParser):
             self._add("<img>")
         elif tag == "img":
             self._add("<img>")
-            self.text = given.get("alt") or ""
+            self.text = _MARKS.sub("", given.get("alt") or "")
             self._add("</img>")
         elif tag == "input":
             self._add("<checked>" if "checked" in given else "<unchecked>")
@@ -321,7 +326,7 @@ class _Structure(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.skip:
             return
-        self.text += data
+        self.text += _MARKS.sub("", data) if "weave-embed" in self.open else data
 
     def close(self) -> None:
         super().close()
@@ -330,4 +335,4 @@ class _Structure(HTMLParser):
 
 def _words(text: str) -> list[str]:
     """Return the words of a text; one character for everything that is left out."""
-    return _GAP.sub(lambda gap: f" {gap[0].strip('$()')[0]} ", text).split()
+    return _GAP.sub(lambda gap: f" {_DISPLAYED if _DISPLAYED in gap[0] else _LEFT_OUT} ", text).split()
