@@ -17,11 +17,11 @@ from markdown.inlinepatterns import InlineProcessor, SimpleTagInlineProcessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import HTML_PLACEHOLDER_RE, AtomicString
 
-from weave.note.lists import BLOCK, Lists, item_of
+from weave.note.lists import BLOCK, RULE, Lists, item_of
 
 _HEADING = re.compile(r"^[ ]{0,3}(?P<marks>#{1,6})(?:[ ]+(?P<text>.*?))??(?:[ ]+#+)?[ ]*$", re.MULTILINE)
 _UNDERLINE = re.compile(r"[ ]{0,3}(?:=+|-+)[ ]*$")
-_RULE = re.compile(r"[ ]*\|?[ ]*:?-+:?[ ]*(?:\|[ ]*:?-+:?[ ]*)*\|?[ ]*$")
+_DELIMITERS = re.compile(r"[ ]*\|?[ ]*:?-+:?[ ]*(?:\|[ ]*:?-+:?[ ]*)*\|?[ ]*$")
 _ADDRESS = r"(?<![^\s*_~(])(https?://[^\s<>\u0002\ufdd0-\ufdef]+)"
 
 
@@ -69,7 +69,7 @@ class _Setext(BlockProcessor):
         for row, line in enumerate(block.split("\n")):
             if row and _UNDERLINE.match(line):
                 return row
-            if item_of(line) and not row or BLOCK.match(line) or "|" in line or line.startswith("    ") and not row:
+            if RULE.match(line) or (item_of(line) and not row) or BLOCK.match(line) or "|" in line or (line.startswith("    ") and not row):
                 return 0
         return 0
 
@@ -113,9 +113,9 @@ class _BelowText(BlockProcessor):
         lines = block.split("\n")
         for row in range(2, len(lines)):
             rule = lines[row]
-            if _RULE.match(rule) and "|" in rule and "|" in lines[row - 1] and _cells(rule) == _cells(lines[row - 1]):
+            if _DELIMITERS.match(rule) and "|" in rule and "|" in lines[row - 1] and _cells(rule) == _cells(lines[row - 1]):
                 return row - 1
-            if _RULE.match(lines[row - 1]) and "|" in lines[row - 1]:
+            if _DELIMITERS.match(lines[row - 1]) and "|" in lines[row - 1]:
                 return 0
         return 0
 

@@ -16,7 +16,7 @@ from markdown.util import STX
 ITEM = re.compile(r"[ ]{0,3}(?P<mark>[-*+]|(?P<number>\d{1,9})[.)])(?:(?P<space>[ ]{1,4})(?=[^ ])|(?=[ ])|$)")
 RULE = re.compile(r"[ ]{0,3}([-*_])[ ]*(?:\1[ ]*){2,}$")
 # What begins a line of a block that is no paragraph: no paragraph of an item goes on in it.
-BLOCK = re.compile(rf"[ ]{{0,3}}(?:>|#{{1,6}}(?:[ ]|$)|{STX}|(?:!!!|\?\?\?\+?|===)[ ]|:[ ]{{1,3}}|\[\^?[^\]]+\]:|<)")
+BLOCK = re.compile(rf"[ ]{{0,3}}(?:>|#{{1,6}}(?:[ ]|$)|{STX}|(?:!!!|\?\?\?\+?|===)[ ]|:[ ]{{1,3}}|\[\^?[^\]]+\]:)")
 _OPENED = re.compile(r"[ ]*(?:!!!|\?\?\?\+?|===|:|\[\^[^\]]+\]:)(?:[ ]|$)")
 
 

@@ -25,7 +25,7 @@ from weave.source.markdown import outside_fences, tokens
 from weave.source.tokens import PREFIX
 
 _LEFT_OUT, _DISPLAYED = "\ue000", "\ue001"  # characters for a formula, link, citation; for a formula on its own lines
-_GAP = re.compile(f"[$(]?{_LEFT_OUT}[{_LEFT_OUT}|\\\\]*[$)]?|{_DISPLAYED}+")
+_GAP = re.compile(f"[$(]?[|\\\\]*{_LEFT_OUT}[{_LEFT_OUT}|\\\\]*[$)]?|{_DISPLAYED}+")
 _STASHED = re.compile(f"<p>\\s*{STX}wzxhzdk:(\\d+){ETX}\\s*</p>|{STX}wzxhzdk:(\\d+){ETX}")
 _CHARACTER = re.compile(f"{STX}(\\d+){ETX}")
 _OPTIONS = Options.CMARK_OPT_FOOTNOTES | Options.CMARK_OPT_UNSAFE | Options.CMARK_OPT_SOURCEPOS
@@ -104,7 +104,11 @@ def _shown(words: list[str], start: int, end: int) -> str:
 
 def _github(lines: list[str]) -> str:
     """Return the HTML that GitHub makes of a source, in which what only the site has is read as plain text."""
-    text = "\n".join(lines)
+    return cmarkgfm.github_flavored_markdown_to_html(_plain(_mask("\n".join(lines))), _OPTIONS)
+
+
+def _mask(text: str) -> str:
+    """Return a source with formulas, ``[[links]]`` and citations left out, and each line on its line."""
     spans = {}
     for token in tokens(text, "math", "wiki", "citation"):
         whole = token.kind == "math" and not token.written.startswith("$`") and _on_its_own(text, token.start, token.end)
@@ -114,8 +118,7 @@ def _github(lines: list[str]) -> str:
         if start >= done:
             pieces += [text[done:start], _masked(text[start:end], whole)]
             done = end
-    text = "".join([*pieces, text[done:]])
-    return cmarkgfm.github_flavored_markdown_to_html(_plain(text), _OPTIONS)
+    return "".join([*pieces, text[done:]])
 
 
 def _on_its_own(text: str, start: int, end: int) -> bool:
@@ -306,6 +309,9 @@ class _Structure(HTMLParser):
                 self.footnotes, self.found = 0, self.main
             if self.skip:
                 self.skip = 0 if len(self.open) < self.skip else self.skip
+            elif last == "pre":
+                self.text = _mask(self.text)  # the scanner sees no difference between text and indented code
+                self._add("</pre>")
             elif last == "weave-embed":
                 self._add("</img>")
             elif last == "dl":

@@ -312,7 +312,10 @@ def on_github(text: str) -> list[str]:
 def bench(new_small: Callable[[], Small]) -> Bench:
     """The small site's book and the Markdown of the real one."""
     config = load_config(str(ROOT / "mkdocs.yml"))
-    book = Book(Layout(new_small().root))
+    site = new_small()
+    for name in ("b.png", "c.png"):
+        site.write(f"docs/notes/{name}", "")
+    book = Book(Layout(site.root))
     book.read_sources()
     return Bench(book, Markdown(extensions=config.markdown_extensions, extension_configs=config.mdx_configs))
 
