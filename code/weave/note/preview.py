@@ -21,6 +21,7 @@ from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, ETX, STX
 
 from weave.note.lines import MarkLines, unmark
+from weave.source import leftovers
 from weave.source.markdown import outside_fences, tokens
 from weave.source.tokens import PREFIX
 
@@ -42,6 +43,7 @@ _ABBREVIATION = re.compile(r"[ ]{0,3}\*\[[^\]]+\]:")
 _ALERT = re.compile(r"\[!\w+\][-+]?")
 _WITHIN_WORDS = {"span", "label", "sup", "sub", "abbr", "small", "u", "i", "b", "kbd"}
 _MARKS = re.compile(r"[*_`~\\]")
+_CODE = re.compile(r'<pre[^>]* data-sourcepos="(\d+):\d+-(\d+):')
 _SHOWN = 60
 
 
@@ -56,11 +58,13 @@ class Compare(Treeprocessor):
         page = self.lines.page
         if page.book is None:
             return
-        site = structure(self._html(root))
-        github = structure(_github(self.lines.lines))
-        for line, here, there in differences(site, github):
+        source = _github(self.lines.lines)
+        for line, here, there in differences(structure(self._html(root)), structure(source)):
             what = f"GitHub and Obsidian show {there}, the site {here}"
             page.report(line, f"{what}; write it so that all read the same (blank lines around it often do)")
+        code = {line for start, end in _CODE.findall(source) for line in range(int(start), int(end) + 1)}
+        for line, what in leftovers.find("\n".join(self.lines.lines), code):
+            page.report(line, what)
 
     def _html(self, root: object) -> str:
         """Return the page so far as HTML, with what Markdown has put aside."""
