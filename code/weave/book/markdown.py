@@ -98,7 +98,7 @@ class _Finish(Postprocessor):
             return text
         asked = self.ext.asked
         book = self.ext.book
-        page.anchors, page.headings = finish.anchors(text), headings.read(text)
+        page.anchors, page.headings = headings.read(text)
         broken = dangling(book, page)
         named = sorted({arguments[0] for question, arguments in asked.answers if question == "outcome"})
         stale = [problem for path in named if path in book.outcomes for problem in book.outcomes[path].problems]

@@ -32,7 +32,7 @@ from markdown.util import ETX, INLINE_PLACEHOLDER_RE, STX
 from weave.note import citations, gfm
 from weave.note.embeds import EMBED, Embeds, show_error
 from weave.note.folds import Folds
-from weave.note.lines import MarkLines, Unmark, unmark
+from weave.note.lines import MarkLines, Unmark, as_read, mark, marked_line, unmark
 from weave.note.links import LinkError, Links, name_references
 from weave.note.math import as_written
 from weave.note.page import Page, current_page
@@ -43,7 +43,6 @@ _DESTINATION = r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)"
 _WIKI = r"\[\[(?=[^\[\]\n]+\]\])"
 _MARKED = re.compile("|".join((_DESTINATION, _WIKI, citations.START)), re.MULTILINE)
 _EMBEDDED = re.compile(r"[^?#]*\.(?:py|ipynb|pdf)(?:[?#]|$)|(?:\?code)?#")
-_CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
 _ESCAPED_PIPE = f"{STX}{ord('|')}{ETX}"
 
 
@@ -90,12 +89,14 @@ class _Wiki(InlineProcessor):
             escaped = (match for match in placeholders if self.unescape(match[0]) == _ESCAPED_PIPE)
             if match := next(escaped, None):
                 target, words = target[: match.start()], target[match.end() :]
-        written = self.unescape(as_written(target, self.md))
-        name = _CHARACTER.sub(lambda character: chr(int(character[1])), written)
+        line = marked_line(self.unescape(target))
+        name = (mark(line) if line else "") + as_read(self.unescape(as_written(target, self.md)), self.md)
         if unmark(name).startswith("^") or not unmark(name).strip(" #"):
             return None, None, None
         element = etree.Element("a", {"weave-term": name})
         element.text = words or unmark(target).strip().removeprefix("#").replace("#", " > ")
+        if data[m.start(0) - 1 : m.start(0)] == "!":
+            element.set("weave-embedded", "!")
         return element, m.start(0), m.end(0)
 
 
@@ -126,12 +127,19 @@ class _Resolve(Treeprocessor):
         book = page.book
         if book is None:
             return
+        lines_of = self.lines.line_of
         links = Links(page, book, self.lines)
         embeds = Embeds(links, self.md.htmlStash.store)
         for element in list(root.iter()):
             if element.tag == "dt" and page.path == book.layout.glossary:
                 element.set("id", terms.anchor("".join(element.itertext())))
             try:
+                if element.get("class") in ("footnote-ref", "footnote-backref"):
+                    continue  # unread.py looks after them
+                if element.attrib.pop("weave-embedded", ""):
+                    written = element.attrib.pop("weave-term")
+                    what = f"![[{unmark(written)}]] shows nothing here; write [[…]] for a link, ![caption](file.png) for a picture"
+                    raise LinkError(lines_of(written), what)
                 if element.tag == "a" and (term := element.attrib.pop("weave-term", None)) is not None:
                     links.term(element, term)
                 elif element.tag == "a" and element.get("href") is not None:

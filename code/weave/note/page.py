@@ -15,6 +15,7 @@ from weave.source.problem import Problem
 if TYPE_CHECKING:
     from weave.note.bibliography import Work
     from weave.note.code_pages import Definition
+    from weave.note.headings import Heading
     from weave.note.numbers import Value
     from weave.run.executor import Outcome
     from weave.run.notebook import Notebook
@@ -155,8 +156,7 @@ class Page:
     anchors: set[str] = field(default_factory=set)
     cited: list[str] = field(default_factory=list)
     """Keys of the works that the page cites, in the order of their numbers."""
-    headings: dict[str, str] = field(default_factory=dict)
-    """The id of each heading by its text."""
+    headings: list[Heading] = field(default_factory=list)
 
     def line(self, line: int) -> int:
         """Return the line in the file of a line of the Markdown text (both counted from 1)."""

@@ -20,6 +20,7 @@ from markdown.extensions.footnotes import NBSP_PLACEHOLDER
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AMP_SUBSTITUTE, ETX, STX
 
+from weave.note import unread
 from weave.note.lines import MarkLines, unmark
 from weave.source import leftovers
 from weave.source.markdown import outside_fences, tokens
@@ -58,13 +59,16 @@ class Compare(Treeprocessor):
         page = self.lines.page
         if page.book is None:
             return
-        source = _github(self.lines.lines)
-        for line, here, there in differences(structure(self._html(root)), structure(source)):
+        text = "\n".join(self.lines.lines)
+        github = _github(text)
+        code = {line for start, end in _CODE.findall(github) for line in range(int(start), int(end) + 1)}
+        notes = [*unread.footnotes(text, code)]
+        for line, what in [*leftovers.find(text, code), *notes, *unread.addresses(page, text, code)]:
+            page.report(line, what)
+        site = structure(self._html(root), notes=not notes)
+        for line, here, there in differences(site, structure(github, notes=not notes)):
             what = f"GitHub and Obsidian show {there}, the site {here}"
             page.report(line, f"{what}; write it so that all read the same (blank lines around it often do)")
-        code = {line for start, end in _CODE.findall(source) for line in range(int(start), int(end) + 1)}
-        for line, what in leftovers.find("\n".join(self.lines.lines), code):
-            page.report(line, what)
 
     def _html(self, root: object) -> str:
         """Return the page so far as HTML, with what Markdown has put aside."""
@@ -106,9 +110,9 @@ def _shown(words: list[str], start: int, end: int) -> str:
     return f"“{text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}”"
 
 
-def _github(lines: list[str]) -> str:
+def _github(text: str) -> str:
     """Return the HTML that GitHub makes of a source, in which what only the site has is read as plain text."""
-    return cmarkgfm.github_flavored_markdown_to_html(_plain(_mask("\n".join(lines))), _OPTIONS)
+    return cmarkgfm.github_flavored_markdown_to_html(_plain(_mask(text)), _OPTIONS)
 
 
 def _mask(text: str) -> str:
@@ -167,13 +171,18 @@ def _plain(text: str) -> str:
     return "\n".join(out)
 
 
-def structure(page: str) -> list[tuple[str, int]]:
-    """Return the tags and words of HTML, each with its line in the source (0 where that is not known)."""
+def structure(page: str, notes: bool = True) -> list[tuple[str, int]]:
+    """Return the tags and words of HTML, each with its line in the source (0 where that is not known).
+
+    Args:
+        page: The HTML.
+        notes: Whether footnotes count.
+    """
     reader = _Structure()
     reader.feed(page)
     reader.close()
     found = _without_borders(_without_alerts(reader.found))
-    return found + [token for note in sorted(reader.notes) for token in note]
+    return found + [token for note in sorted(reader.notes) for token in note if notes]
 
 
 def _without_alerts(found: list[tuple[str, int]]) -> list[tuple[str, int]]:
