@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weave.book import drafts
+from weave.book import drafts, written
 from weave.book.book import Book
 from weave.note import headings, labs, snippets
 from weave.note.page import Page
 from weave.source import front_matter
 from weave.source.problem import Problem, nearest
+from weave.source.renaming import unfinished
 
 
 def problems(book: Book) -> list[Problem]:
@@ -30,6 +31,10 @@ def problems(book: Book) -> list[Problem]:
             every += snippets.unrun(path, book.layout.read(path))
             every += labs.problems(book.layout, path, book.layout.read(path), book.packages)
     every += drafts.links_to(book)
+    every += written.outside(book.layout)
+    every += unfinished(book.layout)
+    sources = [path for path in book.pages if path.endswith(".md") and book.is_file(path)]
+    every += written.unwritten(book.layout, sources)
     if book.addresses:  # every page is known
         notes = [path for path in {*book.pages, *book.drafts} if path.endswith(".md") and book.is_file(path)]
         every += labs.unused(book.layout, notes, book.packages)

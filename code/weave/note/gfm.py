@@ -69,7 +69,13 @@ class _Setext(BlockProcessor):
         for row, line in enumerate(block.split("\n")):
             if row and _UNDERLINE.match(line):
                 return row
-            if RULE.match(line) or (item_of(line) and not row) or BLOCK.match(line) or "|" in line or (line.startswith("    ") and not row):
+            if (
+                RULE.match(line)
+                or (item_of(line) and not row)
+                or BLOCK.match(line)
+                or "|" in line
+                or (line.startswith("    ") and not row)
+            ):
                 return 0
         return 0
 
@@ -113,7 +119,12 @@ class _BelowText(BlockProcessor):
         lines = block.split("\n")
         for row in range(2, len(lines)):
             rule = lines[row]
-            if _DELIMITERS.match(rule) and "|" in rule and "|" in lines[row - 1] and _cells(rule) == _cells(lines[row - 1]):
+            if (
+                _DELIMITERS.match(rule)
+                and "|" in rule
+                and "|" in lines[row - 1]
+                and _cells(rule) == _cells(lines[row - 1])
+            ):
                 return row - 1
             if _DELIMITERS.match(lines[row - 1]) and "|" in lines[row - 1]:
                 return 0

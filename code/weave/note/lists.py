@@ -53,7 +53,9 @@ class Lists(BlockProcessor):
             self.parser.parseBlocks(parent, ["\n".join(before)])
         items, rest, loose, number = _items(lines)
         numbered = number is not None
-        listed = etree.SubElement(parent, "ol" if numbered else "ul", {"start": str(number)} if number not in (None, 1) else {})
+        listed = etree.SubElement(
+            parent, "ol" if numbered else "ul", {"start": str(number)} if number not in (None, 1) else {}
+        )
         for content in items:
             item = etree.SubElement(listed, "li")
             self.parser.parseChunk(item, "\n".join(_leveled(content)))

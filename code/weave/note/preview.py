@@ -87,9 +87,7 @@ class Compare(Treeprocessor):
         return text.replace(AMP_SUBSTITUTE, "&").replace(NBSP_PLACEHOLDER, " ")
 
 
-def differences(
-    site: list[tuple[str, int]], github: list[tuple[str, int]]
-) -> Iterator[tuple[int, str, str]]:
+def differences(site: list[tuple[str, int]], github: list[tuple[str, int]]) -> Iterator[tuple[int, str, str]]:
     """Yield the line of each difference, what the site shows there, and what GitHub shows."""
     here, there = [token for token, _ in site], [token for token, _ in github]
     if here == there:
@@ -119,7 +117,9 @@ def _mask(text: str) -> str:
     """Return a source with formulas, ``[[links]]`` and citations left out, and each line on its line."""
     spans = {}
     for token in tokens(text, "math", "wiki", "citation"):
-        whole = token.kind == "math" and not token.written.startswith("$`") and _on_its_own(text, token.start, token.end)
+        whole = (
+            token.kind == "math" and not token.written.startswith("$`") and _on_its_own(text, token.start, token.end)
+        )
         spans[token.start, token.end] = whole and token.written[:2] in ("$$", "``", "~~")
     pieces, done = [], 0
     for (start, end), whole in sorted(spans.items()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Container, Iterator
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -66,7 +65,7 @@ def addresses(page: Page, text: str, code: Container[int]) -> Iterator[tuple[int
                 yield token.line, book.unknown_file(path)
             else:
                 markdown = "![…]" if name == "src" else "[…]"
-                what = f"{name}=\"{url}\" is relative to the page's address on the site, and leads nowhere there"
+                what = f'{name}="{url}" is relative to the page\'s address on the site, and leads nowhere there'
                 yield token.line, f"{what}; write {markdown}({url})"
 
 

@@ -125,7 +125,9 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Run the stale notebooks; add a page for each notebook, test and module."""
         book = self.book
         sources.replace_unreadable(book, files, config)
-        book.drafts = drafts.drafts(book.layout)
+        unpublished = config.draft_docs.match_file if config.draft_docs else lambda uri: False
+        uris = [file.src_uri for file in files.documentation_pages() if unpublished(file.src_uri)]
+        book.drafts = drafts.drafts(book.layout, [f"{book.layout.docs}/{uri}" for uri in uris])
         if self.mode == "build" and book.drafts:
             book.execute({notebook.path for notebook in book.notebooks()} - book.drafts)
             sources.leave_out(book.drafts, book.layout, files, config)

@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 
+from weave.book import written
 from weave.book.book import Book
 from weave.note.embeds import error_html
 from weave.site.collected import source_of
@@ -16,8 +17,12 @@ from weave.source.problem import not_utf8
 
 
 def replace_unreadable(book: Book, files: Files, config: MkDocsConfig) -> None:
-    """Replace each page that is not UTF-8 with an error message."""
+    """Replace each page that is not UTF-8 with an error message; leave out what lies outside of the repository."""
     book.unreadable_pages.clear()
+    for problem in written.outside(book.layout):
+        uri = problem.path.removeprefix(f"{book.layout.docs}/")
+        for file in [file for file in files if file.src_uri == uri or file.src_uri.startswith(f"{uri}/")]:
+            files.remove(file)
     for file in list(files.documentation_pages()):
         path = source_of(book, file)
         if path is None:

@@ -44,9 +44,9 @@ def read(text: Text) -> None:
             if heading["attributes"]:
                 parts["attributes"] = text.trimmed(*part(heading, "attributes"))
             text.add("heading", parts["marks"][0], start + len(line.rstrip()), **parts)
-        elif row <= underline:  # of a heading that began above
-            is_heading = True
-        elif after_block and (underline := _underlined(text, lines, row)):
+        elif row <= underline or (
+            after_block and (underline := _underlined(text, lines, row))
+        ):  # of a heading that began above
             is_heading = True
         if "[" in line and not is_heading:
             if task := _TASK.match(line):

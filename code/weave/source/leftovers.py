@@ -37,7 +37,9 @@ def find(text: str, code: Container[int]) -> Iterator[tuple[int, str]]:
     found = [*_dollars(prose), *_brackets(text, prose)]
     for match in _BEGIN.finditer(prose):
         if match[0].startswith("\\begin"):
-            found.append((match.start(), f"{match[0]} stands outside of a formula; put $$ above it and $$ below its end"))
+            found.append(
+                (match.start(), f"{match[0]} stands outside of a formula; put $$ above it and $$ below its end")
+            )
     told: set[int] = set()
     for at, message in sorted(found):
         line = text.count("\n", 0, at) + 1
@@ -69,7 +71,9 @@ def _is_tex(words: str, at: int, end: int) -> bool:
     """Return whether what is between two dollars looks like a formula."""
     inside = words[at + 1 : end]
     if not inside.strip() or "\0" in inside or _PRICE.match(words, at):
-        return bool(re.search(r"\\[A-Za-z]", inside)) and not _WORDS.search(re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", "", inside))
+        return bool(re.search(r"\\[A-Za-z]", inside)) and not _WORDS.search(
+            re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", "", inside)
+        )
     rest = re.sub(r"\\[A-Za-z]+(?:\{[^{}]*\})*", "", inside)
     if _SYMBOL.fullmatch(inside):
         return True
