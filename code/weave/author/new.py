@@ -142,10 +142,9 @@ def new(layout: Layout, title: str, part: str | None) -> list[str]:
 def _tests(layout: Layout) -> str:
     """Return the folder of the tests that most notes link to, with a slash behind it."""
     notes = (layout.root / layout.docs / "notes").glob("*.md")
-    found = (
-        re.findall(r"\]\((?:\.\./)+([^()#\s]*/)test_\w+\.py#", note.read_text("utf-8", "replace")) for note in notes
-    )
-    counted = Counter(folder for folders in found for folder in folders)
+    texts = (note.read_text("utf-8", "replace") for note in notes)
+    link = re.compile(r"\]\((?:\.\./)+([^()#\s]*/)test_\w+\.py#")
+    counted = Counter(folder for text in texts for folder in link.findall(text))
     return next((folder for folder, _ in counted.most_common(1)), f"{layout.sources[0]}/")
 
 

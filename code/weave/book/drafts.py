@@ -1,4 +1,4 @@
-"""Notes that are not published yet, with notebook and checks: ``draft: true`` in their front matter, or in ``draft_docs``.
+"""Notes that are not published yet, with notebook and checks: ``draft: true`` in front matter, or in ``draft_docs``.
 
 They are on the site while it is served, and left out when it is built. Their problems are reported, but stop nothing.
 """

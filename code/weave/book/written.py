@@ -1,4 +1,4 @@
-"""Files below docs/ that are no pages to publish: links out of the repository, notes without text, the same text twice."""
+"""What is no page to publish: a link out of the repository, a note without text, the same text twice."""
 
 from __future__ import annotations
 

@@ -127,7 +127,6 @@ class _Resolve(Treeprocessor):
         book = page.book
         if book is None:
             return
-        lines_of = self.lines.line_of
         links = Links(page, book, self.lines)
         embeds = Embeds(links, self.md.htmlStash.store)
         for element in list(root.iter()):
@@ -138,8 +137,9 @@ class _Resolve(Treeprocessor):
                     continue  # unread.py looks after them
                 if element.attrib.pop("weave-embedded", ""):
                     written = element.attrib.pop("weave-term")
-                    what = f"![[{unmark(written)}]] shows nothing here; write [[…]] for a link, ![caption](file.png) for a picture"
-                    raise LinkError(lines_of(written), what)
+                    instead = "[[…]] for a link, ![caption](file.png) for a picture"
+                    what = f"![[{unmark(written)}]] shows nothing here; write {instead}"
+                    raise LinkError(self.lines.line_of(written), what)
                 if element.tag == "a" and (term := element.attrib.pop("weave-term", None)) is not None:
                     links.term(element, term)
                 elif element.tag == "a" and element.get("href") is not None:

@@ -1,7 +1,8 @@
 r"""What else GitHub and Obsidian have and Python-Markdown has not, or has otherwise.
 
-Headings that end in a sign (``## C#``), tables and fences right below a line of text, text right below a fence, ``\|`` in the code of a table, line breaks
-by a backslash, ``~~struck out~~``, bare addresses, a backslash before any sign. Lists are in lists.py.
+Headings that end in a sign (``## C#``), tables and fences right below a line of text, text right below a fence, ``\|``
+in the code of a table, line breaks by a backslash, ``~~struck out~~``, bare addresses, a backslash before any sign.
+Lists are in lists.py.
 """
 
 from __future__ import annotations
@@ -118,16 +119,11 @@ class _BelowText(BlockProcessor):
     def _row(self, block: str) -> int:
         lines = block.split("\n")
         for row in range(2, len(lines)):
-            rule = lines[row]
-            if (
-                _DELIMITERS.match(rule)
-                and "|" in rule
-                and "|" in lines[row - 1]
-                and _cells(rule) == _cells(lines[row - 1])
-            ):
-                return row - 1
-            if _DELIMITERS.match(lines[row - 1]) and "|" in lines[row - 1]:
+            head, rule = lines[row - 1 : row + 1]
+            if "|" in head and _DELIMITERS.match(head):
                 return 0
+            if "|" in head and "|" in rule and _DELIMITERS.match(rule) and _cells(rule) == _cells(head):
+                return row - 1
         return 0
 
     def test(self, parent: etree.Element, block: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as etree
+from itertools import pairwise
 
 from markdown.blockprocessors import BlockProcessor
 from markdown.util import STX
@@ -52,10 +53,9 @@ class Lists(BlockProcessor):
         if before:
             self.parser.parseBlocks(parent, ["\n".join(before)])
         items, rest, loose, number = _items(lines)
-        numbered = number is not None
-        listed = etree.SubElement(
-            parent, "ol" if numbered else "ul", {"start": str(number)} if number not in (None, 1) else {}
-        )
+        listed = etree.SubElement(parent, "ul" if number is None else "ol")
+        if number not in (None, 1):
+            listed.set("start", str(number))
         for content in items:
             item = etree.SubElement(listed, "li")
             self.parser.parseChunk(item, "\n".join(_leveled(content)))
@@ -121,7 +121,7 @@ def _is_loose(content: list[str]) -> bool:
     inner, last = 0, content[0]
     if mark := item_of(last):
         inner = mark.end() if mark["space"] else mark.end("mark") + 1
-    for above, line in zip(content, content[1:], strict=False):
+    for above, line in pairwise(content):
         if not line.strip():
             continue
         mark = item_of(line)

@@ -92,7 +92,7 @@ def differences(site: list[tuple[str, int]], github: list[tuple[str, int]]) -> I
     here, there = [token for token, _ in site], [token for token, _ in github]
     if here == there:
         return
-    told = set()
+    told: set[int] = set()
     for kind, i, i_end, j, j_end in difflib.SequenceMatcher(None, here, there, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
@@ -117,10 +117,8 @@ def _mask(text: str) -> str:
     """Return a source with formulas, ``[[links]]`` and citations left out, and each line on its line."""
     spans = {}
     for token in tokens(text, "math", "wiki", "citation"):
-        whole = (
-            token.kind == "math" and not token.written.startswith("$`") and _on_its_own(text, token.start, token.end)
-        )
-        spans[token.start, token.end] = whole and token.written[:2] in ("$$", "``", "~~")
+        display = token.kind == "math" and token.written[:2] in ("$$", "``", "~~")
+        spans[token.start, token.end] = display and _on_its_own(text, token.start, token.end)
     pieces, done = [], 0
     for (start, end), whole in sorted(spans.items()):
         if start >= done:
@@ -146,7 +144,8 @@ def _masked(written: str, whole: bool) -> str:
 
 def _plain(text: str) -> str:
     """Return a source without the marks of what only the site has, and what is inside of it less far in."""
-    out, inside = [], []
+    out: list[str] = []
+    inside: list[int] = []
     module = False
     for line, number in outside_fences(text.split("\n")):
         indent = len(line) - len(line.lstrip(" "))

@@ -8,7 +8,8 @@ from weave.source.tokens import PREFIX, Text
 
 _CONTAINERS = r"[ ]*(?:>[ ]*|(?:[-*+]|\d{1,9}[.)])[ ]+)*"
 _HEADING = re.compile(
-    rf"{_CONTAINERS}(?P<marks>#{{1,6}})(?![^ ])[ ]*(?P<text>.*?)[ ]*(?:(?<=[ ])#+)?(?P<attributes>[ ]+\{{:?[ ]*[^ }}][^}}]*\}})?[ ]*$"
+    rf"{_CONTAINERS}(?P<marks>#{{1,6}})(?![^ ])[ ]*(?P<text>.*?)[ ]*(?:(?<=[ ])#+)?"
+    r"(?P<attributes>[ ]+\{:?[ ]*[^ }][^}]*\})?[ ]*$"
 )
 _UNDERLINE = re.compile(r"(?:=+|-+)[ ]*$")
 _TASK = re.compile(
@@ -44,9 +45,7 @@ def read(text: Text) -> None:
             if heading["attributes"]:
                 parts["attributes"] = text.trimmed(*part(heading, "attributes"))
             text.add("heading", parts["marks"][0], start + len(line.rstrip()), **parts)
-        elif row <= underline or (
-            after_block and (underline := _underlined(text, lines, row))
-        ):  # of a heading that began above
+        elif row <= underline or (after_block and (underline := _underlined(text, lines, row))):
             is_heading = True
         if "[" in line and not is_heading:
             if task := _TASK.match(line):

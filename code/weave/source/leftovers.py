@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
+from itertools import pairwise
 
 from weave.source.markdown import tokens
 from weave.source.tokens import blanked
@@ -37,9 +38,8 @@ def find(text: str, code: Container[int]) -> Iterator[tuple[int, str]]:
     found = [*_dollars(prose), *_brackets(text, prose)]
     for match in _BEGIN.finditer(prose):
         if match[0].startswith("\\begin"):
-            found.append(
-                (match.start(), f"{match[0]} stands outside of a formula; put $$ above it and $$ below its end")
-            )
+            what = "stands outside of a formula; put $$ above it and $$ below its end"
+            found.append((match.start(), f"{match[0]} {what}"))
     told: set[int] = set()
     for at, message in sorted(found):
         line = text.count("\n", 0, at) + 1
@@ -54,7 +54,7 @@ def _dollars(prose: str) -> Iterator[tuple[int, str]]:
         start, words = paragraph.start(), paragraph[0]
         places = [match.start() for match in _DOLLAR.finditer(words)]
         used = -1
-        for at, end in zip(places, places[1:], strict=False):
+        for at, end in pairwise(places):
             if at > used and _is_tex(words, at, end):
                 used = end
                 shown = " ".join(words[at : end + 1].split())
@@ -70,11 +70,9 @@ def _dollars(prose: str) -> Iterator[tuple[int, str]]:
 def _is_tex(words: str, at: int, end: int) -> bool:
     """Return whether what is between two dollars looks like a formula."""
     inside = words[at + 1 : end]
-    if not inside.strip() or "\0" in inside or _PRICE.match(words, at):
-        return bool(re.search(r"\\[A-Za-z]", inside)) and not _WORDS.search(
-            re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", "", inside)
-        )
     rest = re.sub(r"\\[A-Za-z]+(?:\{[^{}]*\})*", "", inside)
+    if not inside.strip() or "\0" in inside or _PRICE.match(words, at):
+        return rest != inside and not _WORDS.search(rest)
     if _SYMBOL.fullmatch(inside):
         return True
     return bool(_TEX.search(inside)) and not (_WORDS.search(rest) and " " in rest.strip())
