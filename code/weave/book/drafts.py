@@ -25,7 +25,7 @@ def drafts(layout: Layout, others: Collection[str] = ()) -> set[str]:
         layout: The repository.
         others: Pages that ``draft_docs`` in mkdocs.yml names.
     """
-    files = (layout.root / layout.docs / "notes").glob("*.md")
+    files = [path for path in (layout.root / layout.docs / "notes").glob("*.md") if path.is_file()]
     notes = {path.relative_to(layout.root).as_posix() for path in files if meta(read(path)).get("draft") is True}
     notes |= set(others)
     return {path for note in notes for path in (note, layout.notebook_of(note), layout.checks_of(note))}

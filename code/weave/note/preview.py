@@ -37,9 +37,9 @@ _KEPT = {
 }
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _SKIPPED_TAGS = {"summary", "script", "style", "svg", "title"}
-_SKIPPED = {"admonition-title", "footnote-ref", "footnote-backref", "headerlink", "autodoc", "tabbed-labels"}
+_SKIPPED = {"admonition-title", "footnote-ref", "footnote-backref", "headerlink", "tabbed-labels"}
 _ONLY_HERE = re.compile(r"(?P<indent>[ ]*)(?:(?:!!!|\?\?\?\+?|===\+?!?)[ ]|(?P<term>:)(?=[ ]{1,3}\S))")
-_MODULE = re.compile(r"[ ]*(?:#+ +)?::: ")
+_MODULE = re.compile(r"^[ ]*(?:#+ +)?::: ", re.MULTILINE)
 _ABBREVIATION = re.compile(r"[ ]{0,3}\*\[[^\]]+\]:")
 _ALERT = re.compile(r"\[!\w+\][-+]?")
 _WITHIN_WORDS = {"span", "label", "sup", "sub", "abbr", "small", "u", "i", "b", "kbd"}
@@ -65,6 +65,8 @@ class Compare(Treeprocessor):
         notes = [*unread.footnotes(text, code)]
         for line, what in [*leftovers.find(text, code), *notes, *unread.addresses(page, text, code)]:
             page.report(line, what)
+        if _MODULE.search(text):  # mkdocstrings writes the page
+            return
         site = structure(self._html(root), notes=not notes)
         for line, here, there in differences(site, structure(github, notes=not notes)):
             what = f"GitHub and Obsidian show {there}, the site {here}"
@@ -146,18 +148,14 @@ def _plain(text: str) -> str:
     """Return a source without the marks of what only the site has, and what is inside of it less far in."""
     out: list[str] = []
     inside: list[int] = []
-    module = False
     for line, number in outside_fences(text.split("\n")):
         indent = len(line) - len(line.lstrip(" "))
         if line.strip():
             while inside and indent < inside[-1]:
                 inside.pop()
-            module = module and indent >= 4
         shift = 4 * len(inside)
         mark = _ONLY_HERE.match(line) if number else None
-        if number and _MODULE.match(line):
-            module = True
-        if module or (number and _ABBREVIATION.match(line)):
+        if number and _ABBREVIATION.match(line):
             out.append("")
         elif mark and mark["term"]:
             out.append(f"{line[:indent][shift:]}{_DISPLAYED} {line[indent + 1 :].lstrip()}")

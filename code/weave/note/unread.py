@@ -63,7 +63,7 @@ def addresses(page: Page, text: str, code: Container[int]) -> Iterator[tuple[int
                 yield token.line, f"'{url}' leaves the repository; link to a file of it by a relative path"
             elif not book.is_file(path):
                 yield token.line, book.unknown_file(path)
-            else:
+            elif not page.path.endswith("/index.md") or path.endswith((".md", ".py", ".ipynb")):
                 markdown = "![…]" if name == "src" else "[…]"
                 what = f'{name}="{url}" is relative to the page\'s address on the site, and leads nowhere there'
                 yield token.line, f"{what}; write {markdown}({url})"

@@ -126,7 +126,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         book = self.book
         sources.replace_unreadable(book, files, config)
         unpublished = config.draft_docs.match_file if config.draft_docs else lambda uri: False
-        uris = [file.src_uri for file in files.documentation_pages() if unpublished(file.src_uri)]
+        uris = [file.src_uri for file in files if file.is_documentation_page() and unpublished(file.src_uri)]
         book.drafts = drafts.drafts(book.layout, [f"{book.layout.docs}/{uri}" for uri in uris])
         if self.mode == "build" and book.drafts:
             book.execute({notebook.path for notebook in book.notebooks()} - book.drafts)
