@@ -1,4 +1,4 @@
-"""What is no page to publish: a link out of the repository, a note without text, the same text twice."""
+"""Links out of the repository, notes without text, the same text twice: nothing of it is a page to publish."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-r"""What else GitHub and Obsidian have and Python-Markdown has not, or has otherwise.
+r"""Syntax of GitHub and Obsidian that Python-Markdown lacks, or reads otherwise; lists are in lists.py.
 
 Headings that end in a sign (``## C#``), tables and fences right below a line of text, text right below a fence, ``\|``
 in the code of a table, line breaks by a backslash, ``~~struck out~~``, bare addresses, a backslash before any sign.
-Lists are in lists.py.
+
 """
 
 from __future__ import annotations

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape, unescape
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from weave.note.page import Page
+from weave.note.page import Heading, Page
 
 HEADING = "data-weave-heading"
 """Attribute of a link: the page's source, ``#`` and the heading as the author wrote it."""
@@ -19,14 +16,6 @@ _SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)  # long, and no place to link t
 _LINK = re.compile(rf'<a\b[^>]* {HEADING}="([^"]*)"[^>]*>')
 _ATTRIBUTE = re.compile(rf' {HEADING}="[^"]*"')
 _LEVELS = {f"h{level}": level for level in range(1, 7)}
-
-
-@dataclass(frozen=True)
-class Heading:
-    level: int
-    text: str
-    """As it reads."""
-    anchor: str
 
 
 def read(html: str) -> tuple[set[str], list[Heading]]:

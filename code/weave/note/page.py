@@ -15,7 +15,6 @@ from weave.source.problem import Problem
 if TYPE_CHECKING:
     from weave.note.bibliography import Work
     from weave.note.code_pages import Definition
-    from weave.note.headings import Heading
     from weave.note.numbers import Value
     from weave.run.executor import Outcome
     from weave.run.notebook import Notebook
@@ -76,6 +75,14 @@ class Reference:
     anchor: str
     by_text: bool = False
     """Whether ``anchor`` is the text of a heading instead of an id."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    level: int
+    text: str
+    """As it reads."""
+    anchor: str
 
 
 class BookForPage(Protocol):

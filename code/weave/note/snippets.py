@@ -30,8 +30,6 @@ from weave.source.files import cached, digest
 from weave.source.problem import Problem
 
 _BLOCK = re.compile(r'<div class="language-python highlight">.*?</pre></div>', re.DOTALL)
-# As it comes out within a list, where Markdown takes it for a part of the text around it.
-_IN_PARAGRAPH = re.compile(rf"<p>((?:(?!</?p>).)*?)({_BLOCK.pattern})((?:(?!</?p>).)*)</p>", re.DOTALL)
 _MARK = re.compile(r"# *(?P<kind>lab|solution): *(?P<name>.*?) *\n")
 _MARK_IN_HTML = re.compile(r'<span class="c1"># *(?:lab|solution):[^\n]*</span>\n')
 _PYTHON = re.compile(r"\.?(?:\{\s*\.?)?(?:i?py(?:thon)?[\d.]*|pycon|sage)(?![\w-])", re.IGNORECASE)
@@ -191,9 +189,6 @@ def weave(
         address: The folder of `files` on the site.
         models: The weights that the labs' checks read.
     """
-    html = _IN_PARAGRAPH.sub(
-        lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html
-    )
     blocks = _BLOCK.findall(html)
     if len(blocks) != len(snippets):  # something else writes blocks of Python: better plain than mixed up
         return html

@@ -1,4 +1,4 @@
-"""What Markdown passes over in silence: footnotes without their other half, and addresses in HTML."""
+"""Things that Markdown passes over in silence: footnotes without their other half, and addresses in HTML."""
 
 from __future__ import annotations
 

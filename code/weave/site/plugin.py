@@ -125,9 +125,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Run the stale notebooks; add a page for each notebook, test and module."""
         book = self.book
         sources.replace_unreadable(book, files, config)
-        unpublished = config.draft_docs.match_file if config.draft_docs else lambda uri: False
-        uris = [file.src_uri for file in files if file.is_documentation_page() and unpublished(file.src_uri)]
-        book.drafts = drafts.drafts(book.layout, [f"{book.layout.docs}/{uri}" for uri in uris])
+        book.drafts = drafts.drafts(book.layout, sources.draft_docs(book.layout, files, config))
         if self.mode == "build" and book.drafts:
             book.execute({notebook.path for notebook in book.notebooks()} - book.drafts)
             sources.leave_out(book.drafts, book.layout, files, config)

@@ -38,6 +38,14 @@ def replace_unreadable(book: Book, files: Files, config: MkDocsConfig) -> None:
             files.append(File.generated(config, file.src_uri, content=content))
 
 
+def draft_docs(layout: Layout, files: Files, config: MkDocsConfig) -> list[str]:
+    """Return the paths of the pages that ``draft_docs`` in mkdocs.yml names."""
+    if not config.draft_docs:
+        return []
+    pages = (file.src_uri for file in files if file.is_documentation_page())
+    return [f"{layout.docs}/{uri}" for uri in pages if config.draft_docs.match_file(uri)]
+
+
 def add_code(layout: Layout, files: Files, config: MkDocsConfig) -> None:
     """Add a page for each test and module; collected.show_sources drops those that no page links to."""
     for path in layout.source_files():

@@ -1,4 +1,4 @@
-"""What a rename of a note is about to do, kept until it is done, so that one that was stopped can be finished."""
+"""The plan of a rename, kept until all of it is done, so that one that was stopped can be finished."""
 
 from __future__ import annotations
 

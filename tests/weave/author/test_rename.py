@@ -49,7 +49,8 @@ python code/notebooks/heat.py   # heat
 def full(small: Small) -> Small:
     small.write("docs/notes/heat-flow.md", OTHER)
     small.write(
-        "docs/log/first.md", '# First\n\nSee [[heat]], [heat](../notes/heat.md) and <a href="https://example.org/repo/notes/heat/">it</a>.\n'
+        "docs/log/first.md",
+        '# First\n\nSee [[heat]], [heat](../notes/heat.md) and <a href="https://example.org/repo/notes/heat/">it</a>.\n',
     )
     small.write("README.md", "[A note](docs/notes/heat.md) and `code/notebooks/heat.py`.\n")
     small.write("tests/test_paths.py", 'NOTE = "docs/notes/heat.md"\nPAGE = "notes/heat/"\nOURS = "notes/heat-flow/"\n')
@@ -89,7 +90,10 @@ def test_everything_that_names_a_note_follows(full: Small) -> None:
     )
     assert "| [[cooling\\|HOW heat decays]] |" in flow and "cooling.py?code#decay" in flow
     assert "[ref]: <./cooling.md>" in flow and "python code/notebooks/cooling.py   # heat" in flow
-    assert '[[cooling]], [heat](../notes/cooling.md) and <a href="https://example.org/repo/notes/cooling/">' in full.read("docs/log/first.md")
+    assert (
+        '[[cooling]], [heat](../notes/cooling.md) and <a href="https://example.org/repo/notes/cooling/">'
+        in full.read("docs/log/first.md")
+    )
     assert full.read("README.md") == "[A note](docs/notes/cooling.md) and `code/notebooks/cooling.py`.\n"
     assert full.read("tests/test_paths.py").splitlines() == [
         'NOTE = "docs/notes/cooling.md"',

@@ -1,4 +1,4 @@
-"""What is no page: links out of the repository, notes without text or with another's, text taken for front matter."""
+"""Links out of the repository, notes without text or with another's, text taken for front matter: none is a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the site shows is what GitHub shows: a corpus of constructs, rendered by GitHub's own parser and by the site.
+"""The site shows a page as GitHub does: a corpus of constructs, rendered by GitHub's own parser and by the site.
 
 Each is the same in both, or `weave check` reports it, at its line. The comparison here is the test's own: it looks at
 the finished HTML of both, not at what weave compares.
