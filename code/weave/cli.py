@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from weave.run.notebook import Notebook
 
 
+_OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 class _Commands(click.Group):
     """Shows a refusal as click shows its own errors."""
 
@@ -27,6 +31,18 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Refused as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno not in _OUT_OF_REACH:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            what = f"{place}{error.strerror}; nothing was half-written, say it again once that is mended"
+            raise click.ClickException(what) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command with its whole first sentence."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in commands if command])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -361,7 +377,7 @@ def _end(book: Book, good: str) -> None:
     from weave.book.drafts import drafts
     from weave.book.problems import problems
 
-    _report(problems(book), good, drafts(book.layout))
+    _report(problems(book), good, book.drafts | drafts(book.layout))
 
 
 def _report(problems: list[Problem], good: str, unpublished: Collection[str] = ()) -> None:

@@ -42,6 +42,7 @@ markdown_extensions:
   - toc: {permalink: true}
   - pymdownx.details
   - pymdownx.superfences
+  - pymdownx.tasklist
   - weave
   - weave.math: {macros: {'\R': '\mathbb{R}'}}
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import posixpath
+from urllib.parse import unquote
 
 import click
 
@@ -76,7 +77,7 @@ def shortened(book: Book, path: str, text: str) -> str:
         start = link.parts["target"][0]
         if link.line not in rendered or text[:start].endswith("\n") or query not in ("", "code"):
             continue
-        if not file or posixpath.normpath(posixpath.join(posixpath.dirname(path), file)) != own:
+        if not file or posixpath.normpath(posixpath.join(posixpath.dirname(path), unquote(file))) != own:
             continue
         # In a text, a name that is an anchor of the page, too, would mean the anchor.
         if name.startswith("=") or (name in cells and (link.kind == "image" or name not in page.anchors)):
@@ -87,9 +88,9 @@ def shortened(book: Book, path: str, text: str) -> str:
 def _cites(layout: Layout, target: str, claim: Claim) -> bool:
     """Return whether a link's destination is the value of a claim."""
     address, _, name = target.partition("#=")
-    path = posixpath.join(posixpath.dirname(claim.page), address.partition("?")[0])
+    path = posixpath.join(posixpath.dirname(claim.page), unquote(address.partition("?")[0]))
     notebook = posixpath.splitext(posixpath.normpath(path))[0] + ".py" if address else layout.notebook_of(claim.page)
-    return name == claim.name and notebook == claim.notebook
+    return unquote(name) == claim.name and notebook == claim.notebook
 
 
 def edited(text: str, edits: dict[tuple[int, int], str]) -> str:

@@ -18,7 +18,7 @@ from weave.author.new import fill, slug
 from weave.book import hours
 from weave.book.reading import date_of
 from weave.source import markdown
-from weave.source.files import write_atomically
+from weave.source.files import create_atomically, write_atomically
 from weave.source.front_matter import meta, read
 from weave.source.layout import Layout
 from weave.source.problem import Refused
@@ -112,10 +112,7 @@ def begin(layout: Layout, title: Callable[[], str]) -> tuple[Entry, list[str]]:
     path = f"{layout.docs}/log/posts/{today}-{name}.md"
     text = fill(ENTRY, {"TITLE": _scalar(heading), "HEADING": heading, "DATE": str(today), "SLUG": _scalar(name)})
     text += "".join(["\n", *(f"{item}\n" for item in left)]) if left else ""
-    target = layout.root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "x", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(text)
+    create_atomically(layout.root / path, text.encode("utf-8", "surrogateescape"))
     report = [f"{path}: today's entry"]
     if left:
         report.append(f"{len(left)} left to do from {log[-1].path}, which stays as it is")

@@ -6,11 +6,12 @@ import importlib.util
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import yaml
 
-from weave.source.files import write_atomically
+from weave.source.files import create_atomically, write_atomically
 from weave.source.layout import Layout
 from weave.source.problem import Refused, nearest
 
@@ -55,9 +56,12 @@ Of [5](#=measured) values the largest is [16](#=largest).
 
 **1.** What is the next value?
 
-??? success "Solution"
+<details>
+<summary>Solution</summary>
 
-    25, as the values are squares.
+25, as the values are squares.
+
+</details>
 
 ## References
 """
@@ -108,8 +112,17 @@ def new(layout: Layout, title: str, part: str | None) -> list[str]:
     if not name:
         raise Refused(f"'{title}' has no letter or digit to name files by")
     note, notebook = f"{layout.docs}/notes/{name}.md", f"{layout.notebooks}/{stem}.py"
-    for path in (note, notebook):
-        if (layout.root / path).exists():
+    up = "../" * note.count("/")
+    words = {"TITLE": title, "NAME": name, "NOTEBOOK": up + notebook, "TESTS": f"{up}{_tests(layout)}test_{stem}.py"}
+    words["NOTE"] = "../" * notebook.count("/") + note
+    texts = {path: fill(template, words).encode() for path, template in ((note, NOTE), (notebook, NOTEBOOK))}
+    config = layout.root / "mkdocs.yml"
+    before = config.read_bytes()
+    after, report = add_to_nav(before.decode(), f"notes/{name}.md", f"notebooks/{stem}.ipynb", part)
+    listed = f"notes/{name}.md" in before.decode() or after.encode() == before
+    there = [path for path in texts if (layout.root / path).exists()]
+    for path in there:  # what an interrupted command wrote is kept, and the rest is written
+        if (len(there) == len(texts) and listed) or (layout.root / path).read_bytes() != texts[path]:
             raise Refused(f"{path} exists already and stays as it is; choose another title")
     if _is_module(stem):
         what = f"a notebook {stem}.py would hide Python's module '{stem}' from every notebook"
@@ -117,19 +130,22 @@ def new(layout: Layout, title: str, part: str | None) -> list[str]:
     config = layout.root / "mkdocs.yml"
     before = config.read_bytes()
     after, report = add_to_nav(before.decode(), f"notes/{name}.md", f"notebooks/{stem}.ipynb", part)
-
-    up = "../" * note.count("/")
-    words = {"TITLE": title, "NAME": name, "NOTEBOOK": up + notebook, "TESTS": f"{up}tests/test_{stem}.py"}
-    words["NOTE"] = "../" * notebook.count("/") + note
-    for path, template in ((note, NOTE), (notebook, NOTEBOOK)):
-        (layout.root / path).parent.mkdir(parents=True, exist_ok=True)
-        with open(layout.root / path, "x", encoding="utf-8") as file:
-            file.write(fill(template, words))
+    for path in texts.keys() - set(there):
+        create_atomically(layout.root / path, texts[path])
     if after.encode() != before:
         if config.read_bytes() != before:
             raise Refused("mkdocs.yml was edited in the meantime; add the note to its nav by hand")
         write_atomically(config, after.encode())
     return [f"{note}: a draft, shown by weave serve and left out of the build", notebook, *report]
+
+
+def _tests(layout: Layout) -> str:
+    """Return the folder of the tests that most notes link to, with a slash behind it."""
+    notes = (layout.root / layout.docs / "notes").glob("*.md")
+    texts = (note.read_text("utf-8", "replace") for note in notes)
+    link = re.compile(r"\]\((?:\.\./)+([^()#\s]*/)test_\w+\.py#")
+    counted = Counter(folder for text in texts for folder in link.findall(text))
+    return next((folder for folder, _ in counted.most_common(1)), f"{layout.sources[0]}/")
 
 
 def _is_module(stem: str) -> bool:

@@ -11,7 +11,6 @@ import json
 import os
 import posixpath
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from weave.author.fix import edited, show_diff
 from weave.book.book import Book
 from weave.run.notebook import parse
 from weave.source import markdown, names
-from weave.source.files import write_atomically
+from weave.source import renaming as plan
 from weave.source.problem import Refused, nearest, not_utf8
 from weave.source.terms import key, spelt
 
@@ -207,7 +206,14 @@ def _scalar(text: str) -> str:
 
 
 def rename(book: Book, old: str, new: str, title: str | None, yes: bool) -> None:
-    """Show what changes, ask, and change it."""
+    """Show what changes, ask, and change it; or finish a rename that was stopped halfway."""
+    if begun := plan.plan(book.layout)[0]:
+        if begun != [Path(old).name.removesuffix(".md"), new]:
+            raise Refused(f"{plan.unfinished(book.layout)[0].message}; nothing was changed")
+        plan.finish(book.layout)
+        _move_runs(book, *begun)
+        click.echo(f"finished the rename of {begun[0]} to {begun[1]}")
+        return
     if (term := book.names.find(old)) and not term.anchor:
         old = Path(term.path).stem
     root = book.layout.root
@@ -228,11 +234,14 @@ def rename(book: Book, old: str, new: str, title: str | None, yes: bool) -> None
     for change in changes:
         if (root / change.path).read_bytes() != change.before:
             raise Refused(f"{change.path} was edited in the meantime; nothing was changed, rename again")
-    for change in changes:
-        write_atomically(root / change.to, change.after)
-        shutil.copymode(root / change.path, root / change.to)
-    for change in moved:
-        (root / change.path).unlink()
-    old_runs, new_runs = book.store.folder / renaming.old_stem, book.store.folder / renaming.new_stem
+    names_ = renaming.old, renaming.new
+    plan.begin(book.layout, names_, [(change.path, change.to, change.before, change.after) for change in changes])
+    plan.finish(book.layout)
+    _move_runs(book, *names_)
+
+
+def _move_runs(book: Book, old: str, new: str) -> None:
+    """Keep a notebook's results under its new name: same code, same result."""
+    old_runs, new_runs = (book.store.folder / name.replace("-", "_") for name in (old, new))
     if old_runs.is_dir() and not new_runs.exists():
-        old_runs.rename(new_runs)  # same code, same result
+        old_runs.rename(new_runs)

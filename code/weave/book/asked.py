@@ -25,6 +25,9 @@ class Asked:
         rendered, read by `is_fresh`, thrown away with the page."""
 
     def __getattr__(self, question: str) -> Any:
+        if question.startswith("_"):
+            raise AttributeError(question)
+
         def ask(*arguments: Any) -> Any:
             answer = getattr(self.book, question)(*arguments)
             self.answers[question, arguments] = _digest(answer) if self.serving else ""

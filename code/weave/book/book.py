@@ -217,7 +217,7 @@ class Book:
 
     def unknown_file(self, path: str) -> str:
         folder = (self.layout.root / path).parent
-        known = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        known = [file.name for file in folder.iterdir() if file.name[0] != "."] if folder.is_dir() else []
         return f"no file {path}; {nearest(Path(path).name, known, 'its folder')}"
 
     def work(self, key: str) -> Work | Problem | None:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as etree
 
 from markdown import Markdown
 from markdown.postprocessors import Postprocessor
+from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
 from weave.book.book import Book
@@ -27,6 +28,7 @@ from weave.note.page import Page, current_page
 from weave.run.executor import Outcome
 from weave.source.front_matter import read, split
 from weave.source.layout import layout_here
+from weave.source.markdown import front_matter
 from weave.source.names import source_pages
 from weave.source.problem import Problem, say
 
@@ -43,6 +45,7 @@ class WeaveExtension(NoteExtension):
 
     def extendMarkdown(self, md: Markdown) -> None:
         super().extendMarkdown(md)
+        md.preprocessors.register(_Front(md, self), "weave_front", 70)  # before lines are counted (60)
         md.treeprocessors.register(_Done(md, self), "weave_done", -100)  # last
         md.postprocessors.register(_Finish(md, self), "weave_finish", -20)  # after line marks are deleted (-10)
 
@@ -76,6 +79,21 @@ def _path_of(book: Book, text: str) -> str:
     return "text.md"
 
 
+class _Front(Preprocessor):
+    """Blanks the front matter of a whole file; MkDocs has taken it off before."""
+
+    def __init__(self, md: Markdown, ext: WeaveExtension) -> None:
+        super().__init__(md)
+        self.ext = ext
+
+    def run(self, lines: list[str]) -> list[str]:
+        if current_page() or self.ext.getConfig("book"):
+            return lines
+        front = front_matter("\n".join(lines))
+        rows = front[0].rstrip("\n").count("\n") + 1 if front else 0
+        return [""] * rows + lines[rows:]
+
+
 class _Done(Treeprocessor):
     def __init__(self, md: Markdown, ext: WeaveExtension) -> None:
         super().__init__(md)
@@ -98,7 +116,7 @@ class _Finish(Postprocessor):
             return text
         asked = self.ext.asked
         book = self.ext.book
-        page.anchors, page.headings = finish.anchors(text), headings.read(text)
+        page.anchors, page.headings = headings.read(text)
         broken = dangling(book, page)
         named = sorted({arguments[0] for question, arguments in asked.answers if question == "outcome"})
         stale = [problem for path in named if path in book.outcomes for problem in book.outcomes[path].problems]

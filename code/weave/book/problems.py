@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weave.book import drafts
+from weave.book import drafts, written
 from weave.book.book import Book
-from weave.note import headings, labs
+from weave.note import headings, labs, snippets
 from weave.note.page import Page
 from weave.source import front_matter
 from weave.source.problem import Problem, nearest
+from weave.source.renaming import unfinished
 
 
 def problems(book: Book) -> list[Problem]:
@@ -27,8 +28,13 @@ def problems(book: Book) -> list[Problem]:
         every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
         if path.endswith(".md") and book.is_file(path):
             every += above(book, path)
+            every += snippets.unrun(path, book.layout.read(path))
             every += labs.problems(book.layout, path, book.layout.read(path), book.packages)
     every += drafts.links_to(book)
+    every += written.outside(book.layout)
+    every += unfinished(book.layout)
+    sources = [path for path in book.pages if path.endswith(".md") and book.is_file(path)]
+    every += written.unwritten(book.layout, sources)
     if book.addresses:  # every page is known
         notes = [path for path in {*book.pages, *book.drafts} if path.endswith(".md") and book.is_file(path)]
         every += labs.unused(book.layout, notes, book.packages)
@@ -53,7 +59,7 @@ def dangling(book: Book, page: Page) -> dict[int, Problem]:
         place = "this page" if target is page else reference.target
         if reference.by_text:
             if headings.find(target, reference.anchor) is None:
-                near = nearest(reference.anchor, target.headings)
+                near = nearest(reference.anchor, [heading.text for heading in target.headings])
                 what = f"no heading '{reference.anchor}' on {place}; {near}"
                 wrong[number] = Problem(page.path, reference.line, what)
         elif reference.anchor not in target.anchors:

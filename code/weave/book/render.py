@@ -11,7 +11,7 @@ from markdown import Markdown
 
 from weave.book.asked import Asked
 from weave.book.book import Book
-from weave.note import finish, headings
+from weave.note import headings
 from weave.note.page import Page, rendering
 from weave.run.notebook import Notebook
 
@@ -47,7 +47,8 @@ def render_prose(book: Book, notebook: Notebook, md: Markdown) -> tuple[dict[int
     page, asked = begin(book, notebook.path, "", "\n".join(lines))
     with rendering(page), _without(notebook.names, md):
         html = md.reset().convert("\n".join(lines))
-    page.anchors, page.headings = finish.anchors(html) | set(notebook.names), headings.read(html)
+    page.anchors, page.headings = headings.read(html)
+    page.anchors |= set(notebook.names)
     if notebook.text != book.outcomes[notebook.path].notebook.text:  # an old result, shown while today's fails
         book.pages[notebook.path] = Page(notebook.path, book=book, anchors=page.anchors, headings=page.headings)
     asked.outcome(notebook.path)

@@ -29,20 +29,20 @@ from markdown.inlinepatterns import IMAGE_LINK_RE, ImageInlineProcessor, InlineP
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import ETX, INLINE_PLACEHOLDER_RE, STX
 
-from weave.note import citations
+from weave.note import citations, gfm
 from weave.note.embeds import EMBED, Embeds, show_error
 from weave.note.folds import Folds
-from weave.note.lines import MarkLines, Unmark, unmark
+from weave.note.lines import MarkLines, Unmark, as_read, mark, marked_line, unmark
 from weave.note.links import LinkError, Links, name_references
 from weave.note.math import as_written
 from weave.note.page import Page, current_page
+from weave.note.preview import Compare
 from weave.source import markdown, terms
 
 _DESTINATION = r"(\]\(\s*<?)(?=[^\s)>])|(^ {0,3}\[(?!\^)[^\]]+\]:\s*<?)(?=\S)"
 _WIKI = r"\[\[(?=[^\[\]\n]+\]\])"
 _MARKED = re.compile("|".join((_DESTINATION, _WIKI, citations.START)), re.MULTILINE)
 _EMBEDDED = re.compile(r"[^?#]*\.(?:py|ipynb|pdf)(?:[?#]|$)|(?:\?code)?#")
-_CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
 _ESCAPED_PIPE = f"{STX}{ord('|')}{ETX}"
 
 
@@ -63,6 +63,8 @@ class NoteExtension(Extension):
         md.inlinePatterns.register(_Wiki(markdown.WIKI, md), "weave_wiki", 165)
         md.treeprocessors.register(_Resolve(md, lines), "weave", 15)
         citations.register(md, lines.line_of)
+        gfm.register(md)
+        md.treeprocessors.register(Compare(md, lines), "weave_compare", 18)  # between inline (20) and links (15)
         md.postprocessors.register(Unmark(md), "weave_unmark", -10)
 
     def begin(self, text: str) -> Page:
@@ -87,12 +89,14 @@ class _Wiki(InlineProcessor):
             escaped = (match for match in placeholders if self.unescape(match[0]) == _ESCAPED_PIPE)
             if match := next(escaped, None):
                 target, words = target[: match.start()], target[match.end() :]
-        written = self.unescape(as_written(target, self.md))
-        name = _CHARACTER.sub(lambda character: chr(int(character[1])), written)
+        line = marked_line(self.unescape(target))
+        name = (mark(line) if line else "") + as_read(self.unescape(as_written(target, self.md)), self.md)
         if unmark(name).startswith("^") or not unmark(name).strip(" #"):
             return None, None, None
         element = etree.Element("a", {"weave-term": name})
         element.text = words or unmark(target).strip().removeprefix("#").replace("#", " > ")
+        if data[m.start(0) - 1 : m.start(0)] == "!":
+            element.set("weave-embedded", "!")
         return element, m.start(0), m.end(0)
 
 
@@ -129,6 +133,13 @@ class _Resolve(Treeprocessor):
             if element.tag == "dt" and page.path == book.layout.glossary:
                 element.set("id", terms.anchor("".join(element.itertext())))
             try:
+                if element.get("class") in ("footnote-ref", "footnote-backref"):
+                    continue  # unread.py looks after them
+                if element.attrib.pop("weave-embedded", ""):
+                    written = element.attrib.pop("weave-term")
+                    instead = "[[…]] for a link, ![caption](file.png) for a picture"
+                    what = f"![[{unmark(written)}]] shows nothing here; write {instead}"
+                    raise LinkError(self.lines.line_of(written), what)
                 if element.tag == "a" and (term := element.attrib.pop("weave-term", None)) is not None:
                     links.term(element, term)
                 elif element.tag == "a" and element.get("href") is not None:

@@ -1,4 +1,4 @@
-"""The last steps from a page's HTML to the finished page: its anchors, its broken links, addresses of extra files."""
+"""The last steps from a page's HTML to the finished page: its broken links, and the addresses of extra files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from weave.note.page import REFERENCE
 from weave.source.layout import relative_url
 from weave.source.problem import Problem
 
-_ID = re.compile(r'\sid="([^"]+)"')
 _REFERENCE_MARK = re.compile(rf' {REFERENCE}="\d+"')
 _REFERENCE = re.compile(rf'<a\b[^>]* {REFERENCE}="(\d+)"[^>]*>.*?</a>', re.DOTALL)
 _FILE = re.compile(r'\b(href|src|data|checks)="weave:([^"]+)"')
-
-
-def anchors(html: str) -> set[str]:
-    """Return the ids that a link can end at."""
-    return {html_module.unescape(name) for name in _ID.findall(html)}
 
 
 def show_dangling(html: str, dangling: Mapping[int, Problem]) -> str:

@@ -7,6 +7,7 @@ digit. They are taken out of the finished HTML, and an author's own are reported
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from itertools import chain, pairwise
@@ -14,6 +15,7 @@ from itertools import chain, pairwise
 from markdown import Markdown
 from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
+from markdown.util import AMP_SUBSTITUTE, ETX, HTML_PLACEHOLDER_RE, STX
 
 from weave.note.page import Page
 from weave.source.markdown import tokens
@@ -23,6 +25,7 @@ _DIGIT = f"[{chr(_ZERO)}-{chr(_ZERO + 15)}]"
 MARK = f"{_DIGIT}{{{_WIDTH}}}"
 """Pattern of a line number."""
 _MARK = re.compile(MARK)
+_CHARACTER = re.compile(f"{STX}([0-9]+){ETX}")
 _STRAY = re.compile(_DIGIT)
 _ERROR_SPAN = re.compile(f'<span class="err">({_DIGIT}*)</span>')  # Pygments does not know them either
 
@@ -41,6 +44,18 @@ def marked_line(text: str) -> int | None:
     """Return the first line number in a text."""
     match = _MARK.search(text)
     return int("".join(f"{ord(digit) - _ZERO:x}" for digit in match[0]), 16) if match else None
+
+
+def as_read(text: str, md: Markdown) -> str:
+    """Return a text that Markdown is at work on as a reader will see it: without line numbers and placeholders."""
+
+    def stashed(match: re.Match[str]) -> str:
+        block = md.htmlStash.rawHtmlBlocks[int(match[1])]
+        words = block if isinstance(block, str) else "".join(block.itertext())
+        return html.unescape(re.sub(r"<[^>]*>", "", words))
+
+    text = HTML_PLACEHOLDER_RE.sub(stashed, unmark(text)).replace(AMP_SUBSTITUTE, "&")
+    return _CHARACTER.sub(lambda character: chr(int(character[1])), text)
 
 
 class MarkLines(Preprocessor):
@@ -67,6 +82,10 @@ class MarkLines(Preprocessor):
         pieces = [text[start:end] for start, end in pairwise([0, *shown, len(text)])]
         marks = [mark(text.count("\n", 0, at) + 1) for at in shown]
         return "".join(chain.from_iterable(zip(pieces, [*marks, ""], strict=True))).split("\n")
+
+    def as_read(self, text: str) -> str:
+        """Return a text as a reader will see it."""
+        return as_read(text, self.md)
 
     def is_defined(self, url: str) -> bool:
         """Return whether a destination comes from a definition ``[id]: url`` below the text."""

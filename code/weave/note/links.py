@@ -26,6 +26,28 @@ from weave.source.terms import Term
 _TAG = re.compile(r"\\tag\{(\d+)\}")
 
 
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
+_NOWHERE = {
+    "attachment": "the picture is in no file; save it beside this file and write ![…](picture.png)",
+    "file": "it is on one machine only; put the file into the repository and link to it by a relative path",
+    "javascript": "a page runs no script from a link; take it out",
+    "vbscript": "a page runs no script from a link; take it out",
+    "weave": "no reader's program knows it; link to the file by a relative path",
+}
+
+
+def refused(url: str) -> str:
+    """Return why an address leads nowhere for a reader of the site; nothing for one that may lead somewhere."""
+    found = _SCHEME.match(url)
+    scheme = found[1].lower() if found else ""
+    what = _NOWHERE.get(scheme, "")
+    if len(scheme) == 1:
+        what = _NOWHERE["file"]
+    elif scheme == "data" and not url.strip().lower().startswith("data:image/"):
+        what = "browsers open no page that is written in its address; put it into a file"
+    return f"'{url if len(url) <= 60 else url[:59] + '…'}': {what}" if what else ""
+
+
 class LinkError(Exception):
     """A link or an embed is wrong; the message is shown in its place and reported with its line."""
 
@@ -67,6 +89,8 @@ class Links:
             parts = urlsplit(url)
         except ValueError:
             raise LinkError(line, f"'{url}' is not an address; correct it") from None
+        if refusal := refused(url):
+            raise LinkError(line, refusal)
         if parts.scheme or parts.netloc:
             return None
         anchor = unquote(parts.fragment)
@@ -192,7 +216,7 @@ class Links:
         """Check the number that a link's text states against the value ``name`` of a notebook. Raises LinkError."""
         result, outcome = self.book.result(path), self.book.outcome(path)
         assert outcome
-        text = "".join(element.itertext()).strip()
+        text = self.lines.as_read("".join(element.itertext())).strip()
         base = posixpath.basename(path)
         failing = outcome.run is None  # reported at the notebook; a claim is not compared with an old value
         if result is None or (failing and name not in result.published):

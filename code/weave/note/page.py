@@ -77,6 +77,14 @@ class Reference:
     """Whether ``anchor`` is the text of a heading instead of an id."""
 
 
+@dataclass(frozen=True)
+class Heading:
+    level: int
+    text: str
+    """As it reads."""
+    anchor: str
+
+
 class BookForPage(Protocol):
     """The book as a page sees it: questions about all notes and notebooks, which book/book.py answers.
 
@@ -155,8 +163,7 @@ class Page:
     anchors: set[str] = field(default_factory=set)
     cited: list[str] = field(default_factory=list)
     """Keys of the works that the page cites, in the order of their numbers."""
-    headings: dict[str, str] = field(default_factory=dict)
-    """The id of each heading by its text."""
+    headings: list[Heading] = field(default_factory=list)
 
     def line(self, line: int) -> int:
         """Return the line in the file of a line of the Markdown text (both counted from 1)."""

@@ -27,12 +27,12 @@ from weave.note import session
 from weave.run.facts import version_of
 from weave.source import markdown
 from weave.source.files import cached, digest
+from weave.source.problem import Problem
 
 _BLOCK = re.compile(r'<div class="language-python highlight">.*?</pre></div>', re.DOTALL)
-# As it comes out within a list, where Markdown takes it for a part of the text around it.
-_IN_PARAGRAPH = re.compile(rf"<p>((?:(?!</?p>).)*?)({_BLOCK.pattern})((?:(?!</?p>).)*)</p>", re.DOTALL)
 _MARK = re.compile(r"# *(?P<kind>lab|solution): *(?P<name>.*?) *\n")
 _MARK_IN_HTML = re.compile(r'<span class="c1"># *(?:lab|solution):[^\n]*</span>\n')
+_PYTHON = re.compile(r"\.?(?:\{\s*\.?)?(?:i?py(?:thon)?[\d.]*|pycon|sage)(?![\w-])", re.IGNORECASE)
 _TIMEOUT = 60
 
 
@@ -80,6 +80,16 @@ def find(text: str, packages: Sequence[str] = ()) -> list[Snippet]:
         lab, solves = (name if kind == one else "" for one in ("lab", "solution"))
         snippets.append(Snippet(len(snippets) + 1, line, code, live, lab, solves))
     return snippets
+
+
+def unrun(page: str, text: str) -> list[Problem]:
+    """Return the problems of the blocks that look like Python on the page, and that nothing ever runs."""
+    what = "is shown as Python and never run; write ```python to run it, ```text to show it"
+    return [
+        Problem(page, fence.line, f"a block '{fence['info']}' {what}")
+        for fence in markdown.tokens(text, "fence")
+        if _PYTHON.match(fence["info"]) and not re.match(r"python\b", fence["info"])
+    ]
 
 
 def names(code: str) -> tuple[set[str], set[str], set[str]]:
@@ -179,9 +189,6 @@ def weave(
         address: The folder of `files` on the site.
         models: The weights that the labs' checks read.
     """
-    html = _IN_PARAGRAPH.sub(
-        lambda m: "".join(f"<p>{m[i]}</p>" if i != 2 else m[2] for i in (1, 2, 3) if m[i].strip()), html
-    )
     blocks = _BLOCK.findall(html)
     if len(blocks) != len(snippets):  # something else writes blocks of Python: better plain than mixed up
         return html

@@ -13,7 +13,7 @@ from weave.book import hours, mentions, overviews
 from weave.book.book import Book
 from weave.book.overviews import Collected
 from weave.book.reading import date_of, minutes
-from weave.note import code_pages, finish
+from weave.note import code_pages, headings
 from weave.note.embeds import error_html
 from weave.note.page import Page
 from weave.source.problem import Problem
@@ -32,7 +32,7 @@ def show_sources(book: Book, files: Files) -> None:
         try:
             file.page.content, tokens = code_pages.page(path, book.layout.read(path))
             file.page.toc = get_toc(tokens)
-            file.page.present_anchor_ids = finish.anchors(file.page.content)
+            file.page.present_anchor_ids = headings.read(file.page.content)[0]
         except (SyntaxError, UnicodeDecodeError):  # reported where it is linked to
             file.page.content = "".join(error_html(str(problem)) for problem in book.unreadable(path))
 

@@ -24,7 +24,8 @@ def shrink(site_dir: Path, cache: Path) -> None:
 
 def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
     path = cache / f"{digest(font, repr((used, _FEATURES)).encode())}.woff2"
-    if not path.exists():
+    checksum, small = _read(path)
+    if checksum != digest(small):
         from fontTools.subset import Options, Subsetter
         from fontTools.ttLib import TTFont
 
@@ -34,7 +35,14 @@ def _with_only(font: bytes, used: list[int], cache: Path) -> bytes:
         subsetter.populate(unicodes=used)
         subsetter.subset(cut)
         cut.flavor = "woff2"
-        small = BytesIO()
-        cut.save(small)
-        write_atomically(path, small.getvalue())
-    return path.read_bytes()
+        made = BytesIO()
+        cut.save(made)
+        small = made.getvalue()
+        write_atomically(path, digest(small).encode() + small)
+    return small
+
+
+def _read(path: Path) -> tuple[str, bytes]:
+    """Return the checksum and the content of a font in the cache, which may be damaged."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[:64].decode("ascii", "replace"), data[64:]

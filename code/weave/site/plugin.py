@@ -125,7 +125,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
         """Run the stale notebooks; add a page for each notebook, test and module."""
         book = self.book
         sources.replace_unreadable(book, files, config)
-        book.drafts = drafts.drafts(book.layout)
+        book.drafts = drafts.drafts(book.layout, sources.draft_docs(book.layout, files, config))
         if self.mode == "build" and book.drafts:
             book.execute({notebook.path for notebook in book.notebooks()} - book.drafts)
             sources.leave_out(book.drafts, book.layout, files, config)
@@ -167,7 +167,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             html = (drafts.BANNER if source in self.book.drafts else "") + html
         if about := self.book.pages.get(self.path_of(page.file)):
             if page.file.src_uri not in self.notebooks.headings:  # a notebook's are known since its prose was rendered
-                about.anchors, about.headings = finish.anchors(html), headings.read(html)
+                about.anchors, about.headings = headings.read(html)
             # A link that is not Markdown's (another plugin's) names the page instead of the file.
             about.sources.update(re.findall(r'href="[^"#]*\bsource/([^"#]+\.py)/', html))
             about.title = str(page.title)

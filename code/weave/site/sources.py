@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 
+from weave.book import written
 from weave.book.book import Book
 from weave.note.embeds import error_html
 from weave.site.collected import source_of
@@ -16,8 +17,12 @@ from weave.source.problem import not_utf8
 
 
 def replace_unreadable(book: Book, files: Files, config: MkDocsConfig) -> None:
-    """Replace each page that is not UTF-8 with an error message."""
+    """Replace each page that is not UTF-8 with an error message; leave out what lies outside of the repository."""
     book.unreadable_pages.clear()
+    for problem in written.outside(book.layout):
+        uri = problem.path.removeprefix(f"{book.layout.docs}/")
+        for file in [file for file in files if file.src_uri == uri or file.src_uri.startswith(f"{uri}/")]:
+            files.remove(file)
     for file in list(files.documentation_pages()):
         path = source_of(book, file)
         if path is None:
@@ -31,6 +36,14 @@ def replace_unreadable(book: Book, files: Files, config: MkDocsConfig) -> None:
             files.remove(file)
             content = f"# {file.src_uri}\n\n{error_html(str(problem))}\n"
             files.append(File.generated(config, file.src_uri, content=content))
+
+
+def draft_docs(layout: Layout, files: Files, config: MkDocsConfig) -> list[str]:
+    """Return the paths of the pages that ``draft_docs`` in mkdocs.yml names."""
+    if not config.draft_docs:
+        return []
+    pages = (file.src_uri for file in files if file.is_documentation_page())
+    return [f"{layout.docs}/{uri}" for uri in pages if config.draft_docs.match_file(uri)]
 
 
 def add_code(layout: Layout, files: Files, config: MkDocsConfig) -> None:

@@ -6,9 +6,10 @@ import re
 
 from weave.source.tokens import PREFIX, Text
 
-_CONTAINERS = r"(?:(?:[ ]{4})+|[ ]{0,3}>[ ]?|[ ]{0,3}(?:[-*+]|\d+\.)[ ]{1,3})*"
+_CONTAINERS = r"[ ]*(?:>[ ]*|(?:[-*+]|\d{1,9}[.)])[ ]+)*"
 _HEADING = re.compile(
-    rf"{_CONTAINERS}(?P<marks>#{{1,6}})[ ]*(?P<text>.*?)(?:[ ]*#+)?(?P<attributes>[ ]+\{{:?[ ]*[^ }}][^}}]*\}})?[ ]*$"
+    rf"{_CONTAINERS}(?P<marks>#{{1,6}})(?![^ ])[ ]*(?P<text>.*?)[ ]*(?:(?<=[ ])#+)?"
+    r"(?P<attributes>[ ]+\{:?[ ]*[^ }][^}]*\})?[ ]*$"
 )
 _UNDERLINE = re.compile(r"(?:=+|-+)[ ]*$")
 _TASK = re.compile(
@@ -30,7 +31,7 @@ def read(text: Text) -> None:
     """Read headings, tasks and definitions; hide from links what of them looks like one."""
     hidden: list[tuple[int, int]] = []
     lines = text.seen.split("\n")
-    after_block = True
+    after_block, underline = True, -1
     for row, line in enumerate(lines):
         start = text.starts[row]
 
@@ -44,8 +45,8 @@ def read(text: Text) -> None:
             if heading["attributes"]:
                 parts["attributes"] = text.trimmed(*part(heading, "attributes"))
             text.add("heading", parts["marks"][0], start + len(line.rstrip()), **parts)
-        elif after_block:
-            is_heading = _underlined(text, lines, row)
+        elif row <= underline or (after_block and (underline := _underlined(text, lines, row))):
+            is_heading = True
         if "[" in line and not is_heading:
             if task := _TASK.match(line):
                 end, text_end = _end_of_item(text, lines, row, start + task.start("item"))
@@ -65,20 +66,24 @@ def read(text: Text) -> None:
     text.hide(hidden)
 
 
-def _underlined(text: Text, lines: list[str], row: int) -> bool:
-    """Read a heading with a line of = or - below it: the first line of its block, as far in as that line."""
-    if row + 1 == len(lines) or not lines[row + 1].endswith(("=", "-", " ")):
-        return False
-    prefix, below = (PREFIX.match(line)[0] for line in lines[row : row + 2])  # type: ignore[index]
-    if prefix != below or len(prefix.replace("> ", "").replace(">", "")) % 4 or not lines[row].strip(" >"):
-        return False
-    mark = _UNDERLINE.match(lines[row + 1], len(prefix))
-    if mark is None:
-        return False
-    start, under = text.starts[row] + len(prefix), text.starts[row + 1] + len(prefix)
-    end = under + len(mark[0].rstrip())
-    text.add("heading", start, end, text=text.trimmed(start, text.starts[row + 1] - 1), marks=(under, end))
-    return True
+def _underlined(text: Text, lines: list[str], row: int) -> int:
+    """Read a heading with a line of = or - below it, which begins its block; return the row of that line, or 0."""
+    prefix = PREFIX.match(lines[row])[0]  # type: ignore[index]  # always matches
+    if not lines[row].strip(" >-_*=") or _ITEM.match(lines[row][len(prefix) :]) or "|" in lines[row]:
+        return 0
+    for last in range(row + 1, len(lines)):
+        line = lines[last]
+        below = PREFIX.match(line)[0]  # type: ignore[index]  # always matches
+        if below.count(">") != prefix.count(">") or not line.strip(" >") or "|" in line:
+            return 0
+        if abs(len(below) - len(prefix)) < 4 and (mark := _UNDERLINE.match(line, len(below))):
+            start, under = text.starts[row] + len(prefix), text.starts[last] + len(below)
+            end = under + len(mark[0].rstrip())
+            text.add("heading", start, end, text=text.trimmed(start, text.starts[last] - 1), marks=(under, end))
+            return last
+        if _ITEM.match(line[len(below) :]):
+            return 0
+    return 0
 
 
 def _end_of_item(text: Text, lines: list[str], row: int, start: int) -> tuple[int, int]:

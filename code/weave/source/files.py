@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -14,16 +15,46 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary file, then rename it: a reader sees all of the old content or all of the new."""
     path = path.resolve()  # write to the target of a symbolic link instead of replacing the link
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+    with _aside(path, data) as temporary:
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+
+
+def create_atomically(path: Path, data: bytes) -> None:
+    """Write a new file, all of it or nothing.
+
+    Raises:
+        FileExistsError: It is there already.
+    """
+    with _aside(path, data) as temporary:
+        os.chmod(temporary, 0o644)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _aside(path: Path, data: bytes) -> Iterator[str]:
+    """Within the block there is a temporary file of this content beside a path; its errors name the path."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        yield temporary
+    except FileExistsError:
         raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def digest(*parts: bytes) -> str:

@@ -86,8 +86,12 @@ def problems(layout: Layout, path: str, text: str) -> list[Problem]:
     """Return the problems of a page's front matter."""
     front = markdown.front_matter(text)
     if not front:
-        what = "the front matter does not end; put --- below it, on a line of its own"
-        return [Problem(path, 1, what)] if re.match(r"\ufeff?---[ \t]*\n[\w-]+:", text) else []
+        if re.match(r"\ufeff?---[ \t]*\n[\w-]+:", text):
+            return [Problem(path, 1, "the front matter does not end; put --- below it, on a line of its own")]
+        if taken := next(iter(split(text)[1]), ""):
+            what = f"'{taken}:' and what follows is taken for front matter, and not shown"
+            return [Problem(path, 1, f"{what}; put front matter between two lines of ---, or a heading above the text")]
+        return []
     problems, needs = _check(_kind(path), path, front["yaml"], 2)
     known = {file.stem for file in (layout.root / path).parent.glob("*.md")} - {Path(path).stem}
     return [*problems] + [

@@ -22,7 +22,7 @@ footnote definition  id, body
 ===================  ====================================================================================
 
 Where Python-Markdown, as this site configures it, differs from CommonMark, the tokens are what it renders: a fence
-needs its end, which is exactly as long as its beginning; `#x` is a heading; of two nested links the outer one counts.
+needs its end, which is exactly as long as its beginning; of two nested links the outer one counts.
 Indented code and blocks of HTML are scanned like other text, so that nothing an author wrote is overlooked.
 """
 

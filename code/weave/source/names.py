@@ -49,7 +49,7 @@ class Names:
 
 def source_pages(root: Path, docs: str) -> list[str]:
     """Return the Markdown files of the docs folder, relative to the root, without hidden ones (Obsidian's own)."""
-    paths = (path.relative_to(root) for path in sorted((root / docs).rglob("*.md")))
+    paths = (path.relative_to(root) for path in sorted((root / docs).rglob("*.md")) if path.is_file())
     return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
@@ -84,13 +84,13 @@ def read(root: Path, docs: str, glossary_path: str) -> Names:
         if problem:
             problems.append(Problem(path, _line(text, "aliases"), problem))
         for name in names:
+            if name == Path(path).stem:  # whose _ parts words, and marks nothing
+                files[name], name = term, name.replace("_", "-")
             if (other := by_spelling.setdefault(spelt(name), path)) != path:
                 what = f"'{name}' is what {other} is called too; [[{name}]] could mean either: rename one"
                 problems.append(Problem(path, _line(text, name), what))
                 continue
             pages[name] = term
-            if name == Path(path).stem:
-                files[name] = term
         if path == glossary_path:
             entries = terms.entries(path, text)
     return Names(entries, pages, files, problems)

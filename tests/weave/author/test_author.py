@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
@@ -106,7 +107,7 @@ def test_a_new_note_is_green_from_its_first_minute(small: Small) -> None:
     for heading in ("# Attention sinks", "## The confusion", "## What this does not show", "## Open questions"):
         assert f"\n{heading}\n" in note
     assert re.search(r"^After this note you can .+; it takes about (an hour|\d+ minutes)\.$", note, re.MULTILINE)
-    assert '??? success "Solution"' in note and "\n- [ ] " in note
+    assert "<details>\n<summary>Solution</summary>\n" in note and "\n- [ ] " in note
     assert not small.read("code/notebooks/attention_sinks.py").startswith("# ---")
 
 
@@ -595,3 +596,40 @@ def test_the_script_says_how_to_enable_it_and_its_shell_takes_it(small: Small, s
     if found := shutil.which(shell):
         ran = subprocess.run([found, "-n"], input=script, text=True, capture_output=True)
         assert ran.returncode == 0, ran.stderr
+
+
+def test_a_note_that_was_half_begun_is_finished(small: Small) -> None:
+    small.write("mkdocs.yml", small.read("mkdocs.yml") + NAV)
+    before = small.read("mkdocs.yml")
+    assert small.weave("new", "Sound").exit_code == 0
+    whole = files(small)
+    (small.root / "code/notebooks/sound.py").unlink()  # stopped after its first file
+    small.write("mkdocs.yml", before)
+    assert small.weave("new", "Sound").exit_code == 0
+    assert files(small) == whole
+    small.write("mkdocs.yml", before)  # stopped before the navigation
+    assert small.weave("new", "Sound").exit_code == 0
+    assert files(small) == whole
+    result = small.weave("new", "Sound")
+    assert result.exit_code == 1 and "exists already" in result.output and files(small) == whole
+
+
+def test_the_help_of_each_command_is_a_whole_sentence(small: Small) -> None:
+    text = " ".join(small.weave("--help").output.partition("Commands:")[2].split())
+    assert "..." not in text
+    assert "Rename the note OLD (tensor-products) to NEW, with its notebook, wherever they are named" in text
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_file(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(small)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", full)
+    monkeypatch.setattr("os.replace", full)
+    for command in (["new", "Sound"], ["log", "A day"]):
+        result = small.weave(*command)
+        assert result.exit_code == 1 and "No space left on device" in result.output, result.output
+        assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+    assert files(small) == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -47,7 +49,8 @@ python code/notebooks/heat.py   # heat
 def full(small: Small) -> Small:
     small.write("docs/notes/heat-flow.md", OTHER)
     small.write(
-        "docs/log/first.md", '# First\n\nSee [[heat]], [heat](../notes/heat.md) and <a href="../notes/heat/">it</a>.\n'
+        "docs/log/first.md",
+        '# First\n\nSee [[heat]], [heat](../notes/heat.md) and <a href="https://example.org/repo/notes/heat/">it</a>.\n',
     )
     small.write("README.md", "[A note](docs/notes/heat.md) and `code/notebooks/heat.py`.\n")
     small.write("tests/test_paths.py", 'NOTE = "docs/notes/heat.md"\nPAGE = "notes/heat/"\nOURS = "notes/heat-flow/"\n')
@@ -87,7 +90,10 @@ def test_everything_that_names_a_note_follows(full: Small) -> None:
     )
     assert "| [[cooling\\|HOW heat decays]] |" in flow and "cooling.py?code#decay" in flow
     assert "[ref]: <./cooling.md>" in flow and "python code/notebooks/cooling.py   # heat" in flow
-    assert '[[cooling]], [heat](../notes/cooling.md) and <a href="../notes/cooling/">' in full.read("docs/log/first.md")
+    assert (
+        '[[cooling]], [heat](../notes/cooling.md) and <a href="https://example.org/repo/notes/cooling/">'
+        in full.read("docs/log/first.md")
+    )
     assert full.read("README.md") == "[A note](docs/notes/cooling.md) and `code/notebooks/cooling.py`.\n"
     assert full.read("tests/test_paths.py").splitlines() == [
         'NOTE = "docs/notes/cooling.md"',
@@ -226,3 +232,40 @@ def test_a_note_that_is_a_symbolic_link_is_left_alone(full: Small) -> None:
     result = full.weave("rename", "heat", "cooling", "--yes")
     assert result.exit_code == 1 and "docs/notes/heat.md is a symbolic link;" in result.output
     assert "nothing was changed" in result.output and state(full.root) == before
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_rename_that_was_stopped_is_told_and_finished(full: Small, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Stopped at each of its writes in turn: said again, it ends as if it had never been stopped."""
+    whole = Path(shutil.copytree(full.root, full.root.with_name(f"{full.root.name}-whole-{at}"), symlinks=True))
+    arguments = ("rename", "heat", "cooling", "How cooling goes", "--yes")
+    assert type(full)(whole).weave(*arguments).exit_code == 0
+    replace, count = os.replace, 0
+
+    def stop(old: str, new: str) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise Killed
+        replace(old, new)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", stop)
+        with contextlib.suppress(Killed):
+            full.weave(*arguments)
+    assert count == at
+    if at > 1:  # before the first, nothing has begun
+        assert "weave rename heat cooling" in full.weave("check").output
+        refused = full.weave("rename", "heat", "other", "--yes")
+        assert refused.exit_code == 1 and "weave rename heat cooling" in refused.output
+    assert full.weave(*arguments).exit_code == 0
+
+    def files(root: Path) -> dict[str, bytes]:
+        paths = [path for path in root.rglob("*") if path.is_file() and not {".cache", "node_modules"} & {*path.parts}]
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.suffix != ".pyc"}
+
+    assert files(full.root) == files(whole)

@@ -9,7 +9,7 @@ from markdown import Markdown
 from weave.book import render
 from weave.book.book import Book
 from weave.book.problems import problems
-from weave.note import finish, headings
+from weave.note import headings
 from weave.note.page import rendering
 from weave.source.front_matter import split
 from weave.source.problem import Problem
@@ -28,5 +28,5 @@ class Bench:
         page, _ = render.begin(self.book, path, text, markdown)
         with rendering(page):
             html = self.md.reset().convert(markdown)
-        page.anchors, page.headings = finish.anchors(html), headings.read(html)
+        page.anchors, page.headings = headings.read(html)
         return html, problems(self.book)
