@@ -108,13 +108,12 @@ def check(pages: tuple[str, ...], fresh: bool) -> None:
     Of a NOTE, or several, only their own notebooks run, and only their own problems are told.
 
     \b
-    weave check
     weave check zero-layer
     """
     from weave.author.completion import find_page
     from weave.book import stale
-    from weave.book.problems import problems
-    from weave.site.build import checked, open_book
+    from weave.book.problems import held, problems
+    from weave.site.build import checked, notebooks_of, open_book
     from weave.source.layout import layout_here
 
     if fresh:
@@ -122,15 +121,10 @@ def check(pages: tuple[str, ...], fresh: bool) -> None:
         return
     only = {find_page(layout_here(), page) for page in pages}
     book = checked(only=only)
-    chosen = [page for path, page in book.pages.items() if not only or path in only]
-    claims, theorems = sum(len(page.claims) for page in chosen), sum(len(page.theorems) for page in chosen)
-    where = f"on {len(chosen)} pages" if not only else f"in {', '.join(sorted(only))}"
-    good = f"{claims} numbers hold, {theorems} references to theorems have a test, {where}"
     if not only:
-        _end(book, good)
-        return
-    theirs = only.union(*map(book.notebooks_of, only))
-    _report([problem for problem in problems(book) if problem.path in theirs], good)
+        return _end(book, held(book, book.pages))
+    theirs = only.union(*(notebooks_of(book, page) for page in only))
+    _report([problem for problem in problems(book) if problem.path in theirs], held(book, only))
 
 
 @main.command()

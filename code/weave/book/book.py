@@ -8,7 +8,6 @@ from functools import cached_property
 from os.path import isfile
 from pathlib import Path
 
-from weave.book.asked import Asked
 from weave.note import code_pages
 from weave.note.bibliography import Bibliography, Work, read
 from weave.note.page import Page
@@ -112,14 +111,6 @@ class Book:
             except UnicodeDecodeError as error:
                 notebooks.append(Notebook(path, "", (), (not_utf8(path, file.read_bytes(), error),)))
         return notebooks
-
-    def notebooks_of(self, page: str) -> set[str]:
-        """Return the paths of the notebooks that a page names, and of those that it asked for when it was rendered."""
-        own, text = self.layout.notebook_of(page), self.layout.read(page)
-        asked = self.pages[page].book if page in self.pages else None
-        paths = (notebook.path for notebook in self.notebooks())
-        named = {path for path in paths if path == own or path.rpartition("/")[2] in text}
-        return named.union(asked.notebooks() if isinstance(asked, Asked) else ())
 
     def execute(self, only: Iterable[str] | None = None, force: bool = False) -> None:
         """Bring every notebook's result up to date by running those whose inputs changed.

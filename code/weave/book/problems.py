@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from weave.book import drafts, written
@@ -41,6 +42,14 @@ def problems(book: Book) -> list[Problem]:
     if not every:  # MkDocs would repeat some of these in its own words
         every += book.warnings
     return sorted(set(every), key=lambda problem: (problem.path, problem.line, problem.message))
+
+
+def held(book: Book, pages: Collection[str]) -> str:
+    """Return a sentence that counts what was checked on these pages."""
+    claims = sum(len(book.pages[path].claims) for path in pages)
+    theorems = sum(len(book.pages[path].theorems) for path in pages)
+    where = f"on {len(pages)} pages" if len(pages) > 2 else f"in {' and '.join(sorted(pages))}"
+    return f"{claims} numbers hold, {theorems} references to theorems have a test, {where}"
 
 
 def above(book: Book, path: str) -> list[Problem]:

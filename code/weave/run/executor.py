@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from weave.run import answers, facts, provenance
 from weave.run.inputs import inputs_of
 from weave.run.kernels import kernels
@@ -31,7 +29,6 @@ from weave.run.store import Result, Store
 from weave.source.problem import Problem
 
 _ATTEMPTS = 3  # at a run during which no input changes
-_LOOK_AGAIN = 0.3  # seconds between two looks at whether another process still runs a notebook
 
 OnOutput = Callable[[Notebook, int, dict[str, Any] | None], None]
 """Gets each output of each cell (by its number, counted from 0) as it appears, and None when a cell begins."""
@@ -135,23 +132,11 @@ class Executor:
             return Outcome(notebook, None, [Problem(notebook.path, 1, what, traceback.format_exc())])
 
     def _run_in_turn(self, notebook: Notebook, force: bool) -> Outcome:
-        """Run a notebook, or wait while another process runs it and take its result."""
-        turn, waited = self.store.turn(notebook), False
-        while not turn.is_locked:
-            try:
-                turn.acquire(timeout=_LOOK_AGAIN)
-            except Timeout:
-                if self._stopping.is_set():
-                    return Outcome(notebook, None)
-                if not waited:
-                    self.say(f"{notebook.path} waits: another process is running it")
-                waited = True
-        try:
+        """Run a notebook; where another process has just run it, take that result."""
+        with self.store.turn(notebook, self.say, self._stopping.is_set) as waited:
             if waited and not force and (result := self.store.fresh(notebook)):
                 return Outcome(notebook, result)
             return self._run_until_inputs_stay(notebook)
-        finally:
-            turn.release()
 
     def _run_until_inputs_stay(self, notebook: Notebook) -> Outcome:
         for _ in range(_ATTEMPTS):

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from weave.run import inputs
 from weave.run.claim import CLAIM_MIME
@@ -22,6 +22,7 @@ from weave.run.notebook import Notebook, parse
 from weave.source.files import write_atomically
 
 _RESULTS_KEPT = 5
+_LOOK_AGAIN = 0.3  # seconds between two looks at whether another process still runs a notebook
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,28 @@ class Store:
         """Find, one at a time, the inputs that have changed since an earlier run, stored or not."""
         return inputs.changes(self.root, earlier, notebook)
 
-    def turn(self, notebook: Notebook) -> FileLock:
-        """Return the lock that a process holds while it runs a notebook, so that no two run the same one at once."""
-        folder = self.folder / notebook.stem
+    @contextlib.contextmanager
+    def turn(self, notebook: Notebook, say: Callable[[str], None], stopped: Callable[[], bool]) -> Iterator[bool]:
+        """Let no other process run the notebook within the block. Yields whether one did when the block was reached.
+
+        Args:
+            say: Is told that this process waits.
+            stopped: Ends the waiting.
+        """
+        folder, waited = self.folder / notebook.stem, False
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".lock", thread_local=False)
+        lock = FileLock(folder / ".lock", thread_local=False)
+        while not lock.is_locked and not stopped():
+            try:
+                lock.acquire(timeout=_LOOK_AGAIN)
+            except Timeout:
+                if not waited:
+                    say(f"{notebook.path} waits: another process is running it")
+                waited = True
+        try:
+            yield waited
+        finally:
+            lock.release()
 
     def save(self, result: Result) -> None:
         body = {

@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel, get_files, set_e
 from mkdocs.structure.nav import Navigation, get_navigation
 from mkdocs.structure.pages import Page
 
+from weave.book.asked import Asked
 from weave.book.book import Book
 from weave.run.executor import Outcome
 from weave.site.plugin import WeavePlugin, book_of, plugin_of
@@ -149,10 +150,19 @@ def checked(settings: Path = Path("mkdocs.yml"), only: Collection[str] = ()) -> 
     return site.book
 
 
+def notebooks_of(book: Book, page: str) -> set[str]:
+    """Return the paths of the notebooks that a page names, and of those that it asked for when it was rendered."""
+    own, text = book.layout.notebook_of(page), book.layout.read(page)
+    asked = book.pages[page].book if page in book.pages else None
+    paths = (notebook.path for notebook in book.notebooks())
+    named = {path for path in paths if path == own or path.rpartition("/")[2] in text}
+    return named.union(asked.notebooks() if isinstance(asked, Asked) else ())
+
+
 def _build_for(site: Site, pages: Collection[str]) -> Built:
     """Render every page, since links lead from one to another, but run only the notebooks that these show."""
     book, wanted = site.book, set[str]()
-    while not (shown := {name for path in pages for name in book.notebooks_of(path)}) <= wanted or not book.pages:
+    while not (shown := {name for path in pages for name in notebooks_of(book, path)}) <= wanted or not book.pages:
         wanted |= shown  # once a page is rendered, it may show more than its text names
         book.frozen = False
         book.execute(wanted)

@@ -295,7 +295,7 @@ def test_open_pages_are_told_of_what_notebooks_read_elsewhere(new_small: Callabl
 
 
 def request(server: Server, head: str) -> str:
-    """What the server answers to the head of a request, as it goes over the wire."""
+    """Return what the server answers to the head of a request, as it goes over the wire."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
