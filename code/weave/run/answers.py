@@ -20,10 +20,11 @@ from weave.source.problem import Problem
 
 Answer = dict[str, Any]
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _FRAME = re.compile(r"Cell In ?\[(\d+)\], line (\d+)")
 _TEMPORARY_FILE = re.compile(r" \((\S*\.py|<ipython-input-[^>]*>), line \d+\)$")
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+(?=>)")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MISSING = re.compile(r"'([^'\n]+)'\s*$")
 _TEMPORARY_CELL = re.compile(r"<ipython-input-\d+-[0-9a-f]+>")
 
@@ -70,13 +71,14 @@ def failed(cell: Cell, answer: Answer) -> bool:
 def error(notebook: Notebook, answers: list[Answer], root: Path) -> Problem:
     """The error of the last cell that ran, at the innermost line of the notebook in its traceback."""
     raised = next(output for output in reversed(answers[-1]["outputs"]) if output["output_type"] == "error")
-    detail = _ANSI.sub("", "\n".join(raised["traceback"]))
+    detail = _CONTROL.sub("", _ANSI.sub("", "\n".join(raised["traceback"])))
     cell, offset = notebook.code[len(answers) - 1], 0
     by_count = {answer["count"]: number for number, answer in enumerate(answers)}
     for count, line in _FRAME.findall(detail):
         if int(count) in by_count:
             cell, offset = notebook.code[by_count[int(count)]], int(line) - 1
-    first = _TEMPORARY_FILE.sub("", (raised["evalue"].strip().splitlines() or [""])[0])
+    text = _CONTROL.sub("", _ANSI.sub("", raised["evalue"]))
+    first = _TEMPORARY_FILE.sub("", (text.strip().splitlines() or [""])[0])
     what = f"{raised['ename']}: {first}" if first else raised["ename"]
     return problem(notebook, cell, f"{what}{_beside(raised, notebook, root)}; the traceback is below", offset, detail)
 
