@@ -138,9 +138,12 @@ _CHANGED = {
     "environment": "the variable {name} changed",
 }
 """What to say of each kind of input, but files and packages."""
-_DOCSTRINGS_READ = re.compile(r"__doc__|__code__|\b(getdoc|help|pydoc|doctest|click|typer|fire|docopt)\b")
+_DOCSTRINGS_READ = re.compile(
+    r"__doc__|__code__|\bgetdoc\b|\bhelp\(|^\s*(import|from)\s[^#\n]*\b(pydoc|doctest|click|typer|fire|docopt)\b",
+    re.MULTILINE,
+)
 """Signs of code that reads the docstrings of functions: then the text of modules counts, not only what they do."""
-_HELP = re.compile(r"\?[ \t]*$|^[ \t]*\?|\bp(info2?|doc|source|file|def)\b", re.MULTILINE)
+_HELP = re.compile(r"^[^#\n]*\?[ \t]*$|^[ \t]*\?|\bp(info2?|doc|source|file|def)\b", re.MULTILINE)
 """The same in IPython's own syntax."""
 
 

@@ -78,6 +78,10 @@ class Places:
             return False  # a folder above the repository or above Python
         if self.is_made(real):
             return False
+        if real.startswith(self.own) and (
+            not self.own.startswith(self.root) or real.startswith(f"{self.own}run{os.sep}")
+        ):
+            return False  # the files of the kernel's frames, which tracebacks show
         if real.startswith(self.packages):
             return self._package(real) is None
         return not real.startswith(self.python) and real + os.sep not in self.python

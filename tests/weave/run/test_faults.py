@@ -1,4 +1,4 @@
-"""Problems around a run: each belongs to its notebook, at its line; none is another one's, or becomes a number."""
+"""Problems around a run: each belongs to its notebook, at its line; never to another one, never becomes a number."""
 
 from __future__ import annotations
 
