@@ -249,7 +249,8 @@ class _Structure(HTMLParser):
 
     def _put(self, token: str) -> None:
         last = self.found[-1][0] if self.found else ""
-        if (last, token) in (("<strong>", "<em>"), ("</em>", "</strong>")):  # ***both***, in either order
+        both = (last, token) in (("<strong>", "<em>"), ("</em>", "</strong>"))  # ***both***, in either order
+        if both or (token == "<p>" and last in ("<checked>", "<unchecked>")):  # GitHub puts the box before it
             self.found.insert(-1, (token, self.line))
         elif token != _LEFT_OUT or last != _LEFT_OUT:
             self.found.append((token, self.line))
