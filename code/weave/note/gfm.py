@@ -2,7 +2,6 @@ r"""Syntax of GitHub and Obsidian that Python-Markdown lacks, or reads otherwise
 
 Headings that end in a sign (``## C#``), tables and fences right below a line of text, text right below a fence, ``\|``
 in the code of a table, line breaks by a backslash, ``~~struck out~~``, bare addresses, a backslash before any sign.
-
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import html
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from xml.etree import ElementTree as etree
 
 import cmarkgfm
 from cmarkgfm.cmark import Options
@@ -55,7 +56,7 @@ class Compare(Treeprocessor):
         super().__init__(md)
         self.lines = lines
 
-    def run(self, root: object) -> None:
+    def run(self, root: etree.Element) -> None:
         page = self.lines.page
         if page.book is None:
             return
@@ -65,14 +66,14 @@ class Compare(Treeprocessor):
         notes = [*unread.footnotes(text, code)]
         for line, what in [*leftovers.find(text, code), *notes, *unread.addresses(page, text, code)]:
             page.report(line, what)
-        if _MODULE.search(text):  # mkdocstrings writes the page
+        if _MODULE.search(text) or _is_broken(root):  # mkdocstrings writes the page; what is told already
             return
         site = structure(self._html(root), notes=not notes)
         for line, here, there in differences(site, structure(github, notes=not notes)):
             what = f"GitHub and Obsidian show {there}, the site {here}"
             page.report(line, f"{what}; write it so that all read the same (blank lines around it often do)")
 
-    def _html(self, root: object) -> str:
+    def _html(self, root: etree.Element) -> str:
         """Return the page so far as HTML, with what Markdown has put aside."""
         blocks = self.md.htmlStash.rawHtmlBlocks
 
@@ -80,13 +81,21 @@ class Compare(Treeprocessor):
             block = blocks[int(match[1] or match[2])]
             return block if isinstance(block, str) else self.md.serializer(block)
 
-        text = self.md.serializer(root)  # type: ignore[arg-type]
+        text = self.md.serializer(root)
         for _ in range(9):  # HTML put aside inside of HTML
             text, count = _STASHED.subn(stashed, text)
             if not count:
                 break
         text = _CHARACTER.sub(lambda match: html.escape(chr(int(match[1]))), unmark(text))
         return text.replace(AMP_SUBSTITUTE, "&").replace(NBSP_PLACEHOLDER, " ")
+
+
+def _is_broken(root: etree.Element) -> bool:
+    """Return whether a page has a formula or a citation that cannot be read, which is reported by itself."""
+    cited = (element for element in root.iter("span") if element.get("weave-cites"))
+    return any(group[-1].tail != "]" for group in cited) or any(
+        element.get("class") == "weave-error" for element in root.iter()
+    )
 
 
 def differences(site: list[tuple[str, int]], github: list[tuple[str, int]]) -> Iterator[tuple[int, str, str]]:
@@ -249,7 +258,8 @@ class _Structure(HTMLParser):
 
     def _put(self, token: str) -> None:
         last = self.found[-1][0] if self.found else ""
-        if (last, token) in (("<strong>", "<em>"), ("</em>", "</strong>")):  # ***both***, in either order
+        both = (last, token) in (("<strong>", "<em>"), ("</em>", "</strong>"))  # ***both***, in either order
+        if both or (token == "<p>" and last in ("<checked>", "<unchecked>")):  # GitHub puts the box before it
             self.found.insert(-1, (token, self.line))
         elif token != _LEFT_OUT or last != _LEFT_OUT:
             self.found.append((token, self.line))

@@ -142,12 +142,15 @@ def test_the_line_is_true_whatever_stands_around(
     bench: Bench, name: str, front: str, before: list[str], after: list[str]
 ) -> None:
     text, offset = SLIPS[name]
+    assume(sum("[^n]:" in block for block in [*before, *after]) < 2)  # two footnotes of one name
     assume(front or before[:1] != ["---"])  # two rules would be the marks of front matter
     if name == "unclosed-fence":  # else a fence below would close it
         after = [block for block in after if "`" not in block and "$" not in block]
     head = front + "".join(f"{block}\n\nNext.\n\n" for block in before) + "Here:\n\n"
     note = head + text + "\n\n" + "".join(f"\nThere:\n\n{block}\n" for block in after)
     _, problems = bench.render(note)
+    if name == "unclosed-fence":  # which GitHub takes for code, up to the end
+        problems = [problem for problem in problems if "GitHub" not in problem.message]
     assert [problem.line for problem in problems] == [head.count("\n") + 1 + offset], (note, problems)
 
 

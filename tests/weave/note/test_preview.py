@@ -151,6 +151,7 @@ SAME = [
     "1. [ ] a\n2. [x] b",
     "- [ ] a\n  - [x] b",
     "- [X] a",
+    "- [ ] a\n\n  b\n\n- [x] c",
     "- *a* **b** `c`",
     "- a\n\n  b\n\n  c\n- d",
     "- a\n\n  b\n\n      c\n\n  d",
@@ -323,6 +324,7 @@ class Tree(HTMLParser):
 
 def tree(html: str) -> list[str]:
     text = " ".join(Tree(html).out)
+    text = text.replace("<input> <p>", "<p> <input>")
     text = text.replace("<strong> <em>", "<em> <strong>").replace("</em> </strong>", "</strong> </em>")
     text = re.sub(r"<pre>(.*?)</pre>", lambda match: f"<pre>{re.sub('</?code>', '', match[1])}</pre>", text)
     text = re.sub(
