@@ -41,6 +41,9 @@ from weave.run import facts, recording
 from weave.run.outputs import Outputs, Programs, Stream, encoded
 from weave.run.recorder import Recorder
 
+_FLUSH = ctypes.CDLL(None).fflush
+"""C's own, found once: what a cell looks up in compiled code is recorded."""
+
 
 class Publisher(DisplayPublisher):
     """Receives what ``display`` shows."""
@@ -180,7 +183,7 @@ class Kernel:
             sys.stdout, sys.stderr = streams
         if os.getpid() != self.pid:  # a process that the cell forked must not take the orders meant for this one
             os._exit(0)
-        ctypes.CDLL(None).fflush(None)  # compiled code keeps its text until then
+        _FLUSH(None)  # compiled code keeps its text until then
         self.programs.pass_on(self.outputs)
         if self.recorder and threading.active_count() > 2:  # more than our own two: a copy would lack the others
             self.recorder.record("effects", "threads")
