@@ -46,6 +46,7 @@ _ALERT = re.compile(r"\[!\w+\][-+]?")
 _WITHIN_WORDS = {"span", "label", "sup", "sub", "abbr", "small", "u", "i", "b", "kbd"}
 _MARKS = re.compile(r"[*_`~\\]")
 _CODE = re.compile(r'<pre[^>]* data-sourcepos="(\d+):\d+-(\d+):')
+_FIRST_RULE = re.compile(r"\A---(?=[ \t]*\n)")  # no front matter: that is cut off
 _SHOWN = 60
 
 
@@ -60,7 +61,7 @@ class Compare(Treeprocessor):
         page = self.lines.page
         if page.book is None:
             return
-        text = "\n".join(self.lines.lines)
+        text = _FIRST_RULE.sub("***", "\n".join(self.lines.lines))
         github = _github(text)
         code = {line for start, end in _CODE.findall(github) for line in range(int(start), int(end) + 1)}
         notes = [*unread.footnotes(text, code)]

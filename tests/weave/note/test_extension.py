@@ -15,6 +15,7 @@ from mkdocs.config import load_config
 
 from weave.book.book import Book
 from weave.note.finish import without_marks
+from weave.note.gfm import register
 from weave.note.lines import mark
 from weave.note.page import Page, rendering
 from weave.source.layout import Layout
@@ -115,7 +116,10 @@ class NoteBench(Bench):
 
     def plain(self, without: str) -> Markdown:
         names = [name for name in self.config.markdown_extensions if name != without]
-        return Markdown(extensions=names, extension_configs=self.config.mdx_configs)
+        md = Markdown(extensions=names, extension_configs=self.config.mdx_configs)
+        if without == "weave":
+            register(md)  # how Markdown reads lists and the like
+        return md
 
 
 @pytest.fixture(scope="module")
