@@ -174,6 +174,7 @@ class Executor:
         inputs = inputs_of(notebook, run.facts)
         run.packages = inputs["packages"]
         circumstances["cell_seconds"] = list(run.seconds)
+        circumstances["first_read"] = recorder.first_read(run.facts)
         if self.resume:
             self.snapshots.put(run)
         problems = problems or _preloaded(run.facts)

@@ -10,14 +10,18 @@ from weave.book import ledger
 from weave.book.book import Book
 from weave.note import snippets
 from weave.run import provenance
-from weave.site.notebook_pages import download_bytes
+from weave.site import downloads
 
 LEDGER = "assets/ledger.json"
 STYLE_SHEET = "assets/weave.css"
 
 
 def files(
-    book: Book, shown: Mapping[str, Sequence[snippets.Snippet]], checks: Mapping[str, str], repository: str
+    book: Book,
+    shown: Mapping[str, Sequence[snippets.Snippet]],
+    checks: Mapping[str, str],
+    repository: str,
+    address: Callable[[str], str],
 ) -> dict[str, Callable[[], bytes]]:
     """Return a function that makes each file, by the file's path on the site.
 
@@ -26,6 +30,7 @@ def files(
         shown: The snippets of each page, by its path under docs/.
         checks: The checks of each page's labs, the same way.
         repository: The address to clone.
+        address: Returns the full address of the page that shows a file of the repository; empty if there is none.
     """
     extra: dict[str, Callable[[], bytes]] = {
         STYLE_SHEET: Path(__file__).with_name("weave.css").read_bytes,
@@ -33,9 +38,11 @@ def files(
     }
     for path, outcome in book.outcomes.items():
         folder = f"notebooks/{outcome.notebook.stem}"
-        extra[f"{folder}/{outcome.notebook.stem}.py"] = outcome.notebook.text.encode
+        extra[f"{folder}/{outcome.notebook.stem}.py"] = partial(downloads.as_py, outcome.notebook, repository)
         if run := book.result(path):
-            extra[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(download_bytes, run)
+            extra[f"{folder}/{outcome.notebook.stem}.ipynb"] = partial(
+                downloads.as_ipynb, run, repository, book.layout, address
+            )
             extra[f"{folder}/provenance.json"] = partial(provenance.as_json, run)
             for cell in run.notebook.code:
                 extra[f"{folder}/{cell.key}.py"] = partial(provenance.script, run.notebook, cell, repository)

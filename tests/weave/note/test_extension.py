@@ -236,7 +236,7 @@ def test_windows_line_ends(small: Small) -> None:
 def test_a_claim(bench: Bench) -> None:
     html, _ = bench.render(f"It is [0.5]({HEAT}#=rate).")
     assert re.search(
-        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#values" title="rate = 0\.5\n[^"]*">0\.5</a>', html
+        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#value-rate" title="rate = 0\.5\n[^"]*">0\.5</a>', html
     )
 
 
