@@ -29,7 +29,7 @@ def under_title(html: str, uri: str, minutes: int, layout: Layout, repository: s
         if address := colab.address(repository, stem):
             take.append(f'<a href="{address}">in Colab</a>')
         parts.append("take it along: " + ", ".join(take))
-    line = f'<p class="note-about">{" · ".join(parts)}</p>'
+    line = f'<p class="note-about" data-search-exclude="1">{" · ".join(parts)}</p>'
     return html.replace("</h1>", f"</h1>\n{line}", 1)
 
 

@@ -7,6 +7,8 @@ import posixpath
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from mkdocs.structure.files import Files
+
 from weave.run.notebook import Notebook
 from weave.run.provenance import install, needs
 from weave.run.store import Result
@@ -25,7 +27,7 @@ def as_ipynb(run: Result, repository: str, layout: Layout, address: Callable[[st
         run: The notebook and its outputs.
         repository: The address to clone; empty if the site does not know it.
         layout: Says which file a link means.
-        address: Returns the full address of the page that shows a file of the repository; empty if there is none.
+        address: Returns the full address of the page that shows a file, as `full_address` below does.
     """
     document = download(run)
     for cell in document["cells"]:
@@ -40,6 +42,12 @@ def as_ipynb(run: Result, repository: str, layout: Layout, address: Callable[[st
 def as_py(notebook: Notebook, repository: str) -> bytes:
     """Return a notebook's source, with a comment above it."""
     return (needs(repository) + notebook.text).encode()
+
+
+def full_address(files: Files, layout: Layout, site: str, path: str) -> str:
+    """Return the full address of the page that shows a file; empty if none does, or the site's address is unknown."""
+    file = files.get_file_from_path(layout.page_uri(path) or "")
+    return f"{site}{file.url}" if file and site else ""
 
 
 def with_full_addresses(text: str, path: str, layout: Layout, address: Callable[[str], str]) -> str:

@@ -16,15 +16,17 @@
   });
   const late = new WeakSet();
   XMLHttpRequest.prototype.open = function (/** @type {any[]} */ ...args) {
-    if (String(args[1]).includes("/search_index.json")) late.add(this);
+    if (String(args[1]).includes("/search_index.json")) {
+      late.add(this);
+      this.addEventListener("load", async () => { // here, for Material drops the answer as soon as it has it
+        known = Array.from(new Set((await new Response(this.response).text()).toLowerCase().match(/[\p{L}\p{N}]{4,}/gu)));
+      });
+    }
     return open.apply(this, /** @type {any} */ (args));
   };
   XMLHttpRequest.prototype.send = function (/** @type {any[]} */ ...args) {
-    if (!late.has(this)) return send.apply(this, /** @type {any} */ (args));
-    this.addEventListener("load", async () => {
-      known = Array.from(new Set((await new Response(this.response).text()).toLowerCase().match(/[\p{L}\p{N}]{4,}/gu)));
-    });
-    wanted.then(() => send.apply(this, /** @type {any} */ (args)));
+    if (late.has(this)) wanted.then(() => send.apply(this, /** @type {any} */ (args)));
+    else send.apply(this, /** @type {any} */ (args));
   };
 
   /** The words of the index; filled when it has come. @type {string[]} */

@@ -252,12 +252,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
-
-        def address(path: str) -> str:
-            file = self.files.get_file_from_path(self.book.layout.page_uri(path) or "")
-            return f"{self.address}{file.url}" if file and self.address else ""
-
-        return extra.files(self.book, self.notes.snippets, self.notes.checks, self.repository, address)
+        return extra.files(self.book, self.notes, self.files, self.repository, self.address)
 
     def on_shutdown(self) -> None:
         """Also called after an error or Ctrl-C."""

@@ -314,7 +314,7 @@ def test_names_that_exist_come_nearest_first() -> None:
 @pytest.mark.parametrize(
     ("text", "href"),
     [
-        ("It is [0.5](#=rate).", "../notebooks/heat.ipynb#values"),
+        ("It is [0.5](#=rate).", "../notebooks/heat.ipynb#value-rate"),
         ("See [how it falls](#decay).", "../notebooks/heat.ipynb#decay"),
         ("![It falls.](#decay)", "../notebooks/heat.ipynb#decay"),
         ("![It falls.](?code#decay)", "../notebooks/heat.ipynb#decay"),

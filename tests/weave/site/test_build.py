@@ -235,7 +235,9 @@ def test_the_blog_s_excerpt_has_claim_math_and_figure(rich: Small) -> None:
     """Excerpts are rendered a second time, by another Markdown, for a page at another depth."""
     post, index = page(rich, "log/2024/01/02/first-entry"), page(rich, "log")
     for html, up in ((post, "../../../../../"), (index, "../")):
-        assert re.search(rf'<a class="weave-claim" href="{re.escape(up)}notebooks/heat/#value-rate"[^>]*>0\.5</a>', html)
+        assert re.search(
+            rf'<a class="weave-claim" href="{re.escape(up)}notebooks/heat/#value-rate"[^>]*>0\.5</a>', html
+        )
         assert f'href="{up}notes/heat/#on-alpha-decay"' in html
         assert html.count("weave-figure") == 1 and "The curve in a post." in html and "math-display" in html
     assert "a theorem" in post and "a theorem" not in index
