@@ -85,10 +85,14 @@ function arrive() {
   document.fonts.ready.then(() => settle());
 }
 
-// Material puts the heading in view into the address. One that names a cell or a value stays as long as that is in view.
+/** The path of the page that is shown: while the next one is fetched, the address is ahead of it. */
+let path = location.pathname;
+// Material puts the heading in view into the address, and where the reader is into the state beside it. Both are wrong if
+// the page is no longer that of the address; and an address that names a cell or a value stays while that is in view.
 const { replaceState } = history;
 history.replaceState = (state, unused, url) => {
-  const cell = url && new URL(url, location.href).pathname === location.pathname && named()?.closest(".jp-CodeCell");
+  if (location.pathname !== path) return;
+  const cell = url && named()?.closest(".jp-CodeCell");
   const box = cell && cell.getBoundingClientRect();
   if (!box || box.bottom < 0 || box.top > innerHeight) replaceState.call(history, state, unused, url);
 };
@@ -96,7 +100,10 @@ history.replaceState = (state, unused, url) => {
 /** @type {any} */ let timer = 0;
 new MutationObserver(() => { timer ||= setTimeout(() => { timer = 0; update(); }); }).observe(document.body, { childList: true, subtree: true });
 update();
-/** @type {any} */ (window).document$.subscribe(arrive); // Material's: once for each page, by instant navigation too
-addEventListener("hashchange", arrive);
+/** @type {any} */ (window).document$.subscribe(() => { // Material's: once for each page, by instant navigation too
+  path = location.pathname;
+  arrive();
+});
+addEventListener("hashchange", () => { if (location.pathname === path) arrive(); });
 addEventListener("resize", markWide);
 addEventListener("load", update);

@@ -350,9 +350,9 @@ def test_what_is_too_wide_has_a_shadow_at_its_edge_or_fits(site: BuiltSite, page
     assert lookup.locator(".scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
     page.set_viewport_size({"width": 360, "height": 740})
     page.goto(f"{site.url}notes/two-layer/")
-    page.wait_for_function("() => !document.querySelector('.md-content__inner > :nth-child(n + 10):not(.near)')")
+    page.locator("article .md-typeset__scrollwrap.weave-wide").first.wait_for()  # once all is laid out
     wide = page.evaluate(
-        """() => Array.from(document.querySelectorAll("article .weave-html"), (box) =>
+        """() => Array.from(document.querySelectorAll("article :is(.weave-html, .md-typeset__scrollwrap)"), (box) =>
           [box.scrollWidth > box.clientWidth + 1, getComputedStyle(box).backgroundImage.includes("gradient")])"""
     )
     assert any(scrolls for scrolls, _ in wide) and all(scrolls == shaded for scrolls, shaded in wide)

@@ -72,14 +72,17 @@ def as_json(result: Result) -> bytes:
 def of(result: Result, cell: Cell) -> dict[str, Any]:
     """Everything that is known about one code cell's outputs, for machines.
 
-    ``seeds``, ``weights`` and ``data`` are those of the notebook up to the cell: what follows it cannot affect it.
+    ``seeds``, ``weights`` and ``data`` are those of the notebook up to the cell, which nothing that follows can affect;
+    of the weights and data, what was read last comes first.
     """
     cells = result.notebook.code
     number = cells.index(cell)
     code = "\n".join(earlier.source for earlier in cells[: number + 1])
     seconds = result.circumstances.get("cell_seconds", [])
-    read = sorted(name for name, first in result.circumstances.get("first_read", {}).items() if first <= number)
-    weights = {Path(name) for name in read if name.endswith(".safetensors")}
+    first_read = result.circumstances.get("first_read", {})
+    up_to_here = [name for name, first in first_read.items() if first <= number]
+    read = sorted(up_to_here, key=lambda name: (-first_read[name], name))
+    weights = [Path(name) for name in read if name.endswith(".safetensors")]
     data = [name for name in read if not name.endswith(_CODE) and Path(name).with_suffix(".safetensors") not in weights]
     values = {name: published.value for name, published in result.published.items() if published.cell == cell.key}
     return {
@@ -90,7 +93,7 @@ def of(result: Result, cell: Cell) -> dict[str, Any]:
         "device": result.circumstances.get("device", ""),
         "python": result.inputs.get("python", ""),
         "packages": result.inputs.get("packages", {}),
-        "weights": sorted(path.stem for path in weights),
+        "weights": [path.stem for path in weights],
         "data": data,
         "seconds": seconds[number] if number < len(seconds) else None,
         "verified": verified(),
