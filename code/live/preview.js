@@ -41,15 +41,15 @@ function provenance(link) {
   const paragraph = element("p", { className: "quiet", textContent: "…" });
   const address = new URL("provenance.json", link.href);
   fetch(address).then((answer) => answer.json()).then((cells) => {
-    const cell = cells.find((/** @type {any} */ entry) => entry.cell.endsWith(link.hash));
+    const cell = cells.find((/** @type {any} */ entry) => Object.hasOwn(entry.values, link.hash.replace("#value-", "")));
     const seeds = cell.seeds.length ? `${cell.seeds.length > 1 ? "seeds" : "seed"} ${cell.seeds.join(", ")}; ` : "";
     paragraph.textContent = `${cell.commit ? `commit ${cell.commit}; ` : ""}${seeds}torch ${cell.packages.torch ?? "not used"}; ${cell.device}; the cell took ${cell.seconds} s`;
     if (cell.verified) paragraph.append(element("br"), element("a", { href: cell.verified, textContent: "checked by this run of CI" }));
-  }).catch(() => paragraph.remove());
+  }).catch(() => paragraph.remove()).then(() => { if (shown === link) place(link); });
   return paragraph;
 }
 
-/** Show the card of a link, below it if there is room; after a touch it has a link of its own to follow.
+/** Show the card of a link; after a touch it has a link of its own to follow.
  * @param {HTMLAnchorElement} link @param {boolean} [touched] */
 function show(link, touched) {
   clearTimeout(timer);
@@ -62,6 +62,13 @@ function show(link, touched) {
   (document.querySelector("main") ?? document.body).append(card); // an instant navigation removes it
   card.hidden = false;
   link.setAttribute("aria-describedby", card.id);
+  place(link);
+}
+
+/** Place the card below its link, or above it where there is more room; again when its content has come.
+ * @param {HTMLAnchorElement} link */
+function place(link) {
+  card.style.left = "0"; // else the right edge of the window would make it narrow
   const at = link.getBoundingClientRect(), wide = document.documentElement.clientWidth;
   const above = at.bottom + card.offsetHeight + 12 > innerHeight && at.top > card.offsetHeight + 12;
   card.style.left = `${Math.max(8, Math.min(at.left, wide - card.offsetWidth - 8)) + scrollX}px`;

@@ -39,6 +39,13 @@ try {
   await open("notes/one-layer/");
   await press("skip-trigrams", "Try it");
   await wait("skip-trigrams", "td", "0.2");
+  for (const [note, tag, says] of [
+    ["logit-attribution", "logit-lens", "expects"], ["activation-patching", "patch-explorer", "Head"], ["path-patching", "edge-graph", "matters most"],
+  ]) {
+    await open(`notes/${note}/`);
+    await press(tag, "Try it");
+    await wait(tag, "[role=status]", says);
+  }
   await page.setViewport({ width: 360, height: 740 });
   await open("notes/tensor-products/");
 } catch (error) {

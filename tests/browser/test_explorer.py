@@ -96,5 +96,5 @@ def test_without_scripts_there_is_a_sentence_in_its_place(site: BuiltSite, brows
     explorer.scroll_into_view_if_needed()
     assert (
         explorer.text_content() or ""
-    ).strip() == "With JavaScript, you can type a text here and see where every head looks."
+    ).strip() == "On the site, with JavaScript, you can type a text here and see where every head looks."
     context.close()

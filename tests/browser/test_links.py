@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as etree
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ class Html(HTMLParser):
     """The links of a page, each with its line, and the page's anchors."""
 
     ids: set[str] = field(default_factory=set)
+    own: list[str] = field(default_factory=list)
     links: list[tuple[int, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -32,6 +34,7 @@ class Html(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
+        self.own += [given["id"]] if given.get("id") else []
         self.ids |= {given[name] for name in ("id", "name") if given.get(name)}
         url = given.get(HREF.get(tag, ""))
         if url is not None and not (tag == "link" and "canonical" in given.get("rel", "")):
@@ -80,6 +83,14 @@ def test_a_link_that_leads_nowhere_is_found(site: BuiltSite, link: str, tmp_path
     assert [line.rpartition(": ")[2] for line in broken(copy, copy.pages)] == [link]
 
 
+def test_no_two_elements_of_a_page_answer_to_one_address(site: BuiltSite) -> None:
+    """A value's line, a cell and a heading have their names in one space."""
+    for page in site.pages:
+        if "/notebooks/" in page:
+            ids = read(site.file(page)).own
+            assert len(ids) > 20 and [name for name in set(ids) if ids.count(name) > 1] == [], page
+
+
 def test_the_sitemap_lists_the_pages_under_the_address_of_the_site(site: BuiltSite) -> None:
     tree = etree.parse(site.folder / "sitemap.xml")
     listed = {element.text for element in tree.findall(".//{*}loc")}
@@ -99,8 +110,13 @@ def test_each_notebook_can_be_downloaded_as_ipynb_and_py(site: BuiltSite) -> Non
         assert {".ipynb", ".py"} <= set(offered), page
         notebook = json.loads(site.file(urljoin(page, offered[".ipynb"])).read_text("utf-8"))
         assert any(cell.get("outputs") for cell in notebook["cells"]), f"{page}: the .ipynb has no outputs"
+        prose = "".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        assert "git clone" in prose, f"{page}: the .ipynb does not say what it needs"
+        led = re.findall(r"\]\(([^)\s]+)\)", prose)
+        assert all(url.startswith("http") for url in led), f"{page}: {led} cannot be followed elsewhere"
         source = site.file(urljoin(page, offered[".py"])).read_text("utf-8")
-        assert (Path(__file__).parents[2] / "code/notebooks" / f"{source_name(page)}.py").read_text("utf-8") == source
+        own = (Path(__file__).parents[2] / "code/notebooks" / f"{source_name(page)}.py").read_text("utf-8")
+        assert source.endswith(own) and "git clone" in source
 
 
 def source_name(page: str) -> str:

@@ -250,7 +250,8 @@ def test_a_claim_leads_to_the_cell_that_computed_it(browser: Any, site: BuiltSit
         anchor = claim.get_attribute("href").partition("#")[2]  # scrolling changes the address
         claim.click()
         page.wait_for_url(re.compile(r"/notebooks/.*#"))
-        assert page.locator(f'[id="{anchor}"] pre').first.text_content().strip()  # it may not be laid out yet
+        value = page.locator(f'.jp-CodeCell li[id="{anchor}"]')
+        assert value.text_content().strip()  # it may not be laid out yet
         assert wrong == []
 
 

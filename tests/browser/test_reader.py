@@ -320,24 +320,6 @@ def test_a_card_does_not_cover_the_second_line_of_its_link(site: BuiltSite, page
     assert link.evaluate("(link, [x, y]) => link.contains(document.elementFromPoint(x, y))", lines[1])
 
 
-@pytest.mark.parametrize("by", ["load", "instant navigation"])
-def test_a_link_to_a_cell_scrolls_it_below_the_header(site: BuiltSite, page: Any, by: str) -> None:
-    page.goto(f"{site.url}pages/ledger/")
-    link = page.locator("article tbody a[href*='notebooks/residual_stream']").last
-    address, cell = link.evaluate("(link) => [link.href, link.hash.slice(1)]")
-    if by == "load":
-        page.goto(f"{address}%")  # a mistyped address is not an error
-        page.goto("about:blank")
-        page.goto(address)
-    else:
-        link.click()
-    page.wait_for_timeout(3000)
-    page.wait_for_function("() => !document.querySelector('.jp-Cell:nth-child(n + 6):not(.near)')")  # all is laid out
-    # Material puts the heading in view into the address
-    assert page.url.partition("#")[0] == address.partition("#")[0] and not page.problems
-    assert 48 < page.locator(f'[id="{cell}"]').bounding_box()["y"] < 100
-
-
 def test_going_back_returns_to_where_the_reader_was(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/residual-stream/", wait_until="load")
     page.wait_for_timeout(2500)
@@ -358,6 +340,22 @@ def test_the_name_of_a_cell_stays_in_the_margin(site: BuiltSite, page: Any, note
     page.goto(f"{site.url}notes/{note}/")
     over = "(all) => all.map((a) => a.getBoundingClientRect().right - a.parentElement.getBoundingClientRect().right)"
     assert max(page.locator("figcaption a.weave-cell").evaluate_all(over)) < 1
+
+
+def test_what_is_too_wide_has_a_shadow_at_its_edge_or_fits(site: BuiltSite, page: Any) -> None:
+    page.goto(f"{site.url}notes/one-layer/")
+    lookup = page.locator("skip-trigrams")
+    lookup.get_by_role("button").click()
+    lookup.locator("tbody tr").first.wait_for()
+    assert lookup.locator(".scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{site.url}notes/two-layer/")
+    page.locator("article .md-typeset__scrollwrap.weave-wide").first.wait_for()  # once all is laid out
+    wide = page.evaluate(
+        """() => Array.from(document.querySelectorAll("article :is(.weave-html, .md-typeset__scrollwrap)"), (box) =>
+          [box.scrollWidth > box.clientWidth + 1, getComputedStyle(box).backgroundImage.includes("gradient")])"""
+    )
+    assert any(scrolls for scrolls, _ in wide) and all(scrolls == shaded for scrolls, shaded in wide)
 
 
 def test_the_ledger_can_be_filtered_and_the_address_remembers(site: BuiltSite, page: Any) -> None:
@@ -412,16 +410,33 @@ def test_nothing_shifts_while_a_page_loads(site: BuiltSite, browser: Any, page: 
 def test_the_search_index_is_fetched_when_the_reader_searches(site: BuiltSite, page: Any) -> None:
     page.goto(f"{site.url}notes/two-layer/", wait_until="networkidle")
     assert not any("search_index" in url for url in page.requests)
+    search = page.get_by_role("textbox", name="Search")
+    search.click()
+    page.locator(".md-search-result__meta", has_text="Type to start").wait_for()
     for query, expected in {
         "commutation matrix": "Tensor products",
         "mathbb": "",  # TeX source
-        "prefix-matching": "Glossary",
+        "prefix-matching": "Induction heads",
         "two_layer_paths": "",
+        "induction": "Induction heads",
+        "eigenvalue": "",
+        "W_OV": "",
+        "A ⊗ B": "Tensor products",
+        r"\otimes": "Tensor products",
+        "softmax(QK": "Attention heads",
+        "+-~^:( 0.93": "",
+        "inductoin": "Induction heads",  # mistyped
     }.items():
-        page.get_by_role("textbox", name="Search").fill(query)
+        search.fill(query)
+        search.press("End")  # the theme listens to keys
+        page.wait_for_timeout(700)
         page.locator(".md-search-result__item").first.wait_for()
         results = page.locator(".md-search-result__list").inner_text()
         assert expected in results and not re.search(r"</?(span|div|svg|tex-math|py-snippet)\b", results), query
+        assert not re.search(r"^(import|from) \w+", results, re.MULTILINE), "no code"
+        first = page.locator(".md-search-result__item a").first.get_attribute("href")
+        assert "/notes/" in first, f"{query}: notes come first, not {first}"
+    assert not page.problems
     assert any("search_index" in url for url in page.requests)
 
 
@@ -500,8 +515,9 @@ def test_a_note_prints_without_the_page_around_it(site: BuiltSite, browser: Any,
     page = browser.new_page()
     page.goto(f"{site.url}notes/tensor-products/")
     page.emulate_media(media="print")
-    for hidden in (".md-header", ".md-sidebar", ".py-bar", "kronecker-builder", ".weave-code"):
+    for hidden in (".md-header", ".md-sidebar", ".py-bar", "kronecker-builder button", ".weave-code"):
         assert not page.locator(hidden).first.is_visible(), hidden
+    assert page.get_by_text("On the site, with JavaScript, you can type two matrices").is_visible()
     assert page.locator("article h1").is_visible() and page.locator(".weave-figure svg").first.is_visible()
     page.close()
 

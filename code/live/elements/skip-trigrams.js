@@ -11,7 +11,8 @@ const STYLE = `
   label { display: inline-flex; gap: 0.4em; align-items: baseline; }
   input { width: 8em; font-family: var(--md-code-font, monospace); }
   .scroll { overflow-x: auto; }
-  td { vertical-align: baseline; white-space: nowrap; }
+  td { vertical-align: baseline; } td.n, .pair { white-space: nowrap; } .pair { margin-right: 0.7em; }
+  th { vertical-align: bottom; line-height: 1.25; padding-bottom: 0.3em; } td.list { min-width: 9em; }
   tr.looks td:first-child { border-left: 3px solid var(--md-accent-fg-color); } td:first-child { padding-left: 0.5em; border-left: 3px solid transparent; }`;
 
 export default class SkipTrigrams extends LiveFigure {
@@ -73,11 +74,11 @@ export default class SkipTrigrams extends LiveFigure {
   row({ head, scores, outputs }, from, show) {
     const rank = 1 + scores.reduce((count, score) => count + Number(score > scores[from]), 0);
     const order = Array.from(outputs.keys()).sort((a, b) => outputs[b] - outputs[a]);
-    const list = (/** @type {number[]} */ ids) => ids.flatMap((id, i) => [
-      i ? "  " : "", element("span", { className: "token", textContent: show(id) }), ` ${outputs[id] < 0 ? "−" : "+"}${Math.abs(outputs[id]).toFixed(1)}`]);
+    const list = (/** @type {number[]} */ ids) => ids.flatMap((id) => [
+      element("span", { className: "pair" }, element("span", { className: "token", textContent: show(id) }), ` ${outputs[id] < 0 ? "−" : "+"}${Math.abs(outputs[id]).toFixed(1)}`), " "]);
     const number = (/** @type {string} */ text) => element("td", { className: "n", textContent: text });
     return element("tr", { className: rank <= 100 ? "looks" : "" }, element("td", { textContent: `0.${head}` }),
       number((Math.round(10 * scores[from]) / 10 || 0).toFixed(1).replace("-", "−")), number(`${rank} of ${scores.length}`),
-      element("td", {}, ...list(order.slice(0, 4))), element("td", { className: "quiet" }, ...list(order.slice(-2).reverse())));
+      element("td", { className: "list" }, ...list(order.slice(0, 4))), element("td", { className: "list quiet" }, ...list(order.slice(-2).reverse())));
   }
 }

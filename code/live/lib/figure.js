@@ -5,7 +5,8 @@ import { element } from "./element.js";
 /** The look of all live figures; colours and typefaces come from the page. */
 const STYLE = `
   :host { display: block; font: 0.8rem/1.45 var(--ui-font, sans-serif); color: var(--md-default-fg-color); margin: 1.2em 0; }
-  @media print { :host { display: none; } }
+  slot { display: none; }
+  @media print { *, button, textarea { display: none !important; } slot { display: block !important; } }
   button, select, textarea, input:not([type]) { font: inherit; color: inherit; background: var(--weave-wash, transparent); border: 1px solid var(--weave-edge, #777); border-radius: 3px; box-sizing: border-box; }
   button { cursor: pointer; padding: 0.25em 0.7em; min-height: 24px; }
   button:disabled { cursor: progress; }
@@ -68,8 +69,8 @@ export class LiveFigure extends HTMLElement {
     bar.value = share;
   }
 
-  /** Replace all that the figure shows. @param {Node[]} parts */
+  /** Replace all that the figure shows; on paper it is the sentence inside the element. @param {Node[]} parts */
   show(...parts) {
-    /** @type {ShadowRoot} */ (this.shadowRoot).replaceChildren(element("style", { textContent: STYLE + this.kind.style }), ...parts);
+    /** @type {ShadowRoot} */ (this.shadowRoot).replaceChildren(element("style", { textContent: STYLE + this.kind.style }), ...parts, element("slot"));
   }
 }

@@ -26,12 +26,12 @@ draft: true
 
 # TITLE
 
-After this note you can say what TITLE is about; it takes about 10 minutes.
+After this note you can say what TITLE is about.
 
 <!-- To be filled in before `draft: true` goes, all of it held by tests/notes:
 - description: one sentence of 20 to 160 plain characters, as search engines and feeds show it;
 - needs: the notes that this one builds on, by the names of their files: [zero-layer, attention-heads];
-- above: "After this note you can …; it takes about 30 minutes.", one sentence;
+- above: "After this note you can …", one sentence;
 - at least one number of the notebook, one figure with a caption that says what to see, and one theorem:
   [theorem](TESTS#test_name) leads to its test.
 -->

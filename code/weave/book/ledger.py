@@ -55,7 +55,7 @@ def as_html(site: Book, url: Callable[[str], str], json_url: str) -> str:
                     escape(claim.text),
                     show(claim.value),
                     escape(claim.tolerance),
-                    f'<a href="{url(claim.notebook)}#{claim.cell}"><code>{claim.name}</code></a>',
+                    f'<a href="{url(claim.notebook)}#value-{claim.name}"><code>{claim.name}</code></a>',
                     "holds" if claim.holds else "<strong>does not hold</strong>",
                 ]
                 for claim in all_claims

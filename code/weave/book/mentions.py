@@ -113,12 +113,16 @@ def _resolve(href: str, here: str) -> str | None:
 
 def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
     """Return the place of the sentence that has the link from ``start`` to ``end`` in it."""
-    cuts = list(_SENTENCE.finditer(text))
+    cuts = [cut for cut in _SENTENCE.finditer(text) if not _quoted(text, cut.start())]
     begins = [0, *(cut.end() for cut in cuts if cut.end() <= start)]
     ends = next((cut.start() for cut in cuts if cut.start() >= end), len(text))
     beside = text[begins[-1] : start] + text[end:ends]
     short = len(beside.split()) < _FEW  # "See …" says nothing without the sentence before
     return begins[-2] if short and len(begins) > 1 else begins[-1], ends
+
+
+def _quoted(text: str, place: int) -> bool:
+    return text.count("“", 0, place) > text.count("”", 0, place)
 
 
 def foot(note: str, pages: Iterable[tuple[str, str, Sequence[Mention]]]) -> str:

@@ -38,6 +38,8 @@ class Collected:
     description: str = ""
     needs: list[str] = field(default_factory=list)
     """Slugs of the notes that this one builds on."""
+    minutes: int = 0
+    """The note's reading time."""
     date: datetime.date | None = None
     """The day of a log entry."""
 

@@ -237,7 +237,7 @@ class Links:
         value = numbers.show(published.value)
         if not holds and not failing:
             raise LinkError(line, f"the note says {text}; {base} computed {value} ({name}); weave fix rewrites it")
-        element.set("href", self.href(path, published.cell))
+        element.set("href", self.href(path, f"value-{name}"))
         element.set("class", f"weave-claim{running_class(outcome)}")
         cell = f"cell {published.cell} of {base}"
         element.set("title", f"{name} = {value}\n“{text}” allows {written.tolerance}\n{cell}")

@@ -173,6 +173,7 @@ class Executor:
         inputs = inputs_of(self.root, notebook, run.facts)
         run.packages = inputs["packages"]
         circumstances["cell_seconds"] = list(run.seconds)
+        circumstances["first_read"] = facts.first_read(run.facts)
         if self.resume:
             self.snapshots.put(run)
         problems = problems or _preloaded(run.facts)

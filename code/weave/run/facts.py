@@ -84,6 +84,15 @@ def digests(facts: list[Fact], kind: str) -> dict[str, str | None]:
     return first
 
 
+def first_read(facts: list[Fact]) -> dict[str, int]:
+    """The number of the cell that read a file first, by the file's name; files that did not exist are left out."""
+    first: dict[str, int] = {}
+    for fact in facts:
+        if fact.kind in ("files", "modules") and fact.digest:
+            first.setdefault(fact.name, fact.cell)
+    return first
+
+
 # -- files and folders
 
 

@@ -15,6 +15,7 @@ from weave.run.store import Result
 from weave.source.git import git
 
 _SEED = re.compile(r"(?:\bseed\w*\s*=\s*|\b(?:manual_seed|default_rng|RandomState|seed)\(\s*)(\d+)")
+_CODE = (".py", ".safetensors")
 _IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 
 
@@ -43,14 +44,21 @@ def script(notebook: Notebook, cell: Cell, repository: str) -> bytes:
     Args:
         repository: The address to clone; empty if the site does not know it.
     """
-    name = repository.rstrip("/").rpartition("/")[2].removesuffix(".git") or "repository"
-    head = (
-        f"# {notebook.path} up to the cell '{cell.key}'.\n"
-        "# To run it with Python 3.11 or newer, get the packages that it imports, once:\n"
-        f"#   git clone {repository or '<address of the repository>'} {name}\n"
-        f"#   python -m pip install --editable {name}\n\n"
-    )
+    head = f"# {notebook.path} up to the cell '{cell.key}'.\n{needs(repository)}"
     return (head + up_to(notebook, cell)).encode()
+
+
+def needs(repository: str) -> str:
+    """The comment at the head of a program that says how to get what it imports."""
+    commands = "".join(f"#   {line}\n" for line in install(repository))
+    return f"# To run it with Python 3.11 or newer, get the packages that it imports, once:\n{commands}\n"
+
+
+def install(repository: str) -> list[str]:
+    """The commands that get the packages of a repository."""
+    name = repository.rstrip("/").rpartition("/")[2].removesuffix(".git") or "repository"
+    clone = f"git clone {repository or '<address of the repository>'} {name}"
+    return [clone, f"python -m pip install --editable {name}"]
 
 
 # -- provenance
@@ -62,20 +70,31 @@ def as_json(result: Result) -> bytes:
 
 
 def of(result: Result, cell: Cell) -> dict[str, Any]:
-    """Everything that is known about one code cell's outputs, for machines."""
+    """Everything that is known about one code cell's outputs, for machines.
+
+    ``seeds``, ``weights`` and ``data`` are those of the notebook up to the cell, which nothing that follows can affect;
+    of the weights and data, what was read last comes first.
+    """
     cells = result.notebook.code
     number = cells.index(cell)
     code = "\n".join(earlier.source for earlier in cells[: number + 1])
     seconds = result.circumstances.get("cell_seconds", [])
-    files = result.inputs.get("files", {})
+    first_read = result.circumstances.get("first_read", {})
+    up_to_here = [name for name, first in first_read.items() if first <= number]
+    read = sorted(up_to_here, key=lambda name: (-first_read[name], name))
+    weights = [Path(name) for name in read if name.endswith(".safetensors")]
+    data = [name for name in read if not name.endswith(_CODE) and Path(name).with_suffix(".safetensors") not in weights]
+    values = {name: published.value for name, published in result.published.items() if published.cell == cell.key}
     return {
         "cell": f"{result.notebook.path}#{cell.key}",
+        "values": values,
         "commit": result.circumstances.get("commit", ""),
         "seeds": sorted({int(seed) for seed in _SEED.findall(code)}),
         "device": result.circumstances.get("device", ""),
         "python": result.inputs.get("python", ""),
         "packages": result.inputs.get("packages", {}),
-        "weights": sorted(Path(name).stem for name in files if name.endswith(".safetensors")),
+        "weights": [path.stem for path in weights],
+        "data": data,
         "seconds": seconds[number] if number < len(seconds) else None,
         "verified": verified(),
     }
@@ -92,12 +111,13 @@ def verified() -> str:
 def as_html(result: Result, cell: Cell, json_url: str) -> str:
     """A panel that unfolds below a figure."""
     about = of(result, cell)
-    imported = set(_IMPORT.findall(result.notebook.text))
+    imported = set(_IMPORT.findall(up_to(result.notebook, cell)))
     versions = [f"{name} {version}" for name, version in about["packages"].items() if name in imported]
     rows = {
         "code at": f"commit {about['commit']}" if about["commit"] else "",
         "seeds up to here": ", ".join(map(str, about["seeds"])),
-        "trained weights": _first_three(about["weights"]),
+        "weights up to here": _first_three(about["weights"]),
+        "data up to here": _first_three([Path(name).name for name in about["data"]]),
         "with": ", ".join([f"Python {about['python']}", *versions]),
         "on": about["device"],
         "took": "" if about["seconds"] is None else f"{about['seconds']:.2g} s",

@@ -45,7 +45,8 @@ class Result:
     """See ``inputs.py``."""
     seconds: float = 0.0
     circumstances: dict[str, Any] = field(default_factory=dict)
-    """Commit, device and seconds of each cell (``commit``, ``device``, ``cell_seconds``): shown, but not compared."""
+    """Shown, but not compared: ``commit``, ``device``, ``cell_seconds`` of each cell, and ``first_read``, the number of
+    the cell that read a file first."""
     checksum: str = ""
     """Of the stored result."""
 

@@ -6,13 +6,12 @@ import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from weave.book import reading
 from weave.site import colab
 from weave.source.git import git
 from weave.source.layout import Layout
 
 
-def under_title(html: str, uri: str, layout: Layout, repository: str | None) -> str:
+def under_title(html: str, uri: str, minutes: int, layout: Layout, repository: str | None) -> str:
     """Return a note's content with the line below its first heading.
 
     ``uri`` is the note's path below the docs folder; ``repository`` is the address whose branch ``colab`` has the
@@ -21,7 +20,6 @@ def under_title(html: str, uri: str, layout: Layout, repository: str | None) -> 
     stem = Path(uri).stem.replace("-", "_")
     notebook = f"{layout.notebooks}/{stem}.py"
     days = changed(layout.root, layout.docs, layout.notebooks)
-    minutes = reading.minutes(html)
     parts = [f"{minutes} minute{'s' * (minutes != 1)} to read through"]
     if day := max((days[path] for path in (f"{layout.docs}/{uri}", notebook) if path in days), default=None):
         parts.append(f'changed <time datetime="{day}">{day.day} {day:%B %Y}</time>')
@@ -31,7 +29,7 @@ def under_title(html: str, uri: str, layout: Layout, repository: str | None) -> 
         if address := colab.address(repository, stem):
             take.append(f'<a href="{address}">in Colab</a>')
         parts.append("take it along: " + ", ".join(take))
-    line = f'<p class="note-about">{" · ".join(parts)}</p>'
+    line = f'<p class="note-about" data-search-exclude="1">{" · ".join(parts)}</p>'
     return html.replace("</h1>", f"</h1>\n{line}", 1)
 
 

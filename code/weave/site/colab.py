@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from weave.site.downloads import NEEDS
+
 _GITHUB = re.compile(r"https://github\.com/([^/]+/[^/]+?)/?")
 
 
@@ -46,7 +48,7 @@ def write(site: Path, repository: str | None, requirements: str) -> None:
     (site / "colab").mkdir(exist_ok=True)
     for path in sorted(site.glob("notebooks/*/*.ipynb")):
         notebook = json.loads(path.read_text("utf-8"))
-        notebook["cells"].insert(0, cell)
+        notebook["cells"] = [cell, *(other for other in notebook["cells"] if other["id"] != NEEDS)]
         (site / "colab" / path.name).write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "utf-8")
     names = "".join(f"{path.name}\n" for path in sorted((site / "colab").glob("*.ipynb")))
     (site / "colab/names.txt").write_text(names)

@@ -12,10 +12,11 @@ from mkdocs.utils import get_relative_url
 from weave.book import hours, mentions, overviews
 from weave.book.book import Book
 from weave.book.overviews import Collected
-from weave.book.reading import date_of, minutes
+from weave.book.reading import date_of
 from weave.note import code_pages, headings
 from weave.note.embeds import error_html
 from weave.note.page import Page
+from weave.site.every_page import MINUTES
 from weave.source.problem import Problem
 
 
@@ -65,7 +66,7 @@ def fill_overviews(book: Book, files: Files) -> None:
             page.description = str(meta.get("description", ""))
             needs = meta.get("needs")  # anything but a list of names is reported where it is written
             page.needs = [name for name in needs if isinstance(name, str)] if isinstance(needs, list) else []
-            page.date = date_of(meta.get("date"))
+            page.date, page.minutes = date_of(meta.get("date")), meta.get(MINUTES, 0)
             collected.append(page)
 
     def address(uri: str, url: str) -> str:
@@ -76,7 +77,7 @@ def fill_overviews(book: Book, files: Files) -> None:
         "questions": overviews.questions,
         "reading": lambda _, url: overviews.reading_list(book, lambda uri: address(uri, url)),
         "hours": lambda _, url: hours.overview(entries, lambda there: get_relative_url(there, url)),
-        "map": lambda notes, url: overviews.reading_map(notes, url, lambda note: f"{minutes(note.html)} min"),
+        "map": lambda notes, url: overviews.reading_map(notes, url, lambda note: f"{note.minutes} min"),
     }
     for file in files.documentation_pages():
         for name, make in overview.items():

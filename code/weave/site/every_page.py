@@ -16,10 +16,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
+from weave.book import reading
 from weave.site import about, accessible, cards, colab, feeds, policy
 from weave.source.layout import Layout
 
+MINUTES = "weave-minutes"
+"""Key of a note's reading time in its metadata: counted once, on what its author wrote, and shown in two places."""
+
 _CARDS = "assets/cards"
+_BOOSTS = {"notes/": 1, "notebooks/": 0.0005, "pages/reference": 0.0005, "": 0.3}
+"""Weight of a page in the search, by how its path begins; a word in a title counts a thousand times one in the text."""
 _COMMENT = re.compile(r"^ *//[^\n]*\n|^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 
 
@@ -27,8 +33,16 @@ def content(html: str, page: Page, config: MkDocsConfig, layout: Layout, require
     """Return a page's rendered Markdown with what belongs inside it; ``requirements`` as in ``publish``."""
     html = accessible.content(html)
     if page.file.src_uri.startswith("notes/"):
-        html = about.under_title(html, page.file.src_uri, layout, config.repo_url if requirements else None)
+        page.meta[MINUTES] = minutes = reading.minutes(html)
+        html = about.under_title(html, page.file.src_uri, minutes, layout, config.repo_url if requirements else None)
     return html
+
+
+def searchable(html: str, page: Page) -> str:
+    """Return a page's content without its code in the search index, and rank the page: notes before all others."""
+    boosts = [boost for prefix, boost in _BOOSTS.items() if page.file.src_uri.startswith(prefix)]
+    page.meta.setdefault("search", {}).setdefault("boost", boosts[0])
+    return html.replace("<pre", '<pre data-search-exclude="1"')  # Material's plugin takes the attribute out again
 
 
 def context(page: Page, config: MkDocsConfig, root: Path, serving: bool) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _PIECE = re.compile(
     r'|<div class="highlight-ipynb[^"]*"><pre><span></span>(?P<code>.*?)</pre></div>',
     re.DOTALL,
 )
-_CODE_CELL = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="([^"]+)"[^>]*>')
+_CELL_OR_HEADING = re.compile(r'<div class="jp-Cell jp-CodeCell[^>]*?\sid="(?P<cell>[^"]+)"[^>]*>|<h(?P<level>[1-6])\b')
 
 
 class NotebookPages:
@@ -137,8 +137,15 @@ class NotebookPages:
         return f"{self.book.layout.notebooks}/{Path(uri).stem}.py"
 
     def annotate(self, output: str, path: str, url: Callable[[str], str]) -> str:
-        """Return a finished page with links to the notes that use the notebook, and each cell; ``url`` gives theirs."""
-        stem = Path(path).stem
+        """Return a finished page with the name of each cell, and links to the notes that use it, or the notebook.
+
+        Args:
+            output: The page.
+            path: The notebook.
+            url: Returns the address of a note, given its path.
+        """
+        stem, names = Path(path).stem, self.book.notebook(path).names
+        level = 1
 
         def links(users: list[str]) -> str:
             titles = self.book.pages
@@ -155,15 +162,22 @@ class NotebookPages:
             f'<a href="{stem}.ipynb" download>{stem}.ipynb</a>, <a href="{stem}.py" download>{stem}.py</a>.</p>'
         )
 
-        def above(cell: str) -> str:
+        def above(match: re.Match[str]) -> str:
+            nonlocal level
+            if match["level"]:
+                level = int(match["level"])
+                return match[0]
+            cell, tag = match["cell"], f"h{min(level + 1, 6)}"
+            link = f'<a href="#{cell}" title="Link to this cell">{cell}</a>'
+            name = f'<{tag} class="weave-name">{link}</{tag}>' if cell in names else ""
             users = [user for user, cells in uses.items() if cell in cells]
             used = f"used in {links(users)} · " if users else ""
             href = f"weave:notebooks/{stem}/{cell}.py"
             script = f'<a class="weave-up-to" href="{href}" download>the notebook up to here</a>'
-            return f'<p class="weave-used">{used}{script}</p>'
+            return f'{match[0]}{name}<p class="weave-used">{used}{script}</p>'
 
         output = output.replace('<div class="weave-top">', f'<div class="weave-top">{top}', 1)
-        return _CODE_CELL.sub(lambda match: match[0] + above(match[1]), output)
+        return _CELL_OR_HEADING.sub(above, output)
 
     def _uri(self, path: str) -> str:
         uri = self.book.layout.page_uri(path)
@@ -217,10 +231,6 @@ def download(run: Result) -> dict[str, Any]:
             ]
             cells.append({"cell_type": "code", **common, "execution_count": count, "outputs": given})
     return {**_NOTEBOOK, "cells": cells}
-
-
-def download_bytes(run: Result) -> bytes:
-    return (json.dumps(download(run), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 _NOTEBOOK = {
@@ -277,11 +287,17 @@ def _for_page(output: dict[str, Any], prefix: str, name: str) -> str:
     data = output.get("data", {})
     if CLAIM_MIME in data:
         rows = "".join(
-            f'<li id="value-{key}"><code>{key}</code> = {show(tuple(value) if isinstance(value, list) else value)}</li>'
+            f'<li id="value-{key}"><code>{key}</code> = {_typeset(value)}</li>'
             for key, value in data[CLAIM_MIME].items()
         )
         return f'<ul class="weave-published" aria-label="published values">{rows}</ul>'
     return outputs.to_html(output, prefix, f'aria-label="what the cell {name} shows"')
+
+
+def _typeset(value: Any) -> str:
+    """Return a published value as it is set in print: −0.5, 6 × 10⁻³²."""
+    text = show(tuple(value) if isinstance(value, list) else value).replace("-", "−")
+    return "<span>" + re.sub(r"e[+]?(−?)0*(\d+)", r" × 10<sup>\1\2</sup>", text) + "</span>"
 
 
 def clean(html: str, hidden: set[str]) -> str:

@@ -104,7 +104,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             self.book.serving = self.mode == "serve"
             self.notes = NotePages(self.book, self.rendered)
             self.notebooks = NotebookPages(self.book, self.rendered)
-        self.repository = config.repo_url or ""
+        self.repository, self.address = config.repo_url or "", config.site_url or ""
         config.mdx_configs.setdefault("weave", {})["book"] = self.book
         self.rendered.kept.clear()  # the settings may have changed
         self.notebooks.prepare(config)
@@ -171,7 +171,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
             # A link that is not Markdown's (another plugin's) names the page instead of the file.
             about.sources.update(re.findall(r'href="[^"#]*\bsource/([^"#]+\.py)/', html))
             about.title = str(page.title)
-        return html
+        return html if self.mode == "check" else every_page.searchable(html, page)
 
     @event_priority(-100)
     def on_env(self, env: Any, config: MkDocsConfig, files: Files) -> None:
@@ -252,7 +252,7 @@ class WeavePlugin(BasePlugin[WeaveConfig]):
 
     def extra_files(self) -> dict[str, Callable[[], bytes]]:
         """Return what the site has beside pages, by its path, with a function that makes each."""
-        return extra.files(self.book, self.notes.snippets, self.notes.checks, self.repository)
+        return extra.files(self.book, self.notes, self.files, self.repository, self.address)
 
     def on_shutdown(self) -> None:
         """Also called after an error or Ctrl-C."""

@@ -32,6 +32,8 @@ LINK = f'<a href="{THERE}#x">this note</a>'
         (f"<p>{LINK}</p>", "this note"),
         (f"<p>As (e.g. by A. Turing) in {LINK}. Next.</p>", "As (e.g. by A. Turing) in this note."),
         (f"<p>He said “so.” See {LINK} with 1.5 of it. No.</p>", "See this note with 1.5 of it."),
+        (f"<p>First. So “A B … A” goes on. See {LINK}.</p>", "So “A B … A” goes on. See this note."),
+        (f"<p>First. “One. Two. Three four” is in {LINK}.</p>", "“One. Two. Three four” is in this note."),
         (
             f"<p>So. With <tex-math>a &lt; b. C</tex-math>, {LINK}. No.</p>",
             "With <tex-math>a &lt; b. C</tex-math>, this note.",

@@ -243,7 +243,7 @@ def test_windows_line_ends(small: Small) -> None:
 def test_a_claim(bench: Bench) -> None:
     html, _ = bench.render(f"It is [0.5]({HEAT}#=rate).")
     assert re.search(
-        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#values" title="rate = 0\.5\n[^"]*">0\.5</a>', html
+        r'<a class="weave-claim" href="\.\./notebooks/heat\.ipynb#value-rate" title="rate = 0\.5\n[^"]*">0\.5</a>', html
     )
 
 
@@ -321,7 +321,7 @@ def test_names_that_exist_come_nearest_first() -> None:
 @pytest.mark.parametrize(
     ("text", "href"),
     [
-        ("It is [0.5](#=rate).", "../notebooks/heat.ipynb#values"),
+        ("It is [0.5](#=rate).", "../notebooks/heat.ipynb#value-rate"),
         ("See [how it falls](#decay).", "../notebooks/heat.ipynb#decay"),
         ("![It falls.](#decay)", "../notebooks/heat.ipynb#decay"),
         ("![It falls.](?code#decay)", "../notebooks/heat.ipynb#decay"),

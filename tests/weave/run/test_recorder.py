@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from weave.run import facts, places
+from weave.run import facts, places, provenance
 from weave.run.executor import Executor
 from weave.run.notebook import parse
 from weave.run.store import Store
@@ -114,6 +114,16 @@ def test_exactly_the_files_that_matter(run: Any) -> None:
     in_vain = {"data/absent.txt", "data/nowhere/x.txt", "x" * 300}
     seen = {name for name in found.inputs["files"] if "\0" not in name}
     assert seen == read | threads | modules | in_vain | outside
+
+
+def test_a_cell_depends_on_what_was_read_up_to_it_and_not_on_what_follows(run: Any) -> None:
+    found, _ = run
+    data = {name: set(provenance.of(found, cell)["data"]) for name, cell in found.notebook.names.items()}
+    assert data["modules"] == set()
+    threads = [f"data/thread-{i}.txt" for i in range(8)]
+    by_files = {"data/plain.txt", "data/bytes.txt", "data/low.txt", "data/both.txt", "data/forked.txt", *threads}
+    assert data["files"] == data["listings"] == by_files
+    assert data["after-changing-folder"] == by_files | {"data/relative.txt"}
 
 
 def test_digests_are_those_of_the_bytes(run: Any) -> None:

@@ -12,7 +12,8 @@ from xml.etree import ElementTree as etree
 import pytest
 from mkdocs.exceptions import Abort
 
-from weave.site import accessible, cards, colab, feeds, policy
+from weave.site import accessible, cards, colab, downloads, feeds, policy
+from weave.source.layout import Layout
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -50,6 +51,27 @@ def test_tables_and_tasks_are_accessible(html: str, expected: str) -> None:
 )
 def test_what_the_theme_leaves_unnamed_has_a_name(html: str, expected: str) -> None:
     assert accessible.page(html) == expected
+
+
+@pytest.mark.parametrize(
+    ("prose", "taken"),
+    [
+        ("See [the note](../../docs/notes/a.md#b) too.", "See [the note](https://x.org/notes/a.md#b) too."),
+        ("At [0.5](#=rate), [0.6](b.py#=r).", "At [0.5](https://x.org/notebooks/heat.ipynb#value-rate), 0.6."),
+        ("[the cell](#decay) and [Jupyter](https://jupyter.org)", None),
+        ("`[x](y.md)` and $[a](b)$, ![curve](curve.svg)", "`[x](y.md)` and $[a](b)$, ![curve](curve.svg)"),
+        ("[gone](../../docs/notes/none.md)", "gone"),
+    ],
+)
+def test_links_of_a_downloaded_notebook_lead_to_the_site_or_are_text(prose: str, taken: str | None) -> None:
+    layout, shown = Layout(ROOT), {"docs/notes/a.md", "code/notebooks/heat.py"}
+    if taken is None:
+        taken = prose.replace("(#", "(https://x.org/notebooks/heat.ipynb#")
+
+    def address(path: str) -> str:
+        return f"https://x.org/{layout.page_uri(path)}" if path in shown else ""
+
+    assert downloads.with_full_addresses(prose, "code/notebooks/heat.py", layout, address) == taken
 
 
 @pytest.mark.parametrize(
@@ -147,7 +169,8 @@ def test_a_finished_site_has_feeds_and_notebooks_for_colab(small: Small) -> None
     assert (
         "git clone -q --depth 1 https://github.com/a/b " in cells[0]["source"] and "-r needs.txt" in cells[0]["source"]
     )
-    assert cells[1:] == json.loads((site / "notebooks/heat/heat.ipynb").read_text("utf-8"))["cells"]
+    own, *others = json.loads((site / "notebooks/heat/heat.ipynb").read_text("utf-8"))["cells"]
+    assert cells[1:] == others and "git clone https://github.com/a/b b\n" in own["source"], "each says what it needs"
     assert b"https://example.org/repo/notes/heat/" in (site / "atom.xml").read_bytes()
     page = (site / "notes/heat/index.html").read_text("utf-8")
     assert re.search(r'<p class="note-about">1 minute .*<code>weave run heat</code>.*>\.ipynb</a>.*>in Colab</a>', page)
