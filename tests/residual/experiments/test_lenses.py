@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from residual.experiments.measure import spot_check
-from residual.experiments.repairs import FIRST, PARTS, PUT_IN
+from residual.experiments.repairs import FIRST, PARTS, PUT_IN, held_out_speeches
 from residual.experiments.run import experiment
 from residual.files.checkpoints import load
 from residual.files.results import load_result
+from residual.training.corpus import sotu_texts, split
 
 
 def test_an_untrained_lens_changes_nothing_and_the_trained_one_has_its_size():
@@ -46,3 +47,17 @@ def test_the_measured_parts_fit_together():
 def test_two_places_of_the_measurement_come_out_again():
     _, card = load_result("smollm2-self-repair")
     assert spot_check("smollm2-self-repair", places=1, seed=int(card.sha256[:4], 16)) < 1e-2
+
+
+def test_held_out_speeches_are_the_last_ones_each_from_its_token_200_on():
+    vocabulary = load("gpt").model.vocabulary
+    speeches = split(sotu_texts())[1]
+    rows = held_out_speeches(vocabulary, 3, 20)
+    for row, speech in zip(rows, speeches[-3:], strict=True):
+        assert row.tolist() == vocabulary.tokens(speech)[0][0].tolist()[200:220]
+    with pytest.raises(ValueError, match=f"30 texts; there are {len(speeches)} held-out speeches"):
+        held_out_speeches(vocabulary, 30, 20)
+    with pytest.raises(ValueError, match="from token 200 on; the length is 1000000"):
+        held_out_speeches(vocabulary, 2, 1_000_000)
+    with pytest.raises(ValueError, match="this model has no vocabulary"):
+        held_out_speeches(None)
