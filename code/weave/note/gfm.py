@@ -22,6 +22,7 @@ from weave.note.lists import BLOCK, RULE, Lists, item_of
 _HEADING = re.compile(r"^[ ]{0,3}(?P<marks>#{1,6})(?:[ ]+(?P<text>.*?))??(?:[ ]+#+)?[ ]*$", re.MULTILINE)
 _UNDERLINE = re.compile(r"[ ]{0,3}(?:=+|-+)[ ]*$")
 _DELIMITERS = re.compile(r"[ ]*\|?[ ]*:?-+:?[ ]*(?:\|[ ]*:?-+:?[ ]*)*\|?[ ]*$")
+_MAIL = r"(?<![\w.+-])([A-Za-z0-9._+-]+@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.[A-Za-z0-9_-]*[A-Za-z0-9])(?![\w-])"
 _ADDRESS = r"(?<![^\s*_~(])(https?://[^\s<>\u0002\ufdd0-\ufdef]+)"
 
 
@@ -41,6 +42,7 @@ def register(md: Markdown) -> None:
     struck = r"(?<![~\\])(~~?)(?![\s~])((?:(?!\n\n).)*?[^\s~])\1(?!~)"
     md.inlinePatterns.register(SimpleTagInlineProcessor(struck, "del"), "weave_struck", 65)
     md.inlinePatterns.register(_Address(_ADDRESS, md), "weave_address", 80)  # after HTML (90)
+    md.inlinePatterns.register(_Mail(_MAIL, md), "weave_mail", 79)
     md.treeprocessors.register(_Cells(md), "weave_cells", 30)  # before what is in a line
 
 
@@ -144,8 +146,21 @@ class _Break(InlineProcessor):
         return etree.Element("br"), m.start(0), m.end(0)
 
 
+class _Mail(InlineProcessor):
+    """An address for mail is a link."""
+
+    ANCESTOR_EXCLUDES = ("a",)
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, Any, Any]:  # type: ignore[override]
+        link = etree.Element("a", {"href": f"mailto:{m[1]}"})
+        link.text = AtomicString(m[1])
+        return link, m.start(1), m.end(1)
+
+
 class _Address(InlineProcessor):
     """A bare address is a link; signs at its end are the sentence's."""
+
+    ANCESTOR_EXCLUDES = ("a",)
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, Any, Any]:  # type: ignore[override]
         address = re.sub(r"[?!.,:*_~'\"]+$", "", m[1])
