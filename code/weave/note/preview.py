@@ -69,6 +69,8 @@ class Compare(Treeprocessor):
             page.report(line, what)
         if _MODULE.search(text) or _is_broken(root):  # mkdocstrings writes the page; what is told already
             return
+        if "MathInCode" not in self.md.treeprocessors:  # formulas are another extension's
+            return
         site = structure(self._html(root), notes=not notes)
         for line, here, there in differences(site, structure(github, notes=not notes)):
             what = f"GitHub and Obsidian show {there}, the site {here}"

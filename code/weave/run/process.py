@@ -109,7 +109,7 @@ def _is_output(output: object) -> bool:
     match output.get("output_type"):
         case "stream":
             return isinstance(output.get("name"), str) and isinstance(output.get("text"), str)
-        case "display_data" | "execute_result":
+        case "display_data" | "update_display_data" | "execute_result":
             return isinstance(output.get("data"), dict) and isinstance(output.get("metadata"), dict)
         case "error":
             lines = output.get("traceback")

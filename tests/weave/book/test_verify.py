@@ -51,7 +51,8 @@ def test_every_claim_is_in_the_table_and_the_stored_results_stay(small: Small) -
 
 
 def test_it_does_not_believe_what_is_stored(small: Small) -> None:
-    """A program that the notebook starts is not recorded, so the stored result counts as fresh when it changes."""
+    """A cell that declares another file than its program reads counts as fresh when that changes."""
+    small.replace("code/notebooks/heat.py", "import claim\n", "import claim, reads\n\nreads('other.txt')\n")
     small.write("code/lab.py", "import subprocess\nRATE = float(subprocess.check_output(['cat', 'rate.txt']))\n")
     small.write("rate.txt", "0.5")
     assert small.rerun() == {"heat"}
