@@ -55,6 +55,7 @@ def test_it_does_not_believe_what_is_stored(small: Small) -> None:
     small.replace("code/notebooks/heat.py", "import claim\n", "import claim, reads\n\nreads('other.txt')\n")
     small.write("code/lab.py", "import subprocess\nRATE = float(subprocess.check_output(['cat', 'rate.txt']))\n")
     small.write("rate.txt", "0.5")
+    small.write("other.txt", "")
     assert small.rerun() == {"heat"}
     small.write("rate.txt", "0.25")
     assert small.weave("check", "--fresh").exit_code == 0 and small.weave("check").exit_code == 0
