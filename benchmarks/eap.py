@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from measure import Worker, measure_task, median, seconds, serve, table, times
@@ -43,7 +43,7 @@ class Ours:
 
         self.edge_attribution = edge_attribution
         self.torch.manual_seed(0)
-        config = Config(LAYERS, WIDTH, HEADS, D_HEAD, CTX, VOCAB, d_mlp=4 * WIDTH, init_std=0.1)
+        config = Config(LAYERS, WIDTH, HEADS, D_HEAD, CTX, VOCAB, d_mlp=4 * WIDTH, init_std=0.05)
         self.model = Transformer(config).requires_grad_(False)
         parts = {"W_E": self.model.W_E, "W_pos": self.model.W_pos, "W_U": self.model.W_U}
         for layer, block in enumerate(self.model.blocks):
@@ -83,6 +83,8 @@ PAIRS = [(i, g, j, h) for i in range(LAYERS) for j in range(i + 1, LAYERS) for g
 class Authors(Ours):
     def load(self) -> None:
         sys.path.insert(0, str(Path((self.weights.parent / "clone").read_text()) / "src"))
+        for name in ("matplotlib", "matplotlib.cm"):  # which they import for pictures of circuits
+            sys.modules[name] = ModuleType(name)
         torch = self.torch
         zeros = torch.zeros
         torch.zeros = lambda *size, **options: zeros(*size, **{**options, "device": "cpu"})  # they ask for a GPU
@@ -94,7 +96,7 @@ class Authors(Ours):
         self.model = HookedTransformer(
             HookedTransformerConfig(**shape, d_mlp=4 * WIDTH, act_fn="gelu_new", normalization_type=None, device="cpu")
         )
-        state = {name: zeros(value.shape) for name, value in self.model.state_dict().items() if "mask" not in name}
+        state = {name: zeros(value.shape) for name, value in self.model.named_parameters()}
         names = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U"}
         for name, weight in torch.load(self.weights, weights_only=True).items():
             target = names.get(name, f"blocks.{name}")
@@ -127,7 +129,7 @@ class Authors(Ours):
         found = []
         for i, g, j, h in PAIRS:
             sender, receiver = nodes[f"a{i}.h{g}"], nodes[f"a{j}.h{h}"]
-            found.append(scores[graph.forward_index(sender), graph.backward_index(receiver, "q", attn_slice=False)])
+            found.append(scores[graph.forward_index(sender, False), graph.backward_index(receiver, "q", False)])
         return self.torch.stack(found)
 
 
