@@ -29,8 +29,8 @@ from weave.run.facts import TODAY, Fact, digests, file_digest, owners, settle, v
 from weave.run.notebook import Cell, Notebook
 
 _MACHINERY = (
-    "../__init__.py", "answers.py", "claim.py", "environment.py", "facts.py", "imports.py", "kernel.py", "noticed.py",
-    "outputs.py", "places.py", "reads.py", "record.py", "recorder.py", "recording.py", "snapshots.py",
+    "../__init__.py", "answers.py", "claim.py", "environment.py", "facts.py", "held.py", "imports.py", "kernel.py",
+    "noticed.py", "outputs.py", "places.py", "reads.py", "record.py", "recorder.py", "recording.py", "snapshots.py",
     "weave.matplotlibrc",
 )  # fmt: skip
 """The files that decide what a run gives out and records: a change in one of them makes every stored result stale. The

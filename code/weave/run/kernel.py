@@ -38,6 +38,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from weave.run import facts, recording
+from weave.run.held import held
 from weave.run.outputs import Outputs, Programs, Stream, encoded
 from weave.run.recorder import Recorder
 
@@ -126,6 +127,7 @@ class Kernel:
         self.send({"pid": self.pid})
         threading.Thread(target=_end_with, args=(self.socket,), daemon=True, name="weave").start()
         self.programs = Programs()
+        self.own = held()
 
     def send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self.pid:  # a process that a cell has forked
@@ -165,10 +167,14 @@ class Kernel:
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed()
         self.recorder = recording.start(root, record, self.shell.user_ns)
+        with self.recorder.paused():
+            self.own = held()
 
     def record(self, record: str) -> None:
         assert self.recorder
         self.recorder.write_to(record)
+        with self.recorder.paused():
+            self.own = held()
 
     def run(self, cell: int, source: str) -> None:
         self.outputs.begin()
@@ -185,8 +191,14 @@ class Kernel:
             os._exit(0)
         _FLUSH(None)  # compiled code keeps its text until then
         self.programs.pass_on(self.outputs)
-        if self.recorder and threading.active_count() > 2:  # more than our own two: a copy would lack the others
-            self.recorder.record("effects", "threads")
+        if self.recorder:
+            threads = threading.active_count() > 2  # more than our own two: a copy would lack the others
+            with self.recorder.paused():
+                shared = bool(held() - self.own)
+            if threads:
+                self.recorder.record("effects", "threads")
+            if threads or shared:
+                self.recorder.record_again("held", "")
         error = result.error_before_exec or result.error_in_exec
         if error and not any(output["output_type"] == "error" for output in self.outputs.all):  # SystemExit
             self.outputs.add(

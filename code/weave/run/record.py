@@ -94,8 +94,12 @@ class Record:
             os.chmod(self.target, 0o600)
 
     def record_effect(self, event: str) -> None:
-        self.recorded.discard(("effects", event))  # each cell that has the effect records it
-        self.record("effects", event)
+        self.record_again("effects", event)
+
+    def record_again(self, kind: str, name: str) -> None:
+        """Record a fact of the running cell, also if an earlier cell has recorded it."""
+        self.recorded.discard((kind, name))
+        self.record(kind, name)
 
     def unfollowed(self, what: str) -> None:
         """Record that the running cell does what cannot be followed."""

@@ -2,8 +2,8 @@
 
 A snapshot is a copy of the kernel process as it was before a cell. Continuing from it must give exactly what a run from
 the top gives. So the cell to continue from is the first one that changed, or that had read something that changed; and
-where any later cell had an effect on the world outside (it wrote files, started a program or a thread), the notebook
-runs from the top.
+where any later cell had an effect on the world outside (it wrote files, started a program or a thread), or the cell
+before has left a file open (held.py), the notebook runs from the top.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Snapshots:
                 first = fact.cell
         first = min(first, len(self.before) - 1)
         effects_after = any(fact.kind == "effects" and fact.cell >= first for fact in self.facts)
-        return 0 if effects_after else max(first, 0)
+        shared = any(fact.kind == "held" and fact.cell == first - 1 for fact in self.facts)
+        return 0 if effects_after or shared else max(first, 0)
 
 
 class SnapshotCache:

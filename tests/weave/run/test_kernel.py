@@ -343,3 +343,25 @@ def test_two_processes_do_not_run_a_notebook_twice(root: Path) -> None:
     assert all(outcome.run for outcome in outcomes)
     assert said.count("code/notebooks/n.py runs (1 cells)") == 1
     assert said.count("code/notebooks/n.py waits: another process is running it") == 1
+
+
+@pytest.mark.parametrize(
+    ("opened", "used"),
+    [
+        ("f = open('data.txt')", "print(len(f.read()))"),
+        ("import os\nr, w = os.pipe()\nos.write(w, b'abc')", "print(os.read(r, 1))"),
+        ("import mmap\nm = mmap.mmap(-1, 8)", "m[0] += 1\nprint(m[0])"),
+        ("import torch\nt = torch.zeros(2).share_memory_()", "t += 1\nprint(t)"),
+        ("import tempfile\nf = tempfile.TemporaryFile('w+')", "f.write('x')\nprint(f.tell())"),
+    ],
+    ids=["file", "pipe", "memory", "tensor", "temporary"],
+)
+def test_what_a_snapshot_shares_with_the_run_makes_it_run_from_the_top(
+    root: Path, both: Any, opened: str, used: str
+) -> None:
+    """An open file has one position for a process and its copies: reading on from the snapshot would find its end."""
+    (root / "data.txt").write_text("some words")
+    resuming, plain, _ = both
+    for cells in ([opened, used, "1"], [opened, used + "\n# again", "1"], [opened, used, "2", "3"]):
+        [a], [b] = resuming.run([notebook(cells)]), plain.run([notebook(cells)])
+        assert a.run and b.run and a.run.outputs == b.run.outputs
