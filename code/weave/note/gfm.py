@@ -23,7 +23,7 @@ _HEADING = re.compile(r"^[ ]{0,3}(?P<marks>#{1,6})(?:[ ]+(?P<text>.*?))??(?:[ ]+
 _UNDERLINE = re.compile(r"[ ]{0,3}(?:=+|-+)[ ]*$")
 _DELIMITERS = re.compile(r"[ ]*\|?[ ]*:?-+:?[ ]*(?:\|[ ]*:?-+:?[ ]*)*\|?[ ]*$")
 _MAIL = r"(?<![\w.+-])([A-Za-z0-9._+-]+@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.[A-Za-z0-9_-]*[A-Za-z0-9])(?![\w-])"
-_ADDRESS = r"(?<![^\s*_~(])(https?://[^\s<>\u0002\ufdd0-\ufdef]+)"
+_ADDRESS = r"(?<![^\s*_~(])((?:https?://|www\.)[^\s<>\u0002\ufdd0-\ufdef]+)"
 
 
 def register(md: Markdown) -> None:
@@ -166,9 +166,9 @@ class _Address(InlineProcessor):
         address = re.sub(r"[?!.,:*_~'\"]+$", "", m[1])
         while address.endswith(")") and address.count(")") > address.count("("):
             address = re.sub(r"[?!.,:*_~'\"]+$", "", address[:-1])
-        if not re.match(r"https?://[^/\s]+", address):
+        if not re.match(r"https?://[^/\s]+|www\.[^/\s.]+\.", address):
             return None, None, None
-        link = etree.Element("a", {"href": address})
+        link = etree.Element("a", {"href": f"http://{address}" if address.startswith("www.") else address})
         link.text = AtomicString(address)
         return link, m.start(1), m.start(1) + len(address)
 

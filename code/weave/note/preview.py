@@ -38,7 +38,7 @@ _KEPT = {
 }
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _SKIPPED_TAGS = {"summary", "script", "style", "svg", "title"}
-_SKIPPED = {"admonition-title", "footnote-ref", "footnote-backref", "headerlink", "tabbed-labels"}
+_SKIPPED = {"admonition-title", "footnote-ref", "footnote-backref", "headerlink", "tabbed-labels", "filename"}
 _ONLY_HERE = re.compile(r"(?P<indent>[ ]*)(?:(?:!!!|\?\?\?\+?|===\+?!?)[ ]|(?P<term>:)(?=[ ]{1,3}\S))")
 _MODULE = re.compile(r"^[ ]*(?:#+ +)?::: ", re.MULTILINE)
 _ABBREVIATION = re.compile(r"[ ]{0,3}\*\[[^\]]+\]:")
@@ -191,7 +191,19 @@ def structure(page: str, notes: bool = True) -> list[tuple[str, int]]:
     reader.feed(page)
     reader.close()
     found = _without_borders(_without_alerts(reader.found))
-    return found + [token for note in sorted(reader.notes) for token in note if notes]
+    by_words = sorted(reader.notes, key=lambda note: [token for token, _ in note])
+    return _without_empty(found + [token for note in by_words for token in note if notes])
+
+
+def _without_empty(found: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Leave out paragraphs of nothing, such as the one for the way back from a footnote that ends in a list."""
+    kept: list[tuple[str, int]] = []
+    for token in found:
+        if token[0] == "</p>" and kept and kept[-1][0] == "<p>":
+            kept.pop()
+        else:
+            kept.append(token)
+    return kept
 
 
 def _without_alerts(found: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -297,6 +309,8 @@ class _Structure(HTMLParser):
             self._add("<img>")
             self.text = _MARKS.sub("", given.get("alt") or "")
             self._add("</img>")
+        elif tag == "input" and given.get("type") != "checkbox":  # the knob of a tab
+            self._flush()
         elif tag == "input":
             self._add("<checked>" if "checked" in given else "<unchecked>")
         elif tag in _KEPT and (tag == "pre" or "pre" not in self.open) and not self._flat():

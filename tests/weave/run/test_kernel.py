@@ -135,7 +135,6 @@ def test_it_runs_from_the_first_cell_that_changed_or_read_what_changed(root: Pat
     [
         "open('out.txt', 'a').write('x')",
         "import subprocess\nsubprocess.run(['true'])",
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
         "import os\nos.makedirs('made', exist_ok=True)\nos.rmdir('made')",
     ],
 )
@@ -352,14 +351,15 @@ def test_two_processes_do_not_run_a_notebook_twice(root: Path) -> None:
         ("import os\nr, w = os.pipe()\nos.write(w, b'abc')", "print(os.read(r, 1))"),
         ("import mmap\nm = mmap.mmap(-1, 8)", "m[0] += 1\nprint(m[0])"),
         ("import torch\nt = torch.zeros(2).share_memory_()", "t += 1\nprint(t)"),
+        ("import threading\nt = threading.Timer(0.2, print, 'x')\nt.start()", "t.join()"),
         ("import tempfile\nf = tempfile.TemporaryFile('w+')", "f.write('x')\nprint(f.tell())"),
     ],
-    ids=["file", "pipe", "memory", "tensor", "temporary"],
+    ids=["file", "pipe", "memory", "tensor", "thread", "temporary"],
 )
 def test_what_a_snapshot_shares_with_the_run_makes_it_run_from_the_top(
     root: Path, both: Any, opened: str, used: str
 ) -> None:
-    """An open file has one position for a process and its copies: reading on from the snapshot would find its end."""
+    """An open file has one position for a process and its copies; of threads, a copy has none."""
     (root / "data.txt").write_text("some words")
     resuming, plain, _ = both
     for cells in ([opened, used, "1"], [opened, used + "\n# again", "1"], [opened, used, "2", "3"]):
