@@ -80,7 +80,7 @@ def of(result: Result, cell: Cell) -> dict[str, Any]:
     code = "\n".join(earlier.source for earlier in cells[: number + 1])
     seconds = result.circumstances.get("cell_seconds", [])
     first_read = result.circumstances.get("first_read", {})
-    up_to_here = [name for name, first in first_read.items() if first <= number]
+    up_to_here = [name for name, first in first_read.items() if first <= number and not os.path.isabs(name)]
     read = sorted(up_to_here, key=lambda name: (-first_read[name], name))
     weights = [Path(name) for name in read if name.endswith(".safetensors")]
     data = [name for name in read if not name.endswith(_CODE) and Path(name).with_suffix(".safetensors") not in weights]

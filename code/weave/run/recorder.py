@@ -57,12 +57,12 @@ _UNFOLLOWED = {
     "ctypes.dlsym": "calls compiled code",
     "ctypes.dlsym/handle": "calls compiled code",
 }
-_OTHERS = {"open", "os.listdir", "os.scandir", "import", "ctypes.dlopen"}
+_OTHERS = {"open", "os.listdir", "os.scandir", "os.chdir", "import", "ctypes.dlopen"}
 _READ_BY_NAME = {"sqlite3.connect", "os.getxattr", "os.listxattr"}
 _CODE_FOLLOWED = {
     *("numpy", "torch", "torchgen", "functorch", "safetensors", "tokenizers", "matplotlib", "mpl_toolkits", "PIL"),
     *("contourpy", "kiwisolver", "psutil", "zmq", "tornado", "debugpy", "yaml", "markupsafe", "charset_normalizer"),
-    *("brotli", "fontTools", "rpds", "wcwidth", "greenlet"),
+    *("brotli", "fontTools", "rpds", "wcwidth", "greenlet", "hypothesis"),
 }
 """Packages whose compiled code opens no file, or only through Python or a function that `noticed.py` wraps."""
 
@@ -86,6 +86,8 @@ class Recorder(Record):
         if event in _EFFECTS:
             self.record_effect(event)
             self._follow_effect(event, arguments)
+        if event == "socket.bind" and isinstance(arguments[1], tuple) and arguments[1][1] == 0:
+            return  # asks only whether the machine has such an address, as urllib3 does when it is imported
         if event in _UNFOLLOWED:
             if not (event.endswith("xattr") and frame.f_code.co_filename == shutil.__file__):  # copies them along
                 self._started(event, arguments)
@@ -93,6 +95,9 @@ class Recorder(Record):
             self.opened(arguments[0], arguments[1], arguments[2])
         elif event in ("os.listdir", "os.scandir"):
             self._listed("." if arguments[0] is None else arguments[0], event == "os.scandir", frame)
+        elif event == "os.chdir":  # what is opened from there on goes by the folder's own path
+            self.noticed("exists", arguments[0])
+            self.noticed("place", arguments[0])
         elif event == "import" and isinstance(arguments[1], str):
             self.compiled(arguments[1])
         elif event == "import" and arguments[0] in ("_interpreters", "_xxsubinterpreters"):
@@ -103,7 +108,9 @@ class Recorder(Record):
     def _follow_effect(self, event: str, arguments: tuple) -> None:
         with contextlib.suppress(OSError, ValueError, TypeError):
             if event == "os.mkdir" and not os.path.lexists(arguments[0]):
-                self.places.made.add(os.path.realpath(os.fsdecode(arguments[0])))
+                real = os.path.realpath(os.fsdecode(arguments[0]))
+                if not real.startswith(self.places.root):  # where a later run may find what others have put there
+                    self.places.made.add(real)
             elif event == "os.rename" and self.places.is_made(os.path.realpath(os.fsdecode(arguments[0]))):
                 self.places.made.add(os.path.realpath(os.fsdecode(arguments[1])))
 

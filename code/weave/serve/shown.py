@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from collections.abc import Collection
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from weave.site.build import Built, Site
 OWN = "_weave/"
 """Where the server's own addresses begin, below the site's."""
 PAGE_SCRIPT = f"{OWN}page.js"
+_FOR_SEARCH = re.compile(r'\s?data-search-\w+="[^"]+"')
 
 
 class Shown:
@@ -88,6 +90,7 @@ class Shown:
                 html = config.plugins.on_post_page(html, page=page, config=config)
             finally:
                 config._current_page, page.active, page.content = None, False, content  # type: ignore[assignment]
+            html = _FOR_SEARCH.sub("", html)  # as Material's plugin does where it makes the index
             above = f'<div class="weave-error">{escape(failure)}</div>' if failure else ""
             html = html.replace("<article", f"{above}<article", 1)
             self.written[url] = html.replace("</body>", f"{self.script}</body>", 1).encode(errors="xmlcharrefreplace")

@@ -431,7 +431,7 @@ def test_everything_that_a_page_asks_for_is_there(small: Small, preview: Preview
         url = "/".join(parts) + ("/" if one.endswith("/") and parts else "")
         assert preview.answer(url) is not None, one
     assert (
-        b"cooling" in (preview.answer("search/search_index.json") or ("", b""))[1].lower()
+        b"the decay constant" in (preview.answer("search/search_index.json") or ("", b""))[1].lower()
         or preview.shown.search is None
     )
     assert (
