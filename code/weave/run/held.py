@@ -1,4 +1,4 @@
-"""What a process shares with its copies: open files, which have one position for all, pipes, memory mapped as shared.
+"""The things that a process shares with its copies: open files (one position for all), pipes, memory mapped as shared.
 
 A copy that is taken while a cell holds such a thing is no snapshot: what the original does afterwards changes it.
 """

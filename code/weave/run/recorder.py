@@ -86,8 +86,9 @@ class Recorder(Record):
         if event in _EFFECTS:
             self.record_effect(event)
             self._follow_effect(event, arguments)
-        if event == "socket.bind" and isinstance(arguments[1], tuple) and arguments[1][1] == 0:
-            return  # asks only whether the machine has such an address, as urllib3 does when it is imported
+        probing = event == "socket.bind" and isinstance(arguments[1], tuple) and arguments[1][1] == 0
+        if probing and self.asking().startswith(self.places.packages):
+            return  # a package asks whether the machine has such an address, as urllib3 does when it is imported
         if event in _UNFOLLOWED:
             if not (event.endswith("xattr") and frame.f_code.co_filename == shutil.__file__):  # copies them along
                 self._started(event, arguments)
@@ -147,7 +148,7 @@ class Recorder(Record):
         if made or (flags & os.O_CREAT and not os.path.lexists(text)):
             if flags & os.O_EXCL and os.path.lexists(text):
                 self.noticed("exists", text)
-            else:
+            elif os.path.isfile(text) or not os.path.lexists(text):  # in a pipe is what another has written
                 self.places.made.add(os.path.realpath(text))
 
     def _listed(self, path: Any, details: bool, frame: FrameType) -> None:
