@@ -162,7 +162,8 @@ class Preview:
             say(self.failure)
         except Exception as error:  # of MkDocs or another plugin
             self.failure = f"{type(error).__name__}: {error}"
-            say(traceback.format_exc())
+            if self.watched.look() == self.watched.stamps:  # else a file was saved, and a build follows
+                say(traceback.format_exc())
         self.alone.clear()
         if self.shown:
             self.shown.forget()
