@@ -13,15 +13,14 @@ weights; the batch is 4 × 16. The edges' scores are compared before anything is
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-from measure import Worker, measure_task, median, seconds, serve, table, times
+from measure import Worker, beside, measure_task, peak_memory, require_same, serve, table
 from peers import LIBRARIES
 
 LAYERS, HEADS, WIDTH, D_HEAD, CTX, VOCAB, BATCH, N_POS = 4, 8, 256, 32, 64, 512, 4, 16
@@ -160,21 +159,13 @@ def main() -> None:
 
 def compare(folder: Path, python: Path, rounds: int) -> None:
     mine = Worker("ours", Path(sys.executable), folder, __file__)
-    ours = SimpleNamespace(**mine.ask_fork("results"))  # it has written the weights by now
+    ours = mine.ask_fork("results")  # it has written the weights by now
     peer = Worker("authors", python, folder, __file__)
-    theirs = SimpleNamespace(**peer.ask_fork("results"))
-    for name in ("logits", "edges"):
-        values, others = getattr(ours, name), getattr(theirs, name)
-        apart = max(abs(a - b) for a, b in zip(values, others, strict=True))
-        print(f"  {name}: as ours to {apart:.0e}, of {max(map(abs, values)):.2g}")
-        if apart > 1e-3 * max(map(abs, values)):
-            sys.exit(f"the authors' code does not compute what ours computes: nothing to compare ({name})")
+    require_same(ours, peer.ask_fork("results"), "the authors' code")
     rows = []
     for task, text in TASKS.items():
         cpu, memory = measure_task([mine, peer], task, 3, rounds)
-        own, other = median(cpu["ours"]), median(cpu["authors"])
-        held = [f"{memory[name]:.0f} MB" for name in ("ours", "authors")]
-        rows.append([text, seconds(own), seconds(other), times(other / own), *held])
+        rows.append(beside(text, cpu, memory, "authors"))
     print()
     table(["CPU time", "ours", "the authors'", "the authors' / ours", "memory, ours", "the authors'"], rows)
     mine.close()
@@ -196,8 +187,8 @@ def smollm2() -> None:
     start = time.process_time()
     for clean, other in zip(tokens.split(8), corrupted.split(8), strict=True):
         edge_attribution(model, clean, other, lambda logits: (logits[:, 1] - logits[:, 2]).mean())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 2**20)
-    print(f"SmolLM2, 32 × 16 tokens, 70,651 edges: {time.process_time() - start:.1f} s of CPU, {peak:.1f} GB at most")
+    took = time.process_time() - start
+    print(f"SmolLM2, 32 × 16 tokens, 70,651 edges: {took:.1f} s of CPU, {peak_memory() / 1000:.1f} GB at most")
 
 
 if __name__ == "__main__":

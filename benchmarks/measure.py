@@ -185,9 +185,9 @@ def serve(system: Any) -> None:
                 if os.waitpid(child, 0)[1]:
                     sys.exit("the measuring process failed")
                 continue
-            forked, before = True, _peak_memory()  # a fork's peak is at first what it holds
+            forked, before = True, peak_memory()  # a fork's peak is at first what it holds
         elif request["do"] == "end":
-            reply = {"memory": _peak_memory() - before}
+            reply = {"memory": peak_memory() - before}
         elif request["do"] == "measure":
             reply = system.measure(request["task"], request["runs"])
         else:
@@ -197,7 +197,7 @@ def serve(system: Any) -> None:
             os._exit(0)
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """Return the most memory that this process ever held, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
 
@@ -230,6 +230,22 @@ def measure_task(
 
 
 # --- turns and tables -------------------------------------------------------------------------------------------------
+
+
+def require_same(mine: dict[str, list[float]], theirs: dict[str, list[float]], peer: str) -> None:
+    """Print how far a peer's numbers are from ours; end this program if that is more than rounding."""
+    for name, values in mine.items():
+        apart = max(abs(a - b) for a, b in zip(values, theirs[name], strict=True))
+        print(f"  {name}: as ours to {apart:.0e}, of {max(map(abs, values)):.2g}")
+        if apart > 1e-3 * max(map(abs, values)):
+            sys.exit(f"{peer} does not compute what ours computes: nothing to compare ({name})")
+
+
+def beside(text: str, cpu: dict[str, list[float]], memory: dict[str, float], peer: str) -> list[str]:
+    """Return the row of a task: the time of ours and of a peer, their ratio, the memory of both."""
+    ours, other = median(cpu["ours"]), median(cpu[peer])
+    held = [f"{memory[name]:.0f} MB" for name in ("ours", peer)]
+    return [text, seconds(ours), seconds(other), times(other / ours), *held]
 
 
 def rotated(systems: Sequence[T], turn: int) -> list[T]:

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import Worker, measure_task, median, seconds, serve, table, times
+from measure import Worker, beside, measure_task, median, require_same, seconds, serve, table, times
 from peers import LIBRARIES
 from systems import System
 
@@ -204,17 +204,11 @@ def compare(folder: Path, python: Path, rounds: int) -> None:
     theirs = workers["tl"].ask_fork("results")  # it has written the weights by now
     workers["ours"] = Worker("ours", Path(sys.executable), folder, __file__)
     mine = workers["ours"].ask_fork("results")
-    for name, values in mine.items():
-        apart = max(abs(a - b) for a, b in zip(values, theirs[name], strict=True))
-        print(f"  {name}: as ours to {apart:.0e}, of {max(map(abs, values)):.2g}")
-        if apart > 1e-3 * max(map(abs, values)):
-            sys.exit(f"TransformerLens does not compute what ours computes: nothing to compare ({name})")
+    require_same(mine, theirs, "TransformerLens")
     rows = []
     for task, (text, runs) in TASKS.items():
         cpu, memory = measure_task(list(workers.values()), task, runs, rounds if runs > 1 else 1)
-        ours, tl = median(cpu["ours"]), median(cpu["tl"])
-        held = [f"{memory[name]:.0f} MB" for name in ("ours", "tl")]
-        rows.append([text, seconds(ours), seconds(tl), times(tl / ours), *held])
+        rows.append(beside(text, cpu, memory, "tl"))
     print()
     table(["CPU time", "ours", "TL 4.3", "TL 4.3 / ours", "memory, ours", "TL 4.3"], rows)
     for worker in workers.values():

@@ -118,7 +118,7 @@ class _Finish(Postprocessor):
         book = self.ext.book
         page.anchors, page.headings = headings.read(text)
         broken = dangling(book, page)
-        named = sorted({arguments[0] for question, arguments in asked.answers if question == "outcome"})
+        named = sorted(asked.notebooks())
         stale = [problem for path in named if path in book.outcomes for problem in book.outcomes[path].problems]
         for problem in [*stale, *page.problems, *broken.values()]:
             say(str(problem))

@@ -28,9 +28,10 @@ def problems(book: Book) -> list[Problem]:
         every += _left_out(book, page)
         every += [*page.problems, *dangling(book, page).values(), *_ambiguous(book, page)]
         if path.endswith(".md") and book.is_file(path):
-            every += above(book, path)
-            every += snippets.unrun(path, book.layout.read(path))
-            every += labs.problems(book.layout, path, book.layout.read(path), book.packages)
+            text = book.layout.read(path)
+            every += front_matter.problems(book.layout, path, text)
+            every += snippets.unrun(path, text)
+            every += labs.problems(book.layout, path, text, book.packages)
     every += drafts.links_to(book)
     every += written.outside(book.layout)
     every += unfinished(book.layout)

@@ -26,6 +26,11 @@ def item_of(line: str) -> re.Match[str] | None:
     return None if RULE.match(line) else ITEM.match(line)
 
 
+def _width(mark: re.Match[str]) -> int:
+    """Return how far in the text of an item is."""
+    return mark.end() if mark["space"] else mark.end("mark") + 1
+
+
 class Lists(BlockProcessor):
     """Takes a whole list out of the blocks that follow, and parses what is in each item."""
 
@@ -90,7 +95,7 @@ def _items(lines: list[str]) -> tuple[list[list[str]], list[str], bool, int | No
 def _item(lines: list[str], row: int, mark: re.Match[str]) -> tuple[list[str], int]:
     """Return the lines of an item, and the row below them."""
     first = lines[row]
-    width = mark.end() if mark["space"] else mark.end("mark") + 1
+    width = _width(mark)
     content = [first[width:].rstrip(" ") if not first[width:].strip() else first[width:]]
     end = row = row + 1
     text = bool(content[0].strip()) and not BLOCK.match(content[0])  # whether a paragraph may go on
@@ -120,7 +125,7 @@ def _is_loose(content: list[str]) -> bool:
     """Return whether a blank line parts two blocks of an item, and not of something in it."""
     inner, last = 0, content[0]
     if mark := item_of(last):
-        inner = mark.end() if mark["space"] else mark.end("mark") + 1
+        inner = _width(mark)
     for above, line in pairwise(content):
         if not line.strip():
             continue
@@ -131,7 +136,7 @@ def _is_loose(content: list[str]) -> bool:
             return True
         if not line.startswith(" " * inner) or not inner:
             if mark:
-                inner = mark.end() if mark["space"] else mark.end("mark") + 1
+                inner = _width(mark)
             elif not above.strip() or BLOCK.match(line):
                 inner = 0
         last = line if not code or not _OPENED.match(last) else last
